@@ -1,0 +1,65 @@
+# Every program is run as `python -m`: a script's first line (#!) breaks in a path with a space.
+# Every path is relative, for the same reason. The stamps in .venv make a second run install nothing.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --editable
+TRAIN ?= examples/train.py
+ARGS ?=
+
+.PHONY: help run test check bench train test-train clean
+.DELETE_ON_ERROR:
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+run: $(VENV)/.installed-cli  ## collect 50 rollouts from 16 CartPoles
+	$(PY) -m vecsess collect --env CartPole-v1 -n 16 --horizon 128 --rollouts 50 $(ARGS)
+
+test: check  ## everything but the training: style, types, layers, tests
+	$(PY) -m pytest --ignore=tests/train $(ARGS)
+
+check: $(VENV)/.installed-dev  ## style, types, layers
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+	$(PY) -c 'from importlinter.cli import lint_imports_command as lint; lint()' --no-logo
+
+bench: $(VENV)/.installed-bench  ## measure, beside other libraries
+	$(PY) -m vecsess.bench $(ARGS)
+
+train: $(VENV)/.installed-train  ## train the example (TRAIN=examples/...)
+	$(PY) $(TRAIN) $(ARGS)
+
+test-train: $(VENV)/.installed-dev $(VENV)/.installed-train  ## the tests that need torch
+	$(PY) -m pytest tests/train $(ARGS)
+
+clean:  ## remove what was built or cached; keeps .venv
+	rm -rf build dist ./*.egg-info .coverage htmlcov .hypothesis
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+$(VENV)/.created:
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed-cli: pyproject.toml | $(VENV)/.created
+	@echo 'installing vecsess[cli] ...'
+	$(INSTALL) '.[cli]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed-cli
+	@echo 'installing vecsess[dev] ...'
+	$(INSTALL) '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-train: pyproject.toml $(VENV)/.installed-cli
+	@echo 'installing vecsess[train,sb3] ...'
+	$(INSTALL) '.[train,sb3]'
+	@touch $@
+
+$(VENV)/.installed-bench: pyproject.toml $(VENV)/.installed-cli
+	@echo 'installing vecsess[bench] ...'
+	$(INSTALL) '.[bench]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""The worker's side: environments, and the loop that serves them to the manager."""
