@@ -1,0 +1,106 @@
+"""Observations as trees: an array, or dicts and tuples of trees, as Dict and Tuple spaces give.
+
+Only structure lives here. A function that gets several trees wants the same keys and lengths in
+each; what the leaves hold is the caller's affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+
+# An observation's nesting is known when the environment is, not before: the one place for `Any`.
+Tree: TypeAlias = Any
+
+
+def map_leaves(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
+    """Applies `function` to each leaf of `tree`, with the leaves at the same place in `others`.
+
+    Args:
+        function: takes one leaf of each tree.
+        tree: an array, or nested dicts and tuples of arrays.
+        others: trees of the same structure.
+
+    Returns:
+        The results, in the structure of `tree`.
+
+    Raises:
+        ValueError: where a tree of `others` has other keys, or another length.
+
+    Example:
+        >>> map_leaves(lambda leaf: leaf.shape, {"image": np.zeros((4, 4)), "speed": np.zeros(2)})
+        {'image': (4, 4), 'speed': (2,)}
+    """
+    if isinstance(tree, np.ndarray):
+        return function(tree, *others)
+    if isinstance(tree, dict):
+        _same_keys(tree, others)
+        return {key: map_leaves(function, tree[key], *(o[key] for o in others)) for key in tree}
+    if isinstance(tree, tuple):
+        _same_length(tree, others)
+        return tuple(map_leaves(function, *parts) for parts in zip(tree, *others, strict=True))
+    return function(tree, *others)
+
+
+def leaves(tree: Tree) -> list[Any]:
+    """Returns the leaves of `tree`, from left to right.
+
+    Example:
+        >>> leaves(({"a": 1, "b": 2}, 3))
+        [1, 2, 3]
+    """
+    if isinstance(tree, dict):
+        return [leaf for branch in tree.values() for leaf in leaves(branch)]
+    if isinstance(tree, tuple):
+        return [leaf for branch in tree for leaf in leaves(branch)]
+    return [tree]
+
+
+def row(tree: Tree, index: Any) -> Tree:
+    """Returns `leaf[index]` of each leaf: views, where the index is a number or a slice.
+
+    Example:
+        >>> row({"speed": np.array([3.0, 4.0])}, 1)
+        {'speed': np.float64(4.0)}
+    """
+    if isinstance(tree, np.ndarray):
+        return tree[index]
+    return map_leaves(lambda leaf: leaf[index], tree)
+
+
+def copy_into(target: Tree, source: Tree) -> None:
+    """Copies each leaf of `source` over the array at the same place in `target`.
+
+    Example:
+        >>> target = (np.zeros(2), np.zeros(1))
+        >>> copy_into(target, (np.ones(2), np.array([7.0])))
+        >>> target
+        (array([1., 1.]), array([7.]))
+    """
+    map_leaves(np.copyto, target, source)
+
+
+def concatenate(trees: list[Tree]) -> Tree:
+    """Joins trees of one structure along the first axis of their leaves.
+
+    Example:
+        >>> concatenate([{"speed": np.zeros(1)}, {"speed": np.ones(2)}])
+        {'speed': array([0., 1., 1.])}
+    """
+    return map_leaves(lambda *parts: np.concatenate(parts), *trees)
+
+
+def _same_keys(tree: dict[Any, Tree], others: tuple[Tree, ...]) -> None:
+    for other in others:
+        if not isinstance(other, dict) or other.keys() != tree.keys():
+            keys = list(other) if isinstance(other, dict) else type(other).__name__
+            raise ValueError(f"expected a dict with the keys {list(tree)}, got {keys}")
+
+
+def _same_length(tree: tuple[Tree, ...], others: tuple[Tree, ...]) -> None:
+    for other in others:
+        if not isinstance(other, tuple) or len(other) != len(tree):
+            length = f"{len(other)}" if isinstance(other, tuple) else type(other).__name__
+            raise ValueError(f"expected a tuple of length {len(tree)}, got {length}")
