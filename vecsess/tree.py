@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 # An observation's nesting is known when the environment is, not before: the one place for `Any`.
 Tree: TypeAlias = Any
@@ -73,13 +74,16 @@ def row(tree: Tree, index: Any) -> Tree:
 def copy_into(target: Tree, source: Tree) -> None:
     """Copies each leaf of `source` over the array at the same place in `target`.
 
+    Raises:
+        ValueError: another shape or dtype: nothing is broadcast, nothing is cast.
+
     Example:
         >>> target = (np.zeros(2), np.zeros(1))
         >>> copy_into(target, (np.ones(2), np.array([7.0])))
         >>> target
         (array([1., 1.]), array([7.]))
     """
-    map_leaves(np.copyto, target, source)
+    map_leaves(_copy_leaf, target, source)
 
 
 def concatenate(trees: list[Tree]) -> Tree:
@@ -90,6 +94,16 @@ def concatenate(trees: list[Tree]) -> Tree:
         {'speed': array([0., 1., 1.])}
     """
     return map_leaves(lambda *parts: np.concatenate(parts), *trees)
+
+
+def _copy_leaf(target: NDArray[Any], source: Any) -> None:
+    array = np.asarray(source)
+    if array.shape != target.shape or array.dtype != target.dtype:
+        raise ValueError(
+            f"expected an array {list(target.shape)} of {target.dtype}, "
+            f"got {list(array.shape)} of {array.dtype}"
+        )
+    target[...] = array
 
 
 def _same_keys(tree: dict[Any, Tree], others: tuple[Tree, ...]) -> None:

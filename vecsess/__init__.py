@@ -1,0 +1,50 @@
+"""PPO batches from Gymnasium environments in worker processes, every transition checked."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from vecsess._version import __version__
+
+if TYPE_CHECKING:
+    from vecsess.collect import collect_rollout as collect_rollout
+    from vecsess.contract import Contract as Contract
+    from vecsess.contract import Transition as Transition
+    from vecsess.errors import ContractViolation as ContractViolation
+    from vecsess.errors import EnvError as EnvError
+    from vecsess.errors import VecsessError as VecsessError
+    from vecsess.errors import WorkerDied as WorkerDied
+    from vecsess.errors import WorkerTimeout as WorkerTimeout
+    from vecsess.rollout import Rollout as Rollout
+    from vecsess.supervisor import Timeouts as Timeouts
+    from vecsess.vector import VecCheckedSession as VecCheckedSession
+
+# Imported when first asked for: a worker imports `vecsess.wire` and must not pay for the rest.
+_HOME = {
+    "Contract": "contract",
+    "ContractViolation": "errors",
+    "EnvError": "errors",
+    "Rollout": "rollout",
+    "Timeouts": "supervisor",
+    "Transition": "contract",
+    "VecCheckedSession": "vector",
+    "VecsessError": "errors",
+    "WorkerDied": "errors",
+    "WorkerTimeout": "errors",
+    "collect_rollout": "collect",
+}
+
+__all__ = ["__version__", *_HOME]  # noqa: PLE0604  # the keys are names
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'vecsess' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"vecsess.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,168 @@
+"""Checks a batch of actions before any worker is told of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+
+from vecsess.contract import Contract
+from vecsess.errors import ActionError
+from vecsess.wire.spaces import Leaf, Space, field_name, leaves_of, pick
+
+Array = npt.NDArray[Any]
+
+
+class ActionCheck:
+    """Turns what a trainer gives into one array per leaf of the action space, or refuses it.
+
+    Args:
+        space: one environment's action space.
+        n: how many environments there are.
+        contract: says what becomes of a Box action outside of its bounds.
+    """
+
+    def __init__(self, space: Space, n: int, contract: Contract) -> None:
+        self._n = n
+        self._leaves = [
+            _leaf_check(leaf, _part(space, leaf.path), n, contract) for leaf in leaves_of(space)
+        ]
+        self._single = len(self._leaves) == 1 and not self._leaves[0].leaf.path
+
+    def __call__(self, actions: Any) -> list[Array]:
+        """Returns one array `[N, *leaf]` of the space's dtype per leaf.
+
+        Raises:
+            ActionError: too few, too many, of a wrong kind or shape, NaN, or out of range.
+        """
+        if self._single:
+            return [self._leaves[0](actions)]
+        checked = []
+        for check in self._leaves:
+            try:
+                part = pick(actions, check.leaf.path)
+            except (KeyError, IndexError, TypeError) as error:
+                raise ActionError(
+                    f"expected a batch of actions with {field_name('actions', check.leaf.path)}, "
+                    f"got {type(actions).__name__}; see `action_space` of the session"
+                ) from error
+            checked.append(check(part))
+        return checked
+
+
+def _part(space: Space, path: tuple[str | int, ...]) -> Space:
+    for key in path:
+        space = space.spaces[key]  # type: ignore[attr-defined]  # only Dict and Tuple have paths
+    return space
+
+
+class _LeafCheck:
+    """The check of one leaf: count, kind and shape; what a value may be, its subclasses say."""
+
+    def __init__(self, leaf: Leaf, n: int) -> None:
+        self.leaf = leaf
+        self.shape = (n, *leaf.shape)
+        self.field = field_name("actions", leaf.path)
+
+    def __call__(self, actions: Any) -> Array:
+        # The usual case first: exactly what is expected needs no conversion.
+        if not (
+            type(actions) is np.ndarray
+            and actions.dtype == self.leaf.dtype
+            and actions.shape == self.shape
+        ):
+            actions = self._convert(actions)
+        return self.check_values(actions)
+
+    def check_values(self, actions: Array) -> Array:
+        raise NotImplementedError("check_values(actions [N, *leaf]) -> actions")
+
+    def _convert(self, actions: Any) -> Array:
+        dtype = self.leaf.dtype
+        try:
+            array = np.asarray(actions)
+        except (ValueError, TypeError) as error:
+            raise self._error(f"expected an array, got {type(actions).__name__}: {error}") from error
+        if array.shape != self.shape:
+            raise self._error(
+                f"expected shape {list(self.shape)}, one action for each environment, "
+                f"got {list(array.shape)}"
+            )
+        kinds = "fiu" if dtype.kind == "f" else "iu"
+        if dtype == np.int8 and isinstance(self, _MultiBinaryCheck):
+            kinds += "b"
+        if array.dtype.kind not in kinds:
+            raise self._error(f"expected {dtype}, got {array.dtype}")
+        cast = array.astype(dtype)
+        if dtype.kind in "iu" and not np.array_equal(cast, array):
+            raise self._error(f"expected {dtype}, got {array.dtype} values that do not fit")
+        return cast
+
+    def _error(self, message: str, env: int | None = None) -> ActionError:
+        return ActionError(message, env=env, field=self.field)
+
+    def refuse(self, bad: Array, actions: Array, expected: str) -> ActionError:
+        """Returns the error for the first environment with a bad action."""
+        env = int(np.argwhere(bad)[0][0])
+        return self._error(f"expected {expected}, got {actions[env]}", env)
+
+
+class _DiscreteCheck(_LeafCheck):
+    def __init__(self, leaf: Leaf, n: int, space: spaces.Discrete) -> None:
+        super().__init__(leaf, n)
+        self._start, self._n = int(space.start), int(space.n)
+        self._unsigned = np.dtype(f"u{leaf.dtype.itemsize}")
+
+    def check_values(self, actions: Array) -> Array:
+        shifted = actions - self.leaf.dtype.type(self._start) if self._start else actions
+        # One comparison for both bounds: a negative number is a huge one when read as unsigned.
+        bad = np.ascontiguousarray(shifted).view(self._unsigned) >= self._n
+        if np.count_nonzero(bad):
+            bounds = f"{self._start} <= action < {self._start + self._n}"
+            raise self.refuse(bad, actions, bounds)
+        return actions
+
+
+class _BoundsCheck(_LeafCheck):
+    """Box and MultiDiscrete: each number within bounds."""
+
+    def __init__(self, leaf: Leaf, n: int, low: Array, high: Array, action_range: str) -> None:
+        super().__init__(leaf, n)
+        self._low, self._high, self._range = low, high, action_range
+
+    def check_values(self, actions: Array) -> Array:
+        if actions.dtype.kind == "f":
+            finite = np.isfinite(actions)
+            if np.count_nonzero(finite) != actions.size:
+                raise self.refuse(~finite, actions, "finite numbers")
+        if self._range == "allow":
+            return actions
+        if self._range == "clip":
+            return np.clip(actions, self._low, self._high)
+        good = (actions >= self._low) & (actions <= self._high)
+        if np.count_nonzero(good) != good.size:
+            raise self.refuse(~good, actions, f"numbers between {self._low} and {self._high}")
+        return actions
+
+
+class _MultiBinaryCheck(_LeafCheck):
+    def check_values(self, actions: Array) -> Array:
+        bad = actions.view(np.uint8) > 1 if actions.flags.c_contiguous else (actions & ~1) != 0
+        if np.count_nonzero(bad):
+            raise self.refuse(bad, actions, "zeros and ones")
+        return actions
+
+
+def _leaf_check(leaf: Leaf, space: Space, n: int, contract: Contract) -> _LeafCheck:
+    match space:
+        case spaces.Discrete():
+            return _DiscreteCheck(leaf, n, space)
+        case spaces.MultiDiscrete():
+            last = space.start + space.nvec - 1
+            return _BoundsCheck(leaf, n, space.start, last, "raise")
+        case spaces.Box():
+            return _BoundsCheck(leaf, n, space.low, space.high, contract.action_range)
+        case _:
+            return _MultiBinaryCheck(leaf, n)

@@ -1,0 +1,163 @@
+"""What may cross the boundary from an environment into a batch: pure NumPy, no process, no clock.
+
+*Form* (type, shape, dtype) is checked where a value enters the slab, in wire/spaces.py. *Value* is
+checked here, on the manager's private copy, a whole batch at once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from vecsess.tree import Tree
+
+Array = npt.NDArray[Any]
+Range = tuple[float, float]
+
+# Beyond this a BLAS may start threads for a dot product, which would compete with the workers.
+_DOT_SIZE = 8192
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contract:
+    """What a transition must satisfy before a trainer sees it.
+
+    Attributes:
+        check_obs_finite: every number of an observation is finite.
+        check_reward_finite: every reward is finite.
+        obs_range: closed interval for every number of an observation; None for any.
+        reward_range: closed interval for every reward; None for any.
+        require_exclusive_done_flags: a step never ends as terminated and truncated at once.
+        action_range: what to do with a Box action outside of its bounds: "raise" an `ActionError`,
+            "clip" it, or "allow" it, as Gymnasium's own vector environments do.
+        dtype: "cast" observations of another dtype of the same kind, with one warning, or demand
+            the "exact" one.
+
+    Example:
+        >>> Contract(reward_range=(-1.0, 1.0)).reward_range
+        (-1.0, 1.0)
+    """
+
+    check_obs_finite: bool = True
+    check_reward_finite: bool = True
+    obs_range: Range | None = None
+    reward_range: Range | None = None
+    require_exclusive_done_flags: bool = False
+    action_range: Literal["raise", "clip", "allow"] = "raise"
+    dtype: Literal["cast", "exact"] = "cast"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("action_range", ("raise", "clip", "allow")),
+            ("dtype", ("cast", "exact")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"Contract.{name}: expected one of {allowed}, got {getattr(self, name)!r}"
+                )
+        for name in ("obs_range", "reward_range"):
+            bounds = getattr(self, name)
+            if bounds is not None and not (len(bounds) == 2 and bounds[0] <= bounds[1]):
+                raise ValueError(f"Contract.{name}: expected (low, high), got {bounds!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One step of one environment, or of a batch of them with a leading axis N.
+
+    Attributes:
+        observation: tree of `[*obs]` or `[N, *obs]`, before the step.
+        action: what was done.
+        reward: float, or `[N]` float64.
+        next_observation: the true one after the step, before any auto-reset.
+        terminated: bool, or `[N]` bool: the task came to its end.
+        truncated: bool, or `[N]` bool: the episode was cut off.
+        valid: None for a single step; `[N]` bool, False where no transition took place because
+            the environment was lost.
+
+    Example:
+        >>> Transition(0, 1, 1.0, 2, terminated=False, truncated=True).done
+        True
+    """
+
+    observation: Tree
+    action: Tree
+    reward: Any
+    next_observation: Tree
+    terminated: Any
+    truncated: Any
+    valid: Any = None
+
+    @property
+    def done(self) -> Any:
+        """Whether the episode ended, either way."""
+        return self.terminated | self.truncated
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """What is wrong with one environment's row of a batch."""
+
+    env: int
+    field: str
+    message: str
+
+
+def check_flags(contract: Contract, terminated: Array, truncated: Array) -> Violation | None:
+    """Returns the first row whose done flags break the contract; both `[N]` bool."""
+    if contract.require_exclusive_done_flags:
+        both = terminated & truncated
+        if np.count_nonzero(both):
+            env = int(both.argmax())
+            return Violation(env, "terminated", "expected at most one done flag, got both")
+    return None
+
+
+def check_rewards(contract: Contract, rewards: Array) -> Violation | None:
+    """Returns the first row whose reward breaks the contract; `rewards [N]` float64."""
+    return _check(contract.check_reward_finite, contract.reward_range, rewards, "reward")
+
+
+def check_observations(
+    contract: Contract, leaves: list[Array], fields: list[str]
+) -> Violation | None:
+    """Returns the first row whose observation breaks the contract; each leaf `[N, *leaf]`."""
+    for leaf, field in zip(leaves, fields, strict=True):
+        violation = _check(contract.check_obs_finite, contract.obs_range, leaf, field)
+        if violation is not None:
+            return violation
+    return None
+
+
+def _check(finite: bool, bounds: Range | None, array: Array, field: str) -> Violation | None:
+    if finite and array.dtype.kind == "f" and not _all_finite(array):
+        return _first(~np.isfinite(array), array, field, "a finite number")
+    if bounds is not None and array.size:
+        low, high = bounds
+        outside = (array < low) | (array > high)
+        if np.count_nonzero(outside):
+            return _first(outside, array, field, f"a number in [{low}, {high}]")
+    return None
+
+
+def _all_finite(array: Array) -> bool:
+    """Whether all are finite; a batch of usual size costs one dot product.
+
+    A sum of squares is finite only if every number is; where it is not, for the squares overflow,
+    the numbers are looked at one by one.
+    """
+    if array.size <= _DOT_SIZE and array.dtype.itemsize >= 4:
+        flat = array.reshape(-1)
+        if math.isfinite(flat.dot(flat)):
+            return True
+    return bool(np.isfinite(array).all())
+
+
+def _first(bad: Array, array: Array, field: str, expected: str) -> Violation:
+    index = tuple(int(i) for i in np.argwhere(bad)[0])
+    place = f" at {list(index[1:])}" if len(index) > 1 else ""
+    return Violation(index[0], field, f"expected {expected}, got {array[index]}{place}")

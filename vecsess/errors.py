@@ -1,0 +1,146 @@
+"""One tree of errors; each says where it happened and what to do next."""
+
+from __future__ import annotations
+
+import builtins
+from functools import cache
+
+import gymnasium
+
+
+class VecsessError(Exception):
+    """The root of every error that vecsess raises on its own account.
+
+    Attributes:
+        worker: index of the worker, where one is to blame.
+        env: index of the environment, `0 <= env < n`.
+        episode: how many episodes this environment had finished.
+        step: how many steps of that episode had been taken.
+        field: the part of the transition or the argument, such as "reward".
+
+    Example:
+        >>> print(VecsessError("expected a float, got None", env=3, step=7, field="reward"))
+        env 3, step 7, field 'reward': expected a float, got None
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        worker: int | None = None,
+        env: int | None = None,
+        episode: int | None = None,
+        step: int | None = None,
+        field: str | None = None,
+    ) -> None:
+        # Not super(): EnvError is mixed with builtins whose constructors want other arguments.
+        Exception.__init__(self, message)
+        self.message = message
+        self.worker = worker
+        self.env = env
+        self.episode = episode
+        self.step = step
+        self.field = field
+
+    def __str__(self) -> str:
+        places = [
+            f"{name} {value!r}"
+            for name, value in (
+                ("worker", self.worker),
+                ("env", self.env),
+                ("episode", self.episode),
+                ("step", self.step),
+                ("field", self.field),
+            )
+            if value is not None
+        ]
+        return f"{', '.join(places)}: {self.message}" if places else self.message
+
+
+class ContractViolation(VecsessError):
+    """A transition broke the contract: a wrong type, shape, dtype or value came from the env."""
+
+
+class ActionError(VecsessError, ValueError):
+    """The actions are not a batch of the action space; no worker was told of them."""
+
+
+class SpaceError(VecsessError, TypeError):
+    """A space that vecsess can't carry, or spaces that do not agree between environments."""
+
+
+class StateError(VecsessError, RuntimeError):
+    """The call does not fit the session's state, for instance a step before the first reset."""
+
+
+class PendingCallError(StateError, gymnasium.error.AlreadyPendingCallError):
+    """A step or reset is still under way; wait for it, or reset."""
+
+
+class NoPendingCallError(StateError, gymnasium.error.NoAsyncCallError):
+    """There is nothing to wait for: `step_async` or `reset_async` comes first."""
+
+
+class ClosedError(StateError, gymnasium.error.ClosedEnvironmentError):
+    """The session was closed."""
+
+
+class ThreadError(StateError):
+    """A session belongs to the thread that made it."""
+
+
+class SpawnError(VecsessError):
+    """The workers could not be started; carries the worker's own traceback as a note."""
+
+
+class EnvError(VecsessError):
+    """An environment raised; also an instance of the builtin exception that it raised.
+
+    Attributes:
+        remote_type: name of the exception's class in the worker.
+        remote_traceback: the worker's own traceback, as text.
+    """
+
+    remote_type = ""
+    remote_traceback = ""
+
+
+class WorkerError(VecsessError):
+    """A worker process did not keep to its duties."""
+
+
+class WorkerDied(WorkerError):
+    """A worker process ended without being asked to."""
+
+
+class WorkerTimeout(WorkerError, TimeoutError):
+    """An environment did not answer within its deadline."""
+
+
+class ProtocolError(WorkerError):
+    """A worker sent something that the protocol does not allow."""
+
+
+@cache
+def _env_error_type(builtin: type[Exception]) -> type[EnvError]:
+    return type(f"EnvError[{builtin.__name__}]", (EnvError, builtin), {})
+
+
+def env_error(remote_type: str, message: str, remote_traceback: str, **where: int | None) -> EnvError:
+    """Returns an `EnvError` that is also the builtin exception named, where there is one.
+
+    Args:
+        remote_type: class name of what was raised in the worker, such as "ValueError".
+        message: its text.
+        remote_traceback: the worker's traceback, attached as a note.
+        where: worker, env, episode, step.
+    """
+    builtin = getattr(builtins, remote_type, None)
+    known = isinstance(builtin, type) and issubclass(builtin, Exception)
+    kind = _env_error_type(builtin) if known and builtin is not Exception else EnvError
+    text = f"the environment raised {remote_type}: {message}"
+    error = kind(text, **where)  # type: ignore[arg-type]  # `where` never holds `field`
+    error.remote_type = remote_type
+    error.remote_traceback = remote_traceback
+    error.add_note(f"Traceback in the worker:\n{remote_traceback}")
+    return error

@@ -1,0 +1,280 @@
+"""From the arguments of a session to workers that are ready: grouping, handshake, slab."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cloudpickle
+import gymnasium
+
+from vecsess.errors import ProtocolError, SpaceError, SpawnError, WorkerDied
+from vecsess.lockstep import Lockstep
+from vecsess.reports import check_description, start_error
+from vecsess.supervisor import Supervisor, Timeouts, Worker, describe_status
+from vecsess.wire.channel import VALUE_BYTES, DeadlineError, EndOfStreamError, frame
+from vecsess.wire.messages import Attach, Described, Failed, Start, decode, encode
+from vecsess.wire.patience import SPIN_NS
+from vecsess.wire.slab import Layout, Slab, seal
+from vecsess.wire.spaces import Space, UnsupportedSpaceError, build_space
+from vecsess.wire.values import FrameError, pack_value
+
+Env = gymnasium.Env[Any, Any]
+EnvLike = str | Callable[[], Env] | Sequence[Callable[[], Env]]
+
+
+def cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
+def group(n: int, workers: int | str | None) -> list[tuple[int, int]]:
+    """Returns `(first_env, rows)` for each worker; the first ones hold one more where n % workers.
+
+    Args:
+        n: how many environments.
+        workers: a number, None for one worker per environment, "auto" for one per core.
+
+    Raises:
+        ValueError: not a number from 0 to n, None or "auto".
+    """
+    if workers is None:
+        workers = n
+    elif workers == "auto":
+        workers = min(n, cores())
+    if type(workers) is not int or not 0 <= workers <= n:
+        raise ValueError(f"workers: expected None, 'auto' or 0 <= workers <= {n}, got {workers!r}")
+    if workers == 0:
+        return []
+    rows, larger = divmod(n, workers)
+    counts = [rows + (index < larger) for index in range(workers)]
+    return [(sum(counts[:index]), count) for index, count in enumerate(counts)]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where environments come from, and what of the trainer's the workers need for them."""
+
+    parts: tuple[Any, ...]
+    modules: tuple[str, ...]
+
+    @classmethod
+    def of(cls, env: EnvLike, make_kwargs: dict[str, Any] | None, n: int) -> Source:
+        """Returns the source for an id, a callable, or a sequence of n callables."""
+        if isinstance(env, str):
+            spec = gymnasium.registry.get(env)
+            return cls(("id", env, spec, make_kwargs or {}), _modules_of_id(env, spec))
+        if make_kwargs:
+            raise TypeError("make_kwargs go with an env id; bind a callable's with functools.partial")
+        makers = [env] if callable(env) else list(env)
+        if len(makers) not in (1, n) or not all(callable(maker) for maker in makers):
+            raise TypeError(
+                f"env: expected an id, a callable, or a sequence of {n} callables, got {env!r}"
+            )
+        modules = {getattr(maker, "__module__", None) or "__main__" for maker in makers}
+        return cls(("callables", makers), tuple(sorted(modules - {"__main__"})))
+
+    def pickled(self) -> bytes:
+        """Returns the source as the workers get it.
+
+        Raises:
+            SpawnError: it holds something that can't be pickled, such as a lock or an open file.
+        """
+        try:
+            return cloudpickle.dumps(self.parts)
+        except Exception as error:
+            raise SpawnError(
+                f"expected a callable that can be pickled, got {error!r}. Make what it needs "
+                "inside of the callable, or use workers=0"
+            ) from error
+
+
+def _modules_of_id(env_id: str, spec: Any) -> tuple[str, ...]:
+    module, _, rest = env_id.rpartition(":")
+    if module:
+        return (module,)
+    entry_point = getattr(spec, "entry_point", None)
+    names = [entry_point.partition(":")[0]] if isinstance(entry_point, str) else []
+    return (*names, "ale_py") if rest.startswith("ALE/") else tuple(names)
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What the workers say of their environments, checked to agree."""
+
+    observation_space: Space
+    action_space: Space
+    spec: gymnasium.envs.registration.EnvSpec | None
+    metadata: dict[str, Any]
+    render_mode: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """Workers that are ready for their first reset."""
+
+    lockstep: Lockstep
+    supervisor: Supervisor | None
+    description: Description
+    local: Any = None  # LocalHost where workers=0
+
+
+def launch(
+    source: Source,
+    groups: list[tuple[int, int]],
+    n: int,
+    settings: dict[str, Any],
+    timeouts: Timeouts,
+    preload: Sequence[str],
+    start_method: str,
+) -> Launched:
+    """Starts everything; on any error nothing is left behind.
+
+    Raises:
+        EnvError: an environment could not be made; also the builtin exception that it raised.
+        SpaceError: a space that can't be carried, or spaces that do not agree.
+        SpawnError: a worker could not be started, or not in time.
+    """
+    if not groups:
+        return _launch_local(source, n, settings, timeouts)
+    deadline = None if timeouts.start_s is None else time.monotonic() + timeouts.start_s
+    pickled = source.pickled()
+    supervisor = Supervisor(groups, (*source.modules, *preload), start_method)
+    try:
+        supervisor.start(deadline)
+        for worker in supervisor.workers:
+            introduce(supervisor, worker, pickled, settings, deadline)
+        described = [_hear(supervisor, worker, deadline) for worker in supervisor.workers]
+        description = _agree(supervisor.workers, described)
+        layout = _layout(description, groups[0][1])
+        slab = Slab(layout, len(groups))
+        spin_ns = settings["spin_ns"]
+        lockstep = Lockstep(
+            supervisor.workers, supervisor, layout, slab.views, timeouts, spin_ns
+        )
+        for worker in supervisor.workers:
+            attach(slab, layout, worker)
+        lockstep.command(
+            lambda _, seq: Attach(seq, layout.rows, layout.stride_bytes), timeouts.start_s
+        )
+    except BaseException:
+        supervisor.close(0.5)
+        raise
+    return Launched(lockstep, supervisor, description)
+
+
+def _launch_local(
+    source: Source, n: int, settings: dict[str, Any], timeouts: Timeouts
+) -> Launched:
+    # Not earlier: only workers=0 may have the worker's side in the trainer's process.
+    from vecsess.in_process import LocalHost
+
+    local = LocalHost(source.parts, n, settings)
+    worker = Worker(0, 0, n, local.channel, -1, pid=os.getpid())
+    try:
+        description = _agree([worker], [local.describe()])
+        layout = _layout(description, n)
+    except BaseException:
+        local.channel.close()
+        raise
+    lockstep = Lockstep([worker], None, layout, local.attach(layout), timeouts, SPIN_NS)
+    return Launched(lockstep, None, description, local)
+
+
+def introduce(
+    supervisor: Supervisor,
+    worker: Worker,
+    pickled: bytes,
+    settings: dict[str, Any],
+    deadline: float | None,
+) -> None:
+    """Tells a worker which environments to build."""
+    start = Start(0, worker.first_env, worker.rows, pickled, settings)
+    try:
+        worker.channel.send(frame(encode(start)), deadline)
+    except EndOfStreamError as error:
+        raise _died(supervisor, worker) from error
+    except DeadlineError as error:
+        raise _late(worker) from error
+
+
+def _hear(supervisor: Supervisor, worker: Worker, deadline: float | None) -> Described:
+    """Returns what a worker says of the environments that it built."""
+    try:
+        while (payload := worker.channel.receive_ready(VALUE_BYTES)) is None:
+            supervisor.wait_for(worker, deadline)
+        reply = decode(payload, (Described, Failed))
+    except EndOfStreamError as error:
+        raise _died(supervisor, worker) from error
+    except DeadlineError as error:
+        raise _late(worker) from error
+    except FrameError as error:
+        raise ProtocolError(str(error), worker=worker.index) from error
+    if isinstance(reply, Failed):
+        raise start_error(worker, reply)
+    check_description(worker, reply)
+    return reply
+
+
+def _died(supervisor: Supervisor, worker: Worker) -> WorkerDied:
+    ended = supervisor.reap(worker, time.monotonic() + 10.0)
+    return WorkerDied(
+        f"the worker ended with {describe_status(ended.status)} while it built its environments; "
+        f"its last output:\n{ended.stderr}",
+        worker=worker.index,
+    )
+
+
+def _late(worker: Worker) -> SpawnError:
+    return SpawnError(
+        "the environments were not built in time; raise Timeouts(start_s=...) if they need longer",
+        worker=worker.index,
+    )
+
+
+def attach(slab: Slab, layout: Layout, worker: Worker) -> None:
+    """Gives a worker's memfd its size and maps it."""
+    try:
+        seal(worker.slab_fd, layout.stride_bytes)
+    except ValueError as error:
+        raise ProtocolError(str(error), worker=worker.index) from error
+    slab.attach(worker.index, worker.slab_fd)
+
+
+def _layout(description: Description, rows: int) -> Layout:
+    try:
+        return Layout(description.observation_space, description.action_space, rows)
+    except UnsupportedSpaceError as error:
+        raise SpaceError(str(error)) from error
+
+
+def _agree(workers: list[Worker], described: list[Described]) -> Description:
+    """Returns the description that all environments share."""
+    first = described[0].spaces[0]
+    try:
+        observation_space, action_space = build_space(first[0]), build_space(first[1])
+        for worker, description in zip(workers, described, strict=True):
+            for row, entry in enumerate(description.spaces):
+                if entry is None or pack_value(entry) == pack_value(first):
+                    continue
+                _require_same(worker.first_env + row, observation_space, build_space(entry[0]))
+                _require_same(worker.first_env + row, action_space, build_space(entry[1]))
+    except FrameError as error:
+        raise ProtocolError(f"a worker described its spaces wrongly: {error}") from error
+    head = described[0]
+    spec = gymnasium.envs.registration.EnvSpec.from_json(head.spec) if head.spec else None
+    return Description(
+        observation_space, action_space, spec, head.metadata, head.render_mode or None
+    )
+
+
+def _require_same(env: int, first: Space, other: Space) -> None:
+    if first != other:
+        raise SpaceError(
+            f"expected the space of env 0, {first}, got {other}; all environments of a session "
+            "share their spaces",
+            env=env,
+        )

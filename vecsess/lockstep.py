@@ -1,0 +1,321 @@
+"""The lockstep: one command to all workers, their replies, and the copy into the caller's arrays.
+
+The hot path of everything. A lockstep costs one strided copy a field, one frame packed for all
+workers, one write and one read a worker, and no Python loop over environments.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vecsess.errors import ProtocolError, WorkerDied, WorkerError, WorkerTimeout
+from vecsess.rollout import StepRows
+from vecsess.supervisor import Supervisor, Timeouts, Worker, describe_status
+from vecsess.tree import leaves
+from vecsess.wire.channel import CONTROL_BYTES, VALUE_BYTES, DeadlineError, EndOfStreamError, frame
+from vecsess.wire.messages import (
+    REPLIES,
+    Done,
+    Message,
+    acknowledgement,
+    decode,
+    encode,
+    step_command,
+)
+from vecsess.wire.patience import Patience
+from vecsess.wire.slab import Layout, Views
+from vecsess.wire.values import FrameError
+
+Array = npt.NDArray[Any]
+
+SLICE_S = 0.05  # how often a blocked manager looks whether the workers move on
+REAP_S = 10.0  # how long a killed process may take to be gone
+
+
+class Lockstep:
+    """Commands to workers and their replies, over one slab.
+
+    Args:
+        workers: the workers, in the order of their environments.
+        supervisor: watches and ends them; None where the environments live in this process.
+        layout: of a worker's range.
+        views: the fields, `[workers, rows, ...]`.
+        timeouts: how long an environment's call may take.
+        spin_ns: how long a wait may spin.
+    """
+
+    def __init__(
+        self,
+        workers: list[Worker],
+        supervisor: Supervisor | None,
+        layout: Layout,
+        views: Views,
+        timeouts: Timeouts,
+        spin_ns: int,
+    ) -> None:
+        self.workers, self.views, self.layout = workers, views, layout
+        self._supervisor, self._timeouts = supervisor, timeouts
+        self._seq = 0
+        self._acknowledgement = b""
+        self._reply_cap = CONTROL_BYTES
+        self._pending: list[Worker] = []
+        self._answers: dict[int, Done] = {}
+        self._moved: dict[int, tuple[int, float]] = {}
+        self._limit_s: float | None = None
+        self._patience = Patience(spin_ns)
+        self._hints = [memoryview(views.reply[i : i + 1]) for i in range(len(workers))]
+        self._running = views.running
+        self._rows = _RowCopies([worker.rows for worker in workers])
+        n = sum(worker.rows for worker in workers)
+        self.worker_of = np.repeat(np.arange(len(workers)), [w.rows for w in workers])
+        self.row_of = np.concatenate([np.arange(worker.rows) for worker in workers])
+        self._done = np.zeros(n, np.bool_)
+
+    # --- commands --------------------------------------------------------------------------------
+
+    def begin_step(self, actions: list[Array], infos: int) -> None:
+        """Sends every worker its actions; `actions` holds `[N, *leaf]` per leaf, already checked."""
+        for field, batch in zip(self.views.actions, actions, strict=True):
+            self._rows.scatter(batch, field)
+        seq = self._next_seq(VALUE_BYTES if infos else CONTROL_BYTES, self._timeouts.step_s)
+        data = step_command(seq, infos)
+        self._pending = self.workers.copy()
+        for worker in self.workers:
+            self._send(worker, data)
+        self.views.command[:] = seq  # after the pipes: who sees the hint finds the command
+
+    def command(
+        self, make: Callable[[Worker, int], Message | None], limit_s: float | None
+    ) -> dict[int, Done]:
+        """Sends each worker the message that `make(worker, seq)` returns, and waits for all.
+
+        Args:
+            make: returns None for a worker that gets nothing.
+            limit_s: how long one call of an environment may take.
+
+        Returns:
+            The replies, by worker.
+        """
+        self.begin(make, limit_s)
+        self.gather()
+        return self._answers
+
+    def begin(
+        self, make: Callable[[Worker, int], Message | None], limit_s: float | None
+    ) -> None:
+        """Sends what `command` sends, without waiting."""
+        seq = self._next_seq(VALUE_BYTES, limit_s)
+        messages = [(worker, make(worker, seq)) for worker in self.workers]
+        self._pending = [worker for worker, message in messages if message is not None]
+        for worker, message in messages:
+            if message is not None:
+                self._send(worker, frame(encode(message)))
+        self.views.command[:] = seq
+
+    def _next_seq(self, reply_cap: int, limit_s: float | None) -> int:
+        self._seq += 1
+        self._acknowledgement = acknowledgement(self._seq)
+        self._reply_cap = reply_cap
+        self._limit_s = limit_s
+        self._answers = {}
+        return self._seq
+
+    def _send(self, worker: Worker, data: bytes) -> None:
+        try:
+            worker.channel.send(data, time.monotonic() + SLICE_S)
+        except (EndOfStreamError, DeadlineError):
+            pass  # a dead or stopped worker: `gather` finds that out, and says why
+
+    # --- replies ---------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> bool:
+        """Whether a command was sent whose replies have not all come."""
+        return bool(self._pending)
+
+    @property
+    def answers(self) -> dict[int, Done]:
+        """What came back beside the slab for the last command, by worker; usually nothing."""
+        return self._answers
+
+    def gather(self, timeout_s: float | None = None) -> None:
+        """Waits for the replies of all workers that were sent the last command.
+
+        Raises:
+            TimeoutError: `timeout_s` passed; the command stays pending, nothing is lost.
+            WorkerError: a worker died, missed the deadline of a call, or breached the protocol.
+        """
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        self._moved = {}
+        while self._pending:
+            worker = self._pending[0]
+            hint = self._hints[worker.index]
+            seen = hint[0]
+            if seen != self._seq:
+                self._patience.spin(hint, seen)
+            if self._take_reply(worker):
+                del self._pending[0]
+            else:
+                self._block(until)
+            self._patience.over()
+
+    def _take_reply(self, worker: Worker) -> bool:
+        """Takes a worker's reply if it has come; the usual one costs a read and a comparison."""
+        try:
+            if worker.channel.take_exactly(self._acknowledgement):
+                return True
+            payload = worker.channel.receive_ready(self._reply_cap)
+            while payload is not None:
+                if self._accept(worker, decode(payload, REPLIES)):
+                    return True
+                payload = worker.channel.receive_ready(self._reply_cap)
+        except FrameError as error:
+            raise self._end(worker, ProtocolError, str(error)) from error
+        except EndOfStreamError as error:
+            raise self._lost(worker) from error
+        return False
+
+    def _accept(self, worker: Worker, reply: Message) -> bool:
+        """Whether this is the awaited reply; a late one, to a command given up, is dropped."""
+        seq = reply.seq  # type: ignore[attr-defined]  # every reply has one
+        if seq > self._seq:
+            what = f"expected the reply to command {self._seq}, got one to {seq}"
+            raise self._end(worker, ProtocolError, what)
+        if seq < self._seq:
+            return False
+        if not isinstance(reply, Done):
+            raise self._end(worker, ProtocolError, f"expected Done, got {type(reply).__name__}")
+        self._answers[worker.index] = reply
+        return True
+
+    # --- waiting and losing ----------------------------------------------------------------------
+
+    def _block(self, until: float | None) -> None:
+        """Sleeps until a reply or a death, or for a slice of time; then looks at who moves on."""
+        supervisor = self._supervisor
+        assert supervisor is not None, "an environment in this process has answered already"
+        now = time.monotonic()
+        if until is not None and now >= until:
+            raise TimeoutError("expected all replies in time; the call is still pending")
+        slice_s = SLICE_S if until is None else min(SLICE_S, until - now)
+        ready = supervisor.wait(slice_s)
+        for worker in self.workers:
+            if worker.channel.read_fd in ready:
+                if self._take_reply(worker) and worker in self._pending:
+                    self._pending.remove(worker)
+            elif worker.pidfd in ready:
+                error = self._lost(worker)
+                if worker in self._pending:
+                    raise error
+        if not ready:
+            self._check_deadlines(time.monotonic())
+
+    def _check_deadlines(self, now: float) -> None:
+        """Ends a worker whose environment has been in one call for too long."""
+        for worker in self._pending:
+            place = int(self._running[worker.index])
+            before, since = self._moved.get(worker.index, (None, now - SLICE_S))
+            if place != before:
+                self._moved[worker.index] = (place, since if before is None else now)
+                continue
+            in_reset = place >= self.layout.rows
+            limit_s = self._timeouts.reset_s if in_reset else self._limit_s
+            if limit_s is not None and now - since > limit_s:
+                what = (
+                    f"expected an answer to {'reset' if in_reset else 'its call'} within "
+                    f"{limit_s} s; the worker was killed. Raise it with Timeouts(...), or None "
+                    "to wait for ever"
+                )
+                raise self._end(worker, WorkerTimeout, what)
+
+    def _end(self, worker: Worker, kind: type[WorkerError], message: str) -> WorkerError:
+        """Kills a worker that can't be trusted any more; returns the error that says why."""
+        env = self._guilty(worker)
+        if self._supervisor is not None:
+            self._supervisor.kill(worker)
+            self._supervisor.reap(worker, time.monotonic() + REAP_S)
+        return kind(message, worker=worker.index, env=env)
+
+    def _lost(self, worker: Worker) -> WorkerError:
+        """Returns the error for a worker that has ended, or has closed its pipe."""
+        assert self._supervisor is not None, "only processes can be lost"
+        env = self._guilty(worker)
+        self._supervisor.kill(worker)  # it may live on without its pipe
+        ended = self._supervisor.reap(worker, time.monotonic() + REAP_S)
+        how = describe_status(ended.status)
+        tail = f"; its last output:\n{ended.stderr}" if ended.stderr else ""
+        message = f"the worker (pid {ended.pid}) ended with {how}; reset() starts it anew{tail}"
+        return WorkerDied(message, worker=worker.index, env=env)
+
+    def _guilty(self, worker: Worker) -> int | None:
+        """Returns the environment that the worker was calling, as far as its hint tells."""
+        place = int(self._running[worker.index])
+        row = place - self.layout.rows if place >= self.layout.rows else place
+        return worker.first_env + row if 0 <= row < worker.rows else None
+
+    # --- the batch -------------------------------------------------------------------------------
+
+    def read_step(self, rows: StepRows) -> Array | None:
+        """Copies a finished step into the caller's arrays.
+
+        Returns:
+            The environments whose episode ended, `[K]` ascending; None where none did.
+        """
+        views, copies = self.views, self._rows
+        for field, out in zip(views.observations, leaves(rows.next_observations), strict=True):
+            copies.gather(field, out)
+        copies.gather(views.rewards, rows.rewards)
+        copies.gather(views.terminated, rows.terminated)
+        copies.gather(views.truncated, rows.truncated)
+        rows.valid.fill(True)
+        done = np.logical_or(rows.terminated, rows.truncated, out=self._done)
+        return np.flatnonzero(done) if np.count_nonzero(done) else None
+
+    def read_observations(self, out: list[Array]) -> None:
+        """Copies the observations to act on next; `out` holds `[N, *leaf]` per leaf."""
+        for field, array in zip(self.views.observations, out, strict=True):
+            self._rows.gather(field, array)
+
+    def read_finals(self, envs: Array) -> list[Array]:
+        """Returns copies of the final observations of these environments, `[K, *leaf]` per leaf."""
+        workers, rows = self.worker_of[envs], self.row_of[envs]
+        return [field[workers, rows] for field in self.views.finals]
+
+
+class _RowCopies:
+    """Copies between `[N, ...]` and `[workers, rows, ...]`, in one piece, or two where n % workers.
+
+    Args:
+        counts: how many environments each worker holds; larger ones come first.
+    """
+
+    def __init__(self, counts: list[int]) -> None:
+        larger = counts.count(counts[0])
+        self._even = larger == len(counts)
+        self._split = larger * counts[0]
+        self._large = (larger, counts[0])
+        self._small = (len(counts) - larger, counts[-1])
+
+    def gather(self, field: Array, out: Array) -> None:
+        """Copies `field [workers, rows, ...]` into `out [N, ...]`; a byte that is not 0 is True."""
+        for part, target in self._pairs(field, out):
+            target[...] = part
+
+    def scatter(self, batch: Array, field: Array) -> None:
+        """Copies `batch [N, ...]` into `field [workers, rows, ...]`."""
+        for part, source in self._pairs(field, batch):
+            part[...] = source
+
+    def _pairs(self, field: Array, flat: Array) -> Iterator[tuple[Array, Array]]:
+        shape = field.shape[2:]
+        if self._even:
+            yield field, flat.reshape(self._large + shape)
+            return
+        (larger, _), (_, rows) = self._large, self._small
+        yield field[:larger], flat[: self._split].reshape(self._large + shape)
+        yield field[larger:, :rows], flat[self._split :].reshape(self._small + shape)

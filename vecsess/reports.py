@@ -1,0 +1,89 @@
+"""What workers report beside the slab: failures, warnings, infos; untrusted until it is read here."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from vecsess.errors import ContractViolation, EnvError, ProtocolError, VecsessError, env_error
+from vecsess.supervisor import Worker
+from vecsess.wire.messages import Described, Done, Failed
+from vecsess.wire.values import FrameError, unpack_value
+
+_SHAPE = (int, str, bytes)
+_FAILURE = (int, str, str, str, str)
+
+
+def printable(text: str) -> str:
+    """Returns remote text with control characters escaped, so that it can't drive a terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
+def values_of(answers: dict[int, Done], workers: list[Worker]) -> Iterator[tuple[int, str, Any]]:
+    """Yields `(env, what, value)` for all that came beside the slab; warns of the warnings.
+
+    Raises:
+        ProtocolError: an entry that is not `[row, what, msgpack]`.
+    """
+    for index, answer in answers.items():
+        worker = workers[index]
+        for entry in answer.values:
+            _require(worker, entry, _SHAPE)
+            row, what, data = entry
+            try:
+                value = unpack_value(data)
+            except FrameError as error:
+                raise ProtocolError(str(error), worker=index, field=what) from error
+            if what == "warning":
+                _warn(worker.first_env + row, printable(str(value)))
+            else:
+                yield worker.first_env + row, what, value
+
+
+def failures_of(answers: dict[int, Done], workers: list[Worker]) -> list[VecsessError]:
+    """Returns an `EnvError` or `ContractViolation` for each failure that the workers report."""
+    errors: list[VecsessError] = []
+    for index, answer in answers.items():
+        worker = workers[index]
+        for entry in answer.failures:
+            _require(worker, entry, _FAILURE)
+            row, kind, name, message, trace = entry
+            where = {"worker": index, "env": worker.first_env + row}
+            if kind == "form":
+                errors.append(
+                    ContractViolation(printable(message), field=printable(name), **where)
+                )
+            else:
+                errors.append(env_error(name, printable(message), printable(trace), **where))
+    return errors
+
+
+def start_error(worker: Worker, failed: Failed) -> EnvError:
+    """Returns the error for environments that could not be built."""
+    text = f"{printable(failed.message)}; nothing was left running"
+    return env_error(
+        failed.type,
+        f"{text} (while it was made)",
+        printable(failed.traceback),
+        worker=worker.index,
+        env=worker.first_env + failed.row,
+    )
+
+
+def check_description(worker: Worker, described: Described) -> None:
+    """Refuses a description that does not have one entry per row."""
+    spaces = described.spaces
+    pairs = all(entry is None or (type(entry) is list and len(entry) == 2) for entry in spaces)
+    if len(spaces) != worker.rows or spaces[0] is None or not pairs:
+        raise ProtocolError("expected the spaces of each environment", worker=worker.index)
+
+
+def _require(worker: Worker, entry: Any, shape: tuple[type, ...]) -> None:
+    fits = type(entry) is list and tuple(type(part) for part in entry) == shape
+    if not fits or not 0 <= entry[0] < worker.rows:
+        raise ProtocolError(f"expected {shape} for one of its rows", worker=worker.index)
+
+
+def _warn(env: int, text: str) -> None:
+    warnings.warn(f"env {env}: {text}", UserWarning, stacklevel=2)

@@ -1,0 +1,329 @@
+"""Starts worker processes, watches them, and ends them: the manager's side of the fork server."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vecsess.errors import ProtocolError, SpawnError, WorkerDied
+from vecsess.wire.channel import Channel, DeadlineError, EndOfStreamError
+from vecsess.wire.messages import (
+    SERVER_REPLIES,
+    Exited,
+    Kill,
+    Message,
+    Prepare,
+    Spawn,
+    Spawned,
+    decode,
+    encode,
+)
+from vecsess.wire.slab import create_memfd
+from vecsess.wire.values import FrameError
+
+PACKET_BYTES = 1 << 17
+_PROGRAM = Path(__file__).parent / "bridge" / "gym_server.py"
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_DESCRIPTORS_PER_WORKER = 8  # three stay; the others are open while a worker starts
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timeouts:
+    """How long each call of an environment may take, in seconds; None waits for ever.
+
+    Deadlines are per environment call, whatever the grouping, on the monotonic clock.
+
+    Attributes:
+        start_s: from a worker's start until it has built its environments.
+        reset_s: one `reset`, an auto-reset included.
+        step_s: one `step`.
+        close_s: closing the session altogether; what is left then is killed.
+
+    Example:
+        >>> Timeouts(step_s=None).step_s is None  # so that a breakpoint in `step` can be used
+        True
+    """
+
+    start_s: float | None = 60.0
+    reset_s: float | None = 60.0
+    step_s: float | None = 60.0
+    close_s: float = 5.0
+
+
+@dataclass(slots=True)
+class Worker:
+    """A worker process, as the manager sees it."""
+
+    index: int
+    first_env: int
+    rows: int
+    channel: Channel
+    slab_fd: int
+    generation: int = 0
+    pid: int = 0
+    pidfd: int = -1
+    exit: Exited | None = None
+    dead: bool = False
+
+
+@dataclass(slots=True)
+class _Owned:
+    """What must be given back even where nobody calls `close`; free of references to the owner."""
+
+    server: subprocess.Popen[bytes] | None = None
+    connection: socket.socket | None = None
+    descriptors: dict[int, list[int]] = field(default_factory=dict)  # by worker
+    pid: int = field(default_factory=os.getpid)
+
+    def release(self, close_s: float = 1.0) -> None:
+        """Ends the fork server, and with it every worker; closes all descriptors."""
+        foreign = os.getpid() != self.pid  # a forked copy: the processes belong to its parent
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+        for descriptors in self.descriptors.values():
+            for fd in descriptors:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+        self.descriptors.clear()
+        server, self.server = self.server, None
+        if server is None:
+            return
+        if foreign:
+            server.returncode = 0  # so that Popen does not wait for a process of its parent's
+            return
+        try:
+            server.wait(close_s)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+class Supervisor:
+    """One fork server and the workers that it starts.
+
+    Args:
+        groups: `(first_env, rows)` of each worker.
+        preload: modules that the fork server imports before it forks.
+        start_method: "fork" or "spawn".
+    """
+
+    def __init__(
+        self, groups: list[tuple[int, int]], preload: Iterable[str], start_method: str
+    ) -> None:
+        _require_linux()
+        _require_descriptors(len(groups))
+        self._owned = _Owned()
+        self._finalizer = weakref.finalize(self, _Owned.release, self._owned)
+        self._groups = groups
+        self._preload = list(preload)
+        self._start_method = start_method
+        self.workers: list[Worker] = []
+        self._spawned: dict[tuple[int, int], Spawned] = {}
+        self._poll = select.poll()
+
+    # --- start -----------------------------------------------------------------------------------
+
+    def start(self, deadline: float | None) -> None:
+        """Starts the fork server and all workers; they are building their environments then."""
+        self._start_server()
+        for index, (first_env, rows) in enumerate(self._groups):
+            self.workers.append(self._launch(index, first_env, rows, generation=0, slab_fd=None))
+        for worker in self.workers:
+            self._await_spawned(worker, deadline)
+
+    def _start_server(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._owned.connection = ours
+            command = [sys.executable, "-P", str(_PROGRAM)]
+            command += ["--fork-server", str(theirs.fileno()), "--manager", str(os.getpid())]
+            self._owned.server = subprocess.Popen(
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=_environment(),
+                process_group=0,  # a Ctrl-C in the terminal is for the trainer
+            )
+        path = [entry or str(Path.cwd()) for entry in sys.path]
+        self._tell(Prepare(path, str(Path.cwd()), self._preload), [])
+
+    def _launch(
+        self, index: int, first_env: int, rows: int, *, generation: int, slab_fd: int | None
+    ) -> Worker:
+        """Asks for a worker; its slab is a new memfd, so no predecessor can write into it."""
+        command_read, command_write = os.pipe()
+        reply_read, reply_write = os.pipe()
+        slab = create_memfd(f"vecsess-{index}-{generation}") if slab_fd is None else slab_fd
+        self._owned.descriptors[index] = [command_write, reply_read, slab]
+        os.set_blocking(command_write, False)
+        os.set_blocking(reply_read, False)
+        try:
+            spawn = Spawn(index, generation, self._start_method)
+            self._tell(spawn, [command_read, reply_write, slab])
+        finally:
+            os.close(command_read)
+            os.close(reply_write)
+        channel = Channel(reply_read, command_write)
+        return Worker(index, first_env, rows, channel, slab, generation)
+
+    def _await_spawned(self, worker: Worker, deadline: float | None) -> None:
+        key = (worker.index, worker.generation)
+        while key not in self._spawned:
+            self._hear(deadline)
+        self._spawned.pop(key)
+        self._poll.register(worker.channel.read_fd, select.POLLIN)
+        self._poll.register(worker.pidfd, select.POLLIN)
+
+    # --- watch -----------------------------------------------------------------------------------
+
+    def wait(self, timeout_s: float) -> set[int]:
+        """Returns the descriptors of replies and pidfds that are ready, after at most this long."""
+        return {fd for fd, _ in self._poll.poll(max(0.0, timeout_s) * 1000)}
+
+    def wait_for(self, worker: Worker, deadline: float | None) -> None:
+        """Waits until a worker has written something.
+
+        Raises:
+            DeadlineError: it has not in time.
+            EndOfStreamError: it has ended, even if a process that it started keeps its pipe open.
+        """
+        poll = select.poll()
+        poll.register(worker.channel.read_fd, select.POLLIN)
+        poll.register(worker.pidfd, select.POLLIN)
+        timeout_ms = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+        ready = {fd for fd, _ in poll.poll(timeout_ms)}
+        if not ready:
+            raise DeadlineError("the worker did not answer in time")
+        if worker.channel.read_fd not in ready:
+            raise EndOfStreamError("the worker has ended")
+
+    def kill(self, worker: Worker) -> None:
+        """Sends SIGKILL to a worker and all that it started; returns at once."""
+        self._tell(Kill(worker.index, worker.generation), [])
+
+    def reap(self, worker: Worker, deadline: float | None) -> Exited:
+        """Waits until a dead worker has been reaped, and all that it started with it."""
+        while worker.exit is None:
+            self._hear(deadline)
+        if not worker.dead:
+            worker.dead = True
+            for fd in (worker.channel.read_fd, worker.pidfd):
+                self._poll.unregister(fd)
+        return worker.exit
+
+    def _tell(self, message: Message, fds: list[int]) -> None:
+        connection = self._owned.connection
+        assert connection is not None, "the supervisor was closed"
+        try:
+            socket.send_fds(connection, [encode(message)], fds)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise self._server_died() from error
+
+    def _hear(self, deadline: float | None) -> None:
+        """Takes one message of the fork server's."""
+        connection = self._owned.connection
+        assert connection is not None, "the supervisor was closed"
+        connection.settimeout(None if deadline is None else max(0.01, deadline - time.monotonic()))
+        try:
+            data, fds, _, _ = socket.recv_fds(connection, PACKET_BYTES, 1)
+        except TimeoutError as error:
+            raise SpawnError(
+                "the fork server did not answer in time; a module that it preloads may hang "
+                "while it is imported"
+            ) from error
+        except ConnectionResetError as error:
+            raise self._server_died() from error
+        if not data:
+            raise self._server_died()
+        try:
+            self._take(decode(data, SERVER_REPLIES), fds)
+        except FrameError as error:
+            raise ProtocolError(f"the fork server sent what it should not: {error}") from error
+
+    def _take(self, message: Message, fds: list[int]) -> None:
+        match message:
+            case Spawned() if len(fds) == 1:
+                worker = self._find(message.worker, message.generation)
+                worker.pid, worker.pidfd = message.pid, fds[0]
+                self._owned.descriptors[worker.index].append(fds[0])
+                self._spawned[message.worker, message.generation] = message
+            case Exited():
+                self._find(message.worker, message.generation).exit = message
+            case _:
+                raise ProtocolError("the fork server sent a worker without its pidfd")
+
+    def _find(self, index: int, generation: int) -> Worker:
+        for worker in self.workers:
+            if (worker.index, worker.generation) == (index, generation):
+                return worker
+        raise ProtocolError(f"the fork server named an unknown worker {index}")
+
+    def _server_died(self) -> WorkerDied:
+        server = self._owned.server
+        code = None if server is None else server.poll()
+        return WorkerDied(
+            f"the fork server ended{'' if code is None else ' with ' + describe_status(code)}; "
+            "its stderr says why; make a new session"
+        )
+
+    # --- end -------------------------------------------------------------------------------------
+
+    def close(self, close_s: float) -> None:
+        """Ends the fork server and every worker that is left; a second call does nothing."""
+        if self._finalizer.detach() is not None:
+            self._owned.release(close_s)
+
+    def abandon(self) -> None:
+        """Closes a forked copy's descriptors and leaves the processes to their owner."""
+        self.close(0.0)
+
+
+def describe_status(status: int) -> str:
+    """Returns "exit code 3" or "SIGKILL" for what Popen calls a return code."""
+    if status >= 0:
+        return f"exit code {status}"
+    name = signal.Signals(-status).name
+    if name == "SIGKILL":
+        return "SIGKILL (where nobody sent it, the kernel ran out of memory: see `dmesg`)"
+    return name
+
+
+def _environment() -> dict[str, str]:
+    """Returns the fork server's environment: set before it imports anything, or it has no effect."""
+    environment = dict(os.environ)
+    for name in _ONE_THREAD:
+        environment.setdefault(name, "1")
+    environment.setdefault("PYTHONHASHSEED", "0")
+    return environment
+
+
+def _require_linux() -> None:
+    if not hasattr(os, "memfd_create") or not hasattr(os, "pidfd_open"):
+        raise SpawnError(
+            "worker processes need Linux (memfd, pidfd); use workers=0 to run the environments "
+            "in this process"
+        )
+
+
+def _require_descriptors(workers: int) -> None:
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/proc/self/fd"))
+    wanted = workers * _DESCRIPTORS_PER_WORKER + 16
+    if limit != resource.RLIM_INFINITY and used + wanted > limit:
+        raise SpawnError(
+            f"{workers} workers need {wanted} more open files; {used} of {limit} are in use. "
+            "Raise the limit (ulimit -n), or group environments with workers='auto'"
+        )

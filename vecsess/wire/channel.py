@@ -1,0 +1,176 @@
+"""Length-prefixed frames over a pair of pipes; every wait has a deadline.
+
+The pipes are the truth of the protocol: a row counts only after its reply has come through here.
+The manager's ends are non-blocking; a worker's are blocking, since it has nothing else to do.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import struct
+import time
+
+from vecsess.wire.values import FrameError
+
+HEADER = struct.Struct("<I")
+CONTROL_BYTES = 1 << 16  # the cap on a frame that carries no values of an environment
+VALUE_BYTES = 1 << 26  # the cap on one that does: infos, rendered frames, results of calls
+
+
+class EndOfStreamError(EOFError):
+    """The other side closed its end of the pipe, or died."""
+
+
+class DeadlineError(TimeoutError):
+    """The deadline passed before the frame was through."""
+
+
+def frame(payload: bytes) -> bytes:
+    """Returns the payload behind its length."""
+    return HEADER.pack(len(payload)) + payload
+
+
+class Channel:
+    """Frames in, frames out; owns both descriptors.
+
+    Example:
+        >>> import os
+        >>> read_fd, write_fd = os.pipe()
+        >>> with Channel(read_fd, write_fd) as channel:
+        ...     channel.send(frame(b"hello"), deadline=None)
+        ...     channel.receive(deadline=None)
+        b'hello'
+    """
+
+    def __init__(self, read_fd: int, write_fd: int) -> None:
+        self.read_fd = read_fd
+        self.write_fd = write_fd
+        self._received = bytearray()
+        self._closed = False
+
+    def __enter__(self) -> Channel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes both ends; a second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            os.close(self.read_fd)
+            os.close(self.write_fd)
+
+    def send(self, data: bytes, deadline: float | None) -> None:
+        """Writes a whole frame.
+
+        Args:
+            data: what `frame` returned.
+            deadline: on the clock of `time.monotonic`; None waits for ever.
+
+        Raises:
+            EndOfStreamError: nobody reads any more.
+            DeadlineError: the other side did not take it in time.
+        """
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(self.write_fd, view) :]
+            except BlockingIOError:
+                _wait(self.write_fd, select.POLLOUT, deadline)
+            except BrokenPipeError as error:
+                raise EndOfStreamError("nobody reads the pipe any more") from error
+
+    def receive(self, deadline: float | None, max_bytes: int = CONTROL_BYTES) -> bytes:
+        """Returns the payload of the next frame.
+
+        Args:
+            deadline: on the clock of `time.monotonic`; None waits for ever.
+            max_bytes: a longer frame is refused before memory is set aside for it.
+
+        Raises:
+            EndOfStreamError: the other side is gone.
+            DeadlineError: no whole frame came in time.
+            FrameError: the frame says that it is longer than `max_bytes`.
+        """
+        while (payload := self._take(max_bytes)) is None:
+            self._fill(deadline)
+        return payload
+
+    def _take(self, max_bytes: int) -> bytes | None:
+        """Returns a payload if a whole frame has been received."""
+        if len(self._received) < HEADER.size:
+            return None
+        (length,) = HEADER.unpack_from(self._received)
+        if length > max_bytes:
+            raise FrameError(f"expected a frame of at most {max_bytes} bytes, got {length}")
+        end = HEADER.size + length
+        if len(self._received) < end:
+            return None
+        payload = bytes(self._received[HEADER.size : end])
+        del self._received[:end]
+        return payload
+
+    def _fill(self, deadline: float | None) -> None:
+        while True:
+            try:
+                data = os.read(self.read_fd, CONTROL_BYTES)
+            except BlockingIOError:
+                _wait(self.read_fd, select.POLLIN, deadline)
+                continue
+            if not data:
+                raise EndOfStreamError("the other side closed the pipe")
+            self._received += data
+            return
+
+    def receive_ready(self, max_bytes: int = CONTROL_BYTES) -> bytes | None:
+        """Returns the payload of the next frame, or None where it is not there yet.
+
+        Raises:
+            EndOfStreamError: the other side is gone.
+            FrameError: the frame says that it is longer than `max_bytes`.
+        """
+        if (payload := self._take(max_bytes)) is not None:
+            return payload
+        try:
+            data = os.read(self.read_fd, CONTROL_BYTES)
+        except BlockingIOError:
+            return None
+        if not data:
+            raise EndOfStreamError("the other side closed the pipe")
+        self._received += data
+        return self._take(max_bytes)
+
+    def take_exactly(self, expected: bytes) -> bool:
+        """Takes the next frame if it has come and is `expected`, header included.
+
+        The hot path: one read and one comparison, no decoding. Where it returns False nothing
+        was lost; `receive` gives whatever there is.
+
+        Raises:
+            EndOfStreamError: the other side is gone.
+        """
+        if not self._received:
+            try:
+                data = os.read(self.read_fd, CONTROL_BYTES)
+            except BlockingIOError:
+                return False
+            if data == expected:
+                return True
+            if not data:
+                raise EndOfStreamError("the other side closed the pipe")
+            self._received += data
+        return False
+
+
+def _wait(fd: int, event: int, deadline: float | None) -> None:
+    """Waits until `fd` is ready, or raises `DeadlineError`."""
+    poll = select.poll()
+    poll.register(fd, event)
+    if deadline is None:
+        poll.poll()
+        return
+    remaining_ms = max(0.0, (deadline - time.monotonic()) * 1000)
+    if not poll.poll(remaining_ms):
+        raise DeadlineError("the deadline passed")

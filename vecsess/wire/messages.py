@@ -1,0 +1,265 @@
+"""The protocol on one screen: one frozen dataclass per message, validated on receipt.
+
+A message is a msgpack array `[kind, field, ...]`, its fields in the order below. Every command
+carries a sequence number that its reply echoes. What does not fit a field's type is a
+`FrameError`; nothing here reads a clock, a pipe or shared memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, TypeVar
+
+import msgpack
+
+from vecsess.wire.channel import frame
+from vecsess.wire.values import FrameError, pack_value, unpack_value
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message; `KIND` is its first element on the wire."""
+
+    KIND: ClassVar[int]
+
+
+# --- manager to worker: one command at a time, each answered by exactly one reply ----------------
+
+
+@dataclass(frozen=True, slots=True)
+class Start(Message):
+    """Build the environments `first_env .. first_env + rows` from `source`; answered `Described`."""
+
+    KIND: ClassVar[int] = 1
+    seq: int
+    first_env: int
+    rows: int
+    source: bytes  # cloudpickle; the one direction in which code travels
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Attach(Message):
+    """The slab has its final size now: map it; answered `Done`."""
+
+    KIND: ClassVar[int] = 2
+    seq: int
+    rows: int
+    stride_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reset(Message):
+    """Reset these rows, each with its seed; `options` is a pickle; answered `Done`."""
+
+    KIND: ClassVar[int] = 3
+    seq: int
+    rows: list[int]
+    seeds: list[int | None]
+    options: bytes
+    infos: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step(Message):
+    """Step every row with the actions in the slab; answered `Done`."""
+
+    KIND: ClassVar[int] = 4
+    seq: int
+    infos: int  # 0 none, 1 final ones only, 2 all
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Message):
+    """`verb` is "call", "get" or "set"; arguments is a pickle; answered `Done`."""
+
+    KIND: ClassVar[int] = 5
+    seq: int
+    rows: list[int]
+    verb: str
+    name: str
+    arguments: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Replay(Message):
+    """Bring one row back: `script` is a list of logged commands; answered `Replayed`."""
+
+    KIND: ClassVar[int] = 6
+    seq: int
+    row: int
+    script: list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Close(Message):
+    """Close the environments and end; answered `Done`."""
+
+    KIND: ClassVar[int] = 7
+    seq: int
+
+
+# --- worker to manager ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Described(Message):
+    """What the worker built: one entry a row in `spaces`, plain data as in wire/spaces.py."""
+
+    KIND: ClassVar[int] = 33
+    seq: int
+    spaces: list[Any]  # [[observation, action], ...], one pair a row
+    spec: str  # EnvSpec as JSON, "" without one
+    metadata: dict[str, Any]
+    render_mode: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Message):
+    """The command was carried out; per row what does not go through the slab."""
+
+    KIND: ClassVar[int] = 34
+    seq: int
+    values: list[Any]  # [[row, what, msgpack], ...]; what: "info", "final_info", "result", ...
+    failures: list[Any]  # [[row, kind, type or field, message, traceback], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed(Message):
+    """The row was replayed: 8 bytes of checksum a step; the last commands' values as in `Done`."""
+
+    KIND: ClassVar[int] = 35
+    seq: int
+    checksums: bytes
+    values: list[Any]
+    failures: list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Message):
+    """The command as a whole failed, for instance the constructor of an environment."""
+
+    KIND: ClassVar[int] = 36
+    seq: int
+    row: int
+    type: str
+    message: str
+    traceback: str
+
+
+# --- manager to fork server, over a socket; the first three come with descriptors ----------------
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare(Message):
+    """Put these on `sys.path`, change directory, import these modules."""
+
+    KIND: ClassVar[int] = 65
+    path: list[str]
+    directory: str
+    modules: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn(Message):
+    """Start a worker; with it come command pipe, reply pipe and slab."""
+
+    KIND: ClassVar[int] = 66
+    worker: int
+    generation: int
+    method: str  # "fork" or "spawn"
+
+
+@dataclass(frozen=True, slots=True)
+class Kill(Message):
+    """End a worker with SIGKILL, its process group and its grandchildren."""
+
+    KIND: ClassVar[int] = 67
+    worker: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned(Message):
+    """The worker runs; with it comes its pidfd."""
+
+    KIND: ClassVar[int] = 97
+    worker: int
+    generation: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exited(Message):
+    """The worker was reaped, and so were all that it started; `status` as from `os.waitpid`."""
+
+    KIND: ClassVar[int] = 98
+    worker: int
+    generation: int
+    pid: int
+    status: int
+    stderr: str
+
+
+COMMANDS = (Start, Attach, Reset, Step, Call, Replay, Close)
+REPLIES = (Described, Done, Replayed, Failed)
+SERVER_COMMANDS = (Prepare, Spawn, Kill)
+SERVER_REPLIES = (Spawned, Exited)
+
+_CHECKS: Mapping[str, Callable[[Any], bool]] = {
+    "int": lambda value: type(value) is int,
+    "str": lambda value: type(value) is str,
+    "bytes": lambda value: type(value) is bytes,
+    "list[Any]": lambda value: type(value) is list,
+    "list[int]": lambda value: type(value) is list and all(type(x) is int for x in value),
+    "list[str]": lambda value: type(value) is list and all(type(x) is str for x in value),
+    "list[int | None]": lambda value: (
+        type(value) is list and all(x is None or type(x) is int for x in value)
+    ),
+    "dict[str, Any]": lambda value: type(value) is dict and all(type(key) is str for key in value),
+}
+_FIELDS = {
+    kind.KIND: (kind, [(field.name, str(field.type)) for field in fields(kind)])
+    for kind in COMMANDS + REPLIES + SERVER_COMMANDS + SERVER_REPLIES
+}
+
+M = TypeVar("M", bound=Message)
+
+
+def acknowledgement(seq: int) -> bytes:
+    """Returns the frame of the plainest reply, `Done` with nothing in it, ready to be compared."""
+    return frame(msgpack.packb((Done.KIND, seq, (), ())))
+
+
+def step_command(seq: int, infos: int) -> bytes:
+    """Returns the frame of a `Step`; the same bytes go to every worker."""
+    return frame(msgpack.packb((Step.KIND, seq, infos)))
+
+
+def encode(message: Message) -> bytes:
+    """Returns the message as msgpack, without a length prefix."""
+    _, names = _FIELDS[message.KIND]
+    return pack_value([message.KIND, *(getattr(message, name) for name, _ in names)])
+
+
+def decode(payload: bytes | memoryview, allowed: tuple[type[M], ...]) -> M:
+    """Returns the message in `payload`, every field of the type that its class declares.
+
+    Raises:
+        FrameError: not msgpack, not one of the kinds allowed here, or a field of another type.
+    """
+    items = unpack_value(payload)
+    if type(items) is not list or not items or type(items[0]) is not int:
+        raise FrameError(f"expected an array that begins with a kind, got {type(items).__name__}")
+    kind, names = _FIELDS.get(items[0], (None, []))
+    if kind is None or kind not in allowed:
+        raise FrameError(f"expected one of {[k.__name__ for k in allowed]}, got kind {items[0]}")
+    if len(items) != len(names) + 1:
+        raise FrameError(f"{kind.__name__}: expected {len(names)} fields, got {len(items) - 1}")
+    for value, (name, annotation) in zip(items[1:], names, strict=True):
+        if not _CHECKS[annotation](value):
+            raise FrameError(
+                f"{kind.__name__}.{name}: expected {annotation}, got {type(value).__name__}"
+            )
+    return kind(*items[1:])  # type: ignore[return-value]  # `kind in allowed` was just checked

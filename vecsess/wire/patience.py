@@ -1,0 +1,47 @@
+"""How to wait for a hint in shared memory: spin as long as recent waits say that it pays."""
+
+from __future__ import annotations
+
+import os
+from time import perf_counter_ns
+
+SPIN_NS = 200_000
+
+
+class Patience:
+    """Decides, for one kind of wait, between spinning and blocking.
+
+    A wait that ends within the budget costs less by spinning with `sched_yield` than by sleeping
+    in the kernel and being woken. One that takes longer only burns the core, so after a long wait
+    the next is not spun for, until waits are short again.
+
+    Args:
+        spin_ns: the budget; 0 never spins, as is right with more processes than cores.
+    """
+
+    __slots__ = ("_began", "_budget", "spin_ns")
+
+    def __init__(self, spin_ns: int) -> None:
+        self.spin_ns = spin_ns
+        self._budget = spin_ns
+        self._began = 0
+
+    def spin(self, hint: memoryview, seen: int) -> bool:
+        """Returns True as soon as `hint[0]` is not `seen`, False when it is better to sleep."""
+        began = self._began = perf_counter_ns()
+        if hint[0] != seen:
+            return True
+        if not self._budget:
+            return False
+        until = began + self._budget
+        sched_yield = os.sched_yield
+        while hint[0] == seen:
+            sched_yield()
+            if perf_counter_ns() > until:
+                return False
+        return True
+
+    def over(self) -> None:
+        """Learns how long the wait took that `spin` began."""
+        short = perf_counter_ns() - self._began < self.spin_ns
+        self._budget = self.spin_ns if short else 0

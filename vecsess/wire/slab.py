@@ -1,0 +1,217 @@
+"""The shared memory: one sealed memfd per worker and generation, and the layout of its rows.
+
+A worker's range begins with a header of hints, each on a cache line of its own, then come its
+rows. A row is one record, so that one checksum covers it and a worker touches few cache lines:
+
+    [ observation | reward | flags ][ final observation ][ RNG state ] ... [ actions ]
+      `words`: what a checksum sees    `final_words`
+
+The manager maps all ranges side by side into one reservation, so a field is one strided array
+`[workers, rows, *shape]` over all of them. Hints only save time: what counts came by pipe.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import mmap
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vecsess.wire.spaces import Leaf, Space, leaves_of
+
+Array = npt.NDArray[Any]
+
+LINE = 64
+COMMAND, REPLY, RUNNING, BUSY = 0, 1, 2, 3  # the header's words, a cache line each
+HEADER_BYTES = 4 * LINE + 64 * 8  # the hints, then the histogram of step times
+RNG_WORDS = 6  # a flag, then PCG64's state, its increment and its spare 32 bits
+
+_ADD_SEALS, _GET_SEALS = 1033, 1034
+_SEALS = 0x1 | 0x2 | 0x4  # seal, shrink, grow
+_MAP_FIXED = 0x10
+
+
+def _aligned(offset: int, to: int = 8) -> int:
+    return -(-offset // to) * to
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """The fields of some ranges, each `[workers, rows, *shape]`, hints `[workers]`."""
+
+    command: Array  # uint64: the number of the last command sent
+    reply: Array  # uint64: the number of the last command answered
+    running: Array  # int64: the row whose environment is being called, -1 between calls
+    busy: Array  # int64: how many environment calls were begun; shows that a worker moves on
+    histogram: Array  # [workers, 64] uint64: locksteps by log2 of their nanoseconds
+    observations: list[Array]
+    rewards: Array  # float64
+    terminated: Array  # uint8, not bool: whatever a worker writes there is still a valid byte
+    truncated: Array
+    finals: list[Array]
+    rng: Array  # [workers, rows, RNG_WORDS] uint64
+    words: Array  # uint64: observation, reward and flags, for the checksum
+    final_words: Array
+    actions: list[Array]
+
+
+class Layout:
+    """Where each field of a worker's range lies; both sides compute the same one.
+
+    Args:
+        observation_space: the space of one environment's observation.
+        action_space: the space of one environment's action.
+        rows: how many environments the largest worker holds.
+    """
+
+    def __init__(self, observation_space: Space, action_space: Space, rows: int) -> None:
+        self.rows = rows
+        self.observations = list(leaves_of(observation_space))
+        self.actions = list(leaves_of(action_space))
+        self._observation_offsets, end = _place(self.observations, 0)
+        self._reward = _aligned(end)
+        self._flags = self._reward + 8
+        self._span = _aligned(self._flags + 2)  # a checksum covers this much
+        self._final_offsets, end = _place(self.observations, self._span)
+        self._final_end = _aligned(end)
+        self._rng = self._final_end
+        self.row_bytes = _aligned(self._rng + RNG_WORDS * 8, LINE)
+        self._action_offsets, self.action_bytes = _place(self.actions, 0)
+        self._action_base = HEADER_BYTES + rows * self.row_bytes
+        self.stride_bytes = _aligned(
+            self._action_base + rows * _aligned(self.action_bytes), mmap.PAGESIZE
+        )
+
+    def views(self, buffer: Any, workers: int = 1) -> Views:
+        """Returns the fields of `workers` ranges that lie side by side in `buffer`."""
+        word, byte = np.dtype(np.uint64), np.dtype(np.uint8)
+        leaf = _View(buffer, workers, self.stride_bytes)
+        rows, action_rows = (self.rows, self.row_bytes), (self.rows, _aligned(self.action_bytes))
+
+        def row(offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+            return leaf.field(HEADER_BYTES + offset, rows, shape, dtype)
+
+        def leaves(offsets: list[int]) -> list[Array]:
+            pairs = zip(offsets, self.observations, strict=True)
+            return [row(offset, part.shape, part.dtype) for offset, part in pairs]
+
+        return Views(
+            command=leaf.hint(COMMAND, word),
+            reply=leaf.hint(REPLY, word),
+            running=leaf.hint(RUNNING, np.dtype(np.int64)),
+            busy=leaf.hint(BUSY, np.dtype(np.int64)),
+            histogram=leaf.field(4 * LINE, (64, 8), (), word),
+            observations=leaves(self._observation_offsets),
+            rewards=row(self._reward, (), np.dtype(np.float64)),
+            terminated=row(self._flags, (), byte),
+            truncated=row(self._flags + 1, (), byte),
+            finals=leaves(self._final_offsets),
+            rng=row(self._rng, (RNG_WORDS,), word),
+            words=row(0, (self._span // 8,), word),
+            final_words=row(self._span, ((self._final_end - self._span) // 8,), word),
+            actions=[
+                leaf.field(self._action_base + offset, action_rows, part.shape, part.dtype)
+                for offset, part in zip(self._action_offsets, self.actions, strict=True)
+            ],
+        )
+
+
+def _place(leaves: list[Leaf], start: int) -> tuple[list[int], int]:
+    """Returns each leaf's offset, aligned for its dtype, and where the last one ends."""
+    offsets, end = [], start
+    for leaf in leaves:
+        offset = _aligned(end, leaf.dtype.alignment)
+        offsets.append(offset)
+        end = offset + leaf.size_bytes
+    return offsets, end
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """Cuts strided arrays out of a buffer."""
+
+    buffer: Any
+    workers: int
+    stride_bytes: int
+
+    def hint(self, line: int, dtype: np.dtype[Any]) -> Array:
+        strides = (self.stride_bytes,)
+        return np.ndarray((self.workers,), dtype, self.buffer, line * LINE, strides)
+
+    def field(
+        self, offset: int, rows: tuple[int, int], shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> Array:
+        """Returns `[workers, rows, *shape]`; `rows` is how many, and the bytes between them."""
+        count, row_bytes = rows
+        inner = np.empty(shape, dtype).strides
+        strides = (self.stride_bytes, row_bytes, *inner)
+        return np.ndarray((self.workers, count, *shape), dtype, self.buffer, offset, strides)
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+
+def create_memfd(name: str) -> int:
+    """Returns a memfd of size 0 that can be sealed: no name on disk, freed with its last user."""
+    return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+
+def seal(fd: int, size: int) -> None:
+    """Gives the memfd its final size; a worker that cut it would kill the manager by SIGBUS.
+
+    Raises:
+        ValueError: somebody else changed the size or sealed it first.
+    """
+    try:
+        os.ftruncate(fd, size)
+        fcntl.fcntl(fd, _ADD_SEALS, _SEALS)
+    except PermissionError as error:
+        raise ValueError("the worker sealed its shared memory before it was asked to") from error
+    if os.fstat(fd).st_size != size or fcntl.fcntl(fd, _GET_SEALS) != _SEALS:
+        raise ValueError("the worker changed its shared memory while it started")
+
+
+class Slab:
+    """The manager's map of all ranges, side by side; also the worker-less one of `workers=0`.
+
+    The reservation is freed when the last array into it is gone, so that a view which outlives
+    the session reads old bytes instead of ending the process.
+    """
+
+    def __init__(self, layout: Layout, workers: int) -> None:
+        size = layout.stride_bytes * workers
+        self._reservation = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._stride_bytes = layout.stride_bytes
+        self.views = layout.views(self._reservation, workers)
+
+    def attach(self, worker: int, fd: int) -> None:
+        """Maps a worker's memfd over its range, in place of its predecessor's."""
+        base = np.frombuffer(self._reservation, np.uint8).ctypes.data
+        address = base + worker * self._stride_bytes
+        protection = mmap.PROT_READ | mmap.PROT_WRITE
+        flags = mmap.MAP_SHARED | _MAP_FIXED
+        if _LIBC.mmap(address, self._stride_bytes, protection, flags, fd, 0) != address:
+            code = ctypes.get_errno()
+            raise OSError(code, f"can't map {self._stride_bytes} bytes: {os.strerror(code)}")
+
+
+def _load_libc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_long,
+    ]
+    return libc
+
+
+_LIBC = _load_libc()

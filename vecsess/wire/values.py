@@ -1,0 +1,105 @@
+"""Plain data on the wire: what an info may hold, as msgpack, and nothing that is code.
+
+None, bool, int, float, str, bytes, lists, tuples and dicts as they are; NumPy arrays and scalars
+as extensions whose dtype and size are checked before an array is made.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import numpy as np
+
+ARRAY, SCALAR, TUPLE = 1, 2, 3
+MAX_NDIM = 8
+_KINDS = frozenset("biufcSU")  # bool, integers, floats, complex, bytes, text: no objects
+
+
+class FrameError(ValueError):
+    """A frame that does not hold what the protocol allows there."""
+
+
+def _encode(value: Any) -> msgpack.ExtType:
+    """Turns what msgpack does not know into an extension; `TypeError` where that is impossible."""
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in _KINDS:
+        code = ARRAY if isinstance(value, np.ndarray) else SCALAR
+        if not value.dtype.itemsize:  # an empty text: NumPy pads it to one character anyway
+            value = value.astype(f"{value.dtype.kind}1")
+        parts = [value.dtype.str, list(value.shape), value.tobytes()]
+        return msgpack.ExtType(code, msgpack.packb(parts))
+    if type(value) is tuple:
+        return msgpack.ExtType(TUPLE, pack_value(list(value)))
+    raise TypeError(f"can't send a {type(value).__module__}.{type(value).__qualname__}")
+
+
+def pack_value(value: Any) -> bytes:
+    """Returns `value` as msgpack.
+
+    Raises:
+        TypeError: it holds an object that is not plain data.
+        ValueError: it is nested too deeply, or holds an integer of more than 64 bits.
+    """
+    try:
+        return msgpack.packb(value, default=_encode, strict_types=True)  # type: ignore[no-any-return]
+    except OverflowError as error:
+        raise ValueError(f"can't send an integer of more than 64 bits: {error}") from error
+
+
+def _decode(code: int, data: bytes) -> Any:
+    if code == TUPLE:
+        items = unpack_value(data)
+        if type(items) is not list:
+            raise FrameError("a tuple must hold a list")
+        return tuple(items)
+    if code not in (ARRAY, SCALAR):
+        raise FrameError(f"unknown extension {code}")
+    parts = _unpack(data)
+    if type(parts) is not list or [type(part) for part in parts] != [str, list, bytes]:
+        raise FrameError("an array must be [dtype, shape, bytes]")
+    array = array_from(*parts)
+    return array if code == ARRAY else array[()]
+
+
+def array_from(dtype_text: str, shape: list[Any], data: bytes) -> np.ndarray[Any, Any]:
+    """Returns a writeable array made from untrusted parts.
+
+    Raises:
+        FrameError: an unknown dtype, a bad shape, or bytes that do not fill it exactly.
+    """
+    try:
+        dtype = np.dtype(dtype_text)
+    except (TypeError, ValueError, SyntaxError) as error:
+        raise FrameError(f"unknown dtype {dtype_text!r}") from error
+    if dtype.kind not in _KINDS or not dtype.itemsize or dtype.subdtype is not None:
+        raise FrameError(f"dtype {dtype_text!r} is not allowed")
+    # A side beside a 0 takes no bytes, so it needs a bound of its own.
+    sides_fit = all(type(side) is int and 0 <= side <= max(len(data), 65536) for side in shape)
+    if not sides_fit or len(shape) > MAX_NDIM:
+        raise FrameError(f"bad shape {shape!r}")
+    count = 1
+    for side in shape:
+        count *= side
+    if count * dtype.itemsize != len(data):
+        raise FrameError(f"{len(data)} bytes do not fill {shape} of {dtype}")
+    if not data:
+        return np.empty(shape, dtype)
+    return np.frombuffer(data, dtype).reshape(shape).copy()
+
+
+def _unpack(data: bytes | memoryview, **options: Any) -> Any:
+    try:
+        return msgpack.unpackb(data, **options)
+    except (ValueError, TypeError, RecursionError, msgpack.exceptions.BufferFull) as error:
+        if isinstance(error, FrameError):
+            raise
+        raise FrameError(f"not valid msgpack: {error}") from error
+
+
+def unpack_value(data: bytes | memoryview) -> Any:
+    """Returns what `pack_value` packed; the lengths in it are bounded by `len(data)`.
+
+    Raises:
+        FrameError: the bytes are not msgpack, or hold an array that does not fit its shape.
+    """
+    return _unpack(data, strict_map_key=False, ext_hook=_decode)

@@ -1,0 +1,309 @@
+"""The fork server: imports what the environments need once, then forks each worker from it.
+
+One thread, one loop over `poll`. It starts workers, keeps their stderr from filling up, reaps
+them, ends what they left behind, and ends itself and everything below it with the manager.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import ctypes
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import sys
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vecsess.wire.channel import Channel
+from vecsess.wire.messages import (
+    SERVER_COMMANDS,
+    Exited,
+    Kill,
+    Message,
+    Prepare,
+    Spawn,
+    Spawned,
+    decode,
+    encode,
+)
+
+PACKET_BYTES = 1 << 17
+TAIL_LINES = 40
+LINE_CHARACTERS = 500
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(slots=True)
+class Child:
+    """A worker, as its parent sees it."""
+
+    worker: int
+    generation: int
+    pid: int
+    pidfd: int
+    stderr_fd: int
+    tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
+    partial: bytes = b""
+
+
+class ForkServer:
+    """Starts, watches and ends workers for one manager.
+
+    Args:
+        connection: a SOCK_SEQPACKET socket to the manager.
+        manager_pid: whose end is this server's end too, even if a copy keeps the socket open.
+    """
+
+    def __init__(self, connection: socket.socket, manager_pid: int) -> None:
+        self._connection = connection
+        self._children: dict[int, Child] = {}  # by pid
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
+        self._manager_fd = os.pidfd_open(manager_pid)
+        self._poll.register(self._manager_fd, select.POLLIN)
+        _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+    def run(self) -> None:
+        """Serves until the manager closes its socket or ends; then ends everything below."""
+        connection_fd = self._connection.fileno()
+        try:
+            while True:
+                ready = {fd for fd, _ in self._poll.poll()}
+                if self._manager_fd in ready:
+                    return
+                self._drain(ready)
+                self._reap(ready)
+                if connection_fd in ready and not self._serve_one():
+                    return
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the manager went while it was being told something
+        finally:
+            self._end_all()
+
+    # --- commands --------------------------------------------------------------------------------
+
+    def _serve_one(self) -> bool:
+        """Carries out one command; False where the manager has closed its end."""
+        data, fds, _, _ = socket.recv_fds(self._connection, PACKET_BYTES, 8)
+        if not data:
+            return False
+        try:
+            match decode(data, SERVER_COMMANDS):
+                case Prepare() as prepare:
+                    _prepare(prepare)
+                case Spawn() as spawn:
+                    self._spawn(spawn, fds)
+                case Kill() as kill:
+                    for child in self._children.values():
+                        if (child.worker, child.generation) == (kill.worker, kill.generation):
+                            _kill_group(child.pid)
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return True
+
+    def _tell(self, message: Message, fds: list[int]) -> None:
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        self._connection.sendmsg([encode(message)], ancillary)
+
+    def _spawn(self, spawn: Spawn, fds: list[int]) -> None:
+        stderr_read, stderr_write = os.pipe()
+        if spawn.method == "fork":
+            gc.freeze()  # what the server has loaded stays shared: no collector writes to it
+            pid = os.fork()
+            if pid == 0:
+                self._become_worker(fds, stderr_read, stderr_write)
+        else:
+            pid = _spawn_worker(fds, stderr_write)
+        os.close(stderr_write)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.setpgid(pid, pid)  # the worker does it too: whoever is first
+        os.set_blocking(stderr_read, False)
+        pidfd = os.pidfd_open(pid)
+        self._children[pid] = Child(spawn.worker, spawn.generation, pid, pidfd, stderr_read)
+        self._poll.register(pidfd, select.POLLIN)
+        self._poll.register(stderr_read, select.POLLIN)
+        self._tell(Spawned(spawn.worker, spawn.generation, pid), [pidfd])
+
+    def _become_worker(self, fds: list[int], stderr_read: int, stderr_write: int) -> None:
+        """Never returns: the forked child serves and ends here."""
+        code = 1
+        try:
+            self._connection.close()
+            for fd in (self._manager_fd, stderr_read):
+                os.close(fd)
+            for child in self._children.values():
+                os.close(child.pidfd)
+                os.close(child.stderr_fd)
+            _redirect(stderr_write)
+            code = run_worker(fds)
+        finally:
+            _leave(code)
+
+    # --- watching --------------------------------------------------------------------------------
+
+    def _drain(self, ready: set[int]) -> None:
+        for child in self._children.values():
+            if child.stderr_fd in ready:
+                _read_stderr(child)
+
+    def _reap(self, ready: set[int]) -> None:
+        for child in [child for child in self._children.values() if child.pidfd in ready]:
+            _, status = os.waitpid(child.pid, 0)
+            _kill_group(child.pid)
+            del self._children[child.pid]
+            self._kill_orphans()
+            _read_stderr(child)
+            for fd in (child.pidfd, child.stderr_fd):
+                self._poll.unregister(fd)
+                os.close(fd)
+            exited = Exited(
+                child.worker, child.generation, child.pid, status, "\n".join(child.tail)
+            )
+            self._tell(exited, [])
+
+    def _kill_orphans(self) -> None:
+        """Ends what a dead worker left behind.
+
+        A worker is a subreaper, so what escaped from its process group stays below it while it
+        lives; whatever arrives here has lost its worker.
+        """
+        while orphans := _children_of_self() - self._children.keys():
+            for pid in orphans:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, 0)
+
+    def _end_all(self) -> None:
+        for pid in self._children:
+            _kill_group(pid)
+        for pid in self._children:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+        self._children.clear()
+        self._kill_orphans()
+
+
+def run_worker(fds: list[int]) -> int:
+    """Makes this process a worker over its command pipe, reply pipe and slab; returns its code."""
+    # Not earlier: the server of a session that spawns never needs numpy or gymnasium.
+    from vecsess.workers.serve import serve
+
+    _bind_to_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    command_fd, reply_fd, slab_fd = fds
+    serve(Channel(command_fd, reply_fd), slab_fd)
+    return 0
+
+
+def _bind_to_parent() -> None:
+    """Lets this process die with the server, in a group of its own, and keep its own orphans."""
+    parent = os.getppid()
+    with contextlib.suppress(PermissionError):
+        os.setpgid(0, 0)
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    if os.getppid() != parent or parent == 1:
+        os._exit(1)  # the server died before it was asked for
+
+
+def _redirect(stderr_fd: int) -> None:
+    """Sends stdout and stderr to the server, so that no `print` can reach a protocol pipe."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(stderr_fd, 1)
+    os.dup2(stderr_fd, 2)
+    os.close(null)
+    os.close(stderr_fd)
+
+
+def _leave(code: int) -> None:
+    """Ends a forked worker without the server's own exit handlers."""
+    kind, error, _ = sys.exc_info()
+    if kind is SystemExit:
+        given = getattr(error, "code", 1)
+        code = given if isinstance(given, int) else int(given is not None)
+    elif error is not None:
+        sys.excepthook(type(error), error, error.__traceback__)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code & 0xFF)
+
+
+def _spawn_worker(fds: list[int], stderr_fd: int) -> int:
+    """Starts a worker with an interpreter of its own; returns its pid."""
+    program = Path(sys.modules["__main__"].__file__ or "").absolute()
+    for fd in fds:
+        os.set_inheritable(fd, True)
+    arguments = [sys.executable, "-P", str(program), "--worker", ",".join(map(str, fds))]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_DUP2, stderr_fd, 1),
+        (os.POSIX_SPAWN_DUP2, stderr_fd, 2),
+    ]
+    pid = os.posix_spawn(
+        sys.executable, arguments, environment, file_actions=actions, setpgroup=0
+    )
+    return pid
+
+
+def _prepare(prepare: Prepare) -> None:
+    """Makes this interpreter look like the manager's: path, directory, modules."""
+    sys.path[:] = prepare.path
+    with contextlib.suppress(OSError):
+        os.chdir(prepare.directory)
+    for module in prepare.modules:
+        try:
+            importlib.import_module(module)
+        except Exception as error:
+            # The worker will import it again and fail with the traceback that its user sees.
+            print(f"vecsess: could not preload {module}: {error!r}", file=sys.stderr)
+
+
+def _kill_group(pid: int) -> None:
+    for kill in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            kill(pid, signal.SIGKILL)
+
+
+def _children_of_self() -> set[int]:
+    text = Path("/proc/self/task", str(os.getpid()), "children").read_text()
+    return {int(pid) for pid in text.split()}
+
+
+def _read_stderr(child: Child) -> None:
+    """Takes what a worker has written, keeps the last lines, and passes all of it on."""
+    while True:
+        try:
+            data = os.read(child.stderr_fd, 1 << 16)
+        except BlockingIOError:
+            return
+        if not data:
+            return
+        *lines, child.partial = (child.partial + data).split(b"\n")
+        if len(child.partial) > LINE_CHARACTERS:
+            lines, child.partial = [*lines, child.partial], b""
+        for line in lines:
+            text = line.decode(errors="replace")[:LINE_CHARACTERS]
+            child.tail.append(text)
+            _pass_on(f"[worker {child.worker}] {text}\n")
+
+
+def _pass_on(text: str) -> None:
+    """Writes to the trainer's stderr, unless nobody reads it: the server must never block."""
+    data = text.encode(errors="replace")[: select.PIPE_BUF]
+    ready = select.poll()
+    ready.register(2, select.POLLOUT)
+    if ready.poll(0):
+        with contextlib.suppress(OSError):
+            os.write(2, data)

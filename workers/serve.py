@@ -1,0 +1,180 @@
+"""The worker's loop: a command comes by pipe, is carried out, its reply goes back by pipe."""
+
+from __future__ import annotations
+
+import mmap
+import random
+import traceback
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+
+from vecsess.wire.channel import VALUE_BYTES, Channel, EndOfStreamError, frame
+from vecsess.wire.messages import (
+    COMMANDS,
+    Attach,
+    Call,
+    Close,
+    Described,
+    Done,
+    Failed,
+    Message,
+    Replay,
+    Reset,
+    Start,
+    Step,
+    acknowledgement,
+    decode,
+    encode,
+)
+from vecsess.wire.patience import Patience
+from vecsess.wire.slab import Layout, Views
+from vecsess.wire.spaces import describe
+from vecsess.wire.values import pack_value
+from vecsess.workers.env_host import EnvHost
+from vecsess.workers.env_source import Env, makers
+from vecsess.workers.replay import replay
+
+
+def serve(channel: Channel, slab_fd: int) -> None:
+    """Serves until `Close`, or until the manager is gone.
+
+    Args:
+        channel: blocking pipes from and to the manager.
+        slab_fd: the memfd of this worker, of size 0 until the manager knows the spaces.
+    """
+    start = _next(channel)
+    assert isinstance(start, Start), "the protocol begins with Start"
+    host = _build(channel, start)
+    if host is None:
+        return
+    attach = _next(channel)
+    assert isinstance(attach, Attach), "a worker that has described itself gets its slab next"
+    views = _attach(host, attach, slab_fd, exact=bool(start.settings["exact"]))
+    channel.send(acknowledgement(attach.seq), None)
+    views.reply[0] = attach.seq
+    try:
+        _loop(channel, host, views, Patience(start.settings["spin_ns"]))
+    except EndOfStreamError:
+        host.close()
+
+
+def _loop(channel: Channel, host: EnvHost, views: Views, patience: Patience) -> None:
+    """One command after the other, in the order of their numbers."""
+    expected, written = memoryview(views.command), memoryview(views.reply)
+    histogram = memoryview(views.histogram[0])
+    seq, rows = written[0], len(host.envs)
+    while True:
+        patience.spin(expected, seq)  # the manager writes to the pipe first, then the hint
+        command = _next(channel)
+        patience.over()
+        began = perf_counter_ns()
+        reply = answer(host, command)
+        seq = command.seq
+        channel.send(reply, None)
+        written[0] = seq
+        if type(command) is Step:
+            histogram[((perf_counter_ns() - began) // rows).bit_length()] += 1
+        elif type(command) is Close:
+            return
+
+
+def answer(host: EnvHost, command: Message) -> bytes:
+    """Carries out a command; returns the frame of its reply."""
+    match command:
+        case Step():
+            values, failures = host.step(command.infos)
+        case Reset():
+            values, failures = host.reset(
+                command.rows, command.seeds, command.options, command.infos
+            )
+        case Call():
+            values, failures = host.call(
+                command.rows, command.verb, command.name, command.arguments
+            )
+        case Replay():
+            return frame(encode(replay(host, command)))
+        case Close():
+            host.close()
+            values, failures = [], []
+        case _:
+            raise AssertionError(f"{type(command).__name__} comes only once, at the start")
+    if host.warnings:
+        values += host.take_warnings()
+    if values or failures:
+        return frame(encode(Done(command.seq, values, failures)))
+    return acknowledgement(command.seq)
+
+
+def _next(channel: Channel) -> Message:
+    return decode(channel.receive(None, VALUE_BYTES), COMMANDS)
+
+
+def _build(channel: Channel, start: Start) -> EnvHost | None:
+    """Builds the environments and describes them; None where that failed, which is said too."""
+    random.seed(start.first_env)
+    np.random.seed(start.first_env)  # noqa: NPY002  # for environments that use the global one
+    settings = start.settings
+    try:
+        host = EnvHost(
+            makers(start.source, start.first_env, start.rows),
+            settings["autoreset_mode"],
+            keep_rng=settings["keep_rng"],
+        )
+        channel.send(frame(encode(describe_host(host, start.seq))), None)
+    except Exception as error:
+        text = "".join(traceback.format_exception(error))
+        row = getattr(error, "row", 0)
+        failed = Failed(start.seq, row, type(error).__name__, str(error)[:4000], text[-16000:])
+        channel.send(frame(encode(failed)), None)
+        return None
+    return host
+
+
+def describe_host(host: EnvHost, seq: int) -> Described:
+    """Returns what the manager must know of these environments before the first reset."""
+    spaces: list[Any] = []
+    first = host.envs[0]
+    for env in host.envs:
+        same = env.observation_space == first.observation_space
+        same = same and env.action_space == first.action_space
+        if spaces and same:
+            spaces.append(None)  # as the first row's
+        else:
+            spaces.append([describe(env.observation_space), describe(env.action_space)])
+    return Described(
+        seq, spaces, _spec_json(first), _plain_metadata(first), first.render_mode or ""
+    )
+
+
+def _spec_json(env: Env) -> str:
+    """Returns the environment's spec as JSON, or "" where it has none that can be written so."""
+    if env.spec is None:
+        return ""
+    try:
+        return env.spec.to_json()
+    except (TypeError, ValueError):
+        return ""
+
+
+def _plain_metadata(env: Env) -> dict[str, Any]:
+    """Returns the part of an environment's metadata that is plain data."""
+    plain = {}
+    for key, value in env.metadata.items():
+        try:
+            pack_value({key: value})
+        except (TypeError, ValueError):
+            continue
+        plain[str(key)] = value
+    return plain
+
+
+def _attach(host: EnvHost, attach: Attach, slab_fd: int, *, exact: bool) -> Views:
+    """Maps the slab and lets the environments write into it."""
+    first = host.envs[0]
+    layout = Layout(first.observation_space, first.action_space, attach.rows)
+    assert layout.stride_bytes == attach.stride_bytes, "both sides compute the same layout"
+    views = layout.views(mmap.mmap(slab_fd, layout.stride_bytes))
+    host.attach(layout, views, exact=exact)
+    return views
