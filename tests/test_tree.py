@@ -45,6 +45,12 @@ def test_copy_into_copies_and_does_not_alias() -> None:
     assert [leaf.max() for leaf in tree.leaves(target)] == [1.0, 1.0, 1.0]
 
 
+@pytest.mark.parametrize("source", [np.zeros(3), np.zeros((1, 3)), np.zeros(2, dtype=np.float32)])
+def test_copy_into_neither_broadcasts_nor_casts(source: tree.Tree) -> None:
+    with pytest.raises(ValueError, match=r"expected an array \[2\] of float64, got"):
+        tree.copy_into({"a": np.zeros(2)}, {"a": source})
+
+
 def test_concatenate_joins_the_first_axis_of_each_leaf() -> None:
     parts = [{"a": np.zeros((1, 2))}, {"a": np.ones((2, 2))}]
     assert tree.concatenate(parts)["a"].tolist() == [[0, 0], [1, 1], [1, 1]]

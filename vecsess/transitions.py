@@ -183,10 +183,10 @@ def _plain(value: Tree, index: int, field: str) -> Any:
 
 def _records(source: str | os.PathLike[str]) -> list[Any]:
     is_text = isinstance(source, str) and source.lstrip().startswith("{")
-    text = str(source) if is_text else Path(source).read_text(encoding="utf-8")
+    data = str(source).encode() if is_text else Path(source).read_bytes()
     try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:  # ValueError: bad syntax, or bad UTF-8
         raise ContractViolation(f"expected JSON, got {error}", field="transitions") from error
     records = document.get("transitions") if isinstance(document, dict) else None
     if not isinstance(records, list):
@@ -218,7 +218,7 @@ class _Reader:
         try:
             return self._read(record)
         except _FieldError as error:
-            raise TransitionError(index, error.field, str(error)) from None
+            raise TransitionError(index, error.field, str(error)) from error
 
     def _read(self, record: Any) -> Transition:
         if not isinstance(record, dict):
@@ -234,7 +234,8 @@ class _Reader:
             terminated=_flag(record["terminated"], "terminated"),
             truncated=_flag(record["truncated"], "truncated"),
         )
-        self._check(transition)
+        with np.errstate(over="ignore"):  # the squares of large numbers, on the way to a verdict
+            self._check(transition)
         return transition
 
     def _check(self, transition: Transition) -> None:
@@ -315,13 +316,14 @@ def _array(leaf: Leaf, plain: Any, field: str) -> NDArray[Any]:
     _flatten(plain, leaf.shape, field, numbers)
     kind = leaf.dtype.kind
     for number in numbers:
-        # By type, as a bool is an int; json reads NaN and 1e999 as floats.
-        if type(number) not in _ACCEPTED[kind] or not math.isfinite(number):
+        # By type, as a bool is an int; and json reads NaN, Infinity and 1e999 as floats.
+        infinite = type(number) is float and not math.isfinite(number)
+        if type(number) not in _ACCEPTED[kind] or infinite:
             raise _FieldError(field, f"expected {_WORDS[kind]}, got {_told(number)}")
     try:
         with np.errstate(over="raise"):
-            array = np.array(numbers).astype(leaf.dtype) if kind == "f" else None
-            return (np.array(numbers, leaf.dtype) if array is None else array).reshape(leaf.shape)
+            wide = np.dtype(np.float64) if kind == "f" else leaf.dtype
+            return np.array(numbers, wide).astype(leaf.dtype).reshape(leaf.shape)
     except (OverflowError, FloatingPointError) as error:
         raise _FieldError(field, f"expected numbers that fit {leaf.dtype}: {error}") from error
 
