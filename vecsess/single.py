@@ -7,7 +7,6 @@ from typing import Any, Generic, TypeVar
 
 import gymnasium
 import numpy as np
-from numpy.typing import NDArray
 
 from vecsess import tree
 from vecsess.contract import Transition
@@ -58,10 +57,6 @@ class SingleLockstep(Generic[Session]):
         session: Session | None = None,
     ) -> None:
         self.single_action_space = action_space
-        self.noise_seed = 0
-        self.noise_counter = 0
-        self.episode_returns: NDArray[np.float64] = np.zeros(1)
-        self.episode_lengths: NDArray[np.int64] = np.zeros(1, dtype=np.int64)
         self._start, self._observe, self._step_checked = start, observe, step_checked
         self._cast_observation = cast_observation
         self._cast_reward = cast_reward
@@ -75,8 +70,6 @@ class SingleLockstep(Generic[Session]):
     def start(self, seed: int | None = None) -> Tree:
         """Starts the session; returns its observation, `[1, *obs]`."""
         self._session = self._start(seed)
-        self.episode_returns[:] = 0.0
-        self.episode_lengths[:] = 0
         return self.observe()
 
     def observe(self) -> Tree:

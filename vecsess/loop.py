@@ -1,0 +1,247 @@
+"""The collection loop: fills a `Rollout` from anything that steps N environments together.
+
+It asks the policy once a lockstep. The values `V(s_{t+1})` are the next lockstep's, so that only
+the last row and the final observations cost a forward pass more each.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from vecsess import tree
+from vecsess.policies import Decision, Policy, as_policy
+from vecsess.rollout import Episode, Finals, Rollout, StepRows, reuse_or_allocate
+from vecsess.sampling import uniform_noise
+from vecsess.tree import Tree
+
+# Noise is made for many locksteps at once, as long as it stays small: 1 MiB of float64.
+_NOISE_BLOCK = 2**17
+
+
+class LockstepSource(Protocol):
+    """What the loop needs of a source of experience: N environments, stepped together.
+
+    Attributes:
+        num_envs: `N`.
+        single_action_space: of one environment.
+        started: False before the first reset.
+    """
+
+    num_envs: int
+    single_action_space: gymnasium.Space[Any]
+
+    @property
+    def started(self) -> bool: ...  # noqa: D102
+
+    def start(self, seed: int | None = None) -> Tree:
+        """Resets every environment; returns `[N, *obs]`."""
+        ...
+
+    def observe(self) -> Tree:
+        """Returns what to act on, `[N, *obs]`."""
+        ...
+
+    def step_into(self, actions: Tree, rows: StepRows) -> Finals | None:
+        """Steps all with same-step auto-reset, fills `rows`; returns the finals, if any."""
+        ...
+
+
+class Books(Protocol):
+    """What a session remembers from one rollout to the next.
+
+    Attributes:
+        noise_seed: of the session's own noise stream.
+        noise_counter: number of the next lockstep in that stream.
+        episode_returns: `[N]` float64, so far, of the episodes under way.
+        episode_lengths: `[N]` int64, so far; 0 right after a reset.
+    """
+
+    noise_seed: int
+    noise_counter: int
+    episode_returns: NDArray[np.float64]
+    episode_lengths: NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class SingleBooks:
+    """The `Books` of a session of one environment."""
+
+    noise_seed: int = field(default_factory=lambda: secrets.randbits(63))
+    noise_counter: int = 0
+    episode_returns: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
+    episode_lengths: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
+
+
+def fill_rollout(
+    source: LockstepSource,
+    books: Books,
+    policy: Any,
+    horizon: int,
+    seed: int | None,
+    counter: int | None,
+    out: Rollout | None,
+) -> Rollout:
+    """Fills a rollout; see `collect_rollout` for the arguments."""
+    if horizon <= 0:
+        raise ValueError(f"expected a positive horizon (locksteps to collect), got {horizon!r}")
+    actor = as_policy(policy, source.single_action_space)
+    observations = _begin(source, books, seed, counter)
+    noise = _noise_stream(source, books, horizon, actor.noise_size)
+    envs = np.arange(source.num_envs)
+    start = books.episode_lengths == 0
+    decision = actor.act(observations, noise=next(noise), episode_start=start, envs=envs)
+
+    rollout = _rollout_for(source, horizon, observations, decision, out)
+    tree.copy_into(tree.row(rollout.observations, 0), observations)
+    rollout.episode_start[...] = False
+    rollout.episode_start[0] = start
+    ended = _Ended(books)
+    for t, rows in enumerate(rollout.step_rows()):
+        if t:
+            decision = actor.act(
+                tree.row(rollout.observations, t),
+                noise=next(noise),
+                episode_start=rollout.episode_start[t],
+                envs=envs,
+            )
+        actions = _store(rollout, t, decision)
+        finals = source.step_into(actions, rows)
+        ended.count(rows)
+        if finals is not None:
+            ended.add(t, rows, finals)
+            rollout.episode_start[t + 1 : t + 2, finals.envs] = True  # no row after the last
+    rollout.counter = books.noise_counter
+    _finish(rollout, actor, ended)
+    return rollout
+
+
+def _begin(source: LockstepSource, books: Books, seed: int | None, counter: int | None) -> Tree:
+    """Chooses the noise stream, and starts the source where that has not been done."""
+    if seed is not None:
+        books.noise_seed, books.noise_counter = seed, 0
+    if counter is not None:
+        books.noise_counter = counter
+    if source.started:
+        return source.observe()
+    observations = source.start(seed)
+    books.episode_returns[:] = 0.0
+    books.episode_lengths[:] = 0
+    return observations
+
+
+def _noise_stream(
+    source: LockstepSource, books: Books, horizon: int, noise_size: int
+) -> Iterator[NDArray[np.float64]]:
+    """Yields the noise of one lockstep after another, `[N, noise_size]`."""
+    seed, counter, envs = books.noise_seed, books.noise_counter, np.arange(source.num_envs)
+    block = max(1, _NOISE_BLOCK // max(1, noise_size * len(envs)))
+    for begin in range(0, horizon, block):
+        steps = min(block, horizon - begin)
+        yield from uniform_noise(seed, counter + begin, envs, noise_size, steps)
+
+
+def _rollout_for(
+    source: LockstepSource, horizon: int, observations: Tree, decision: Any, out: Rollout | None
+) -> Rollout:
+    """Returns `out`, or a new rollout, in the dtypes in which the policy answers."""
+    if not isinstance(decision, tuple) or len(decision) != 3:
+        raise TypeError(
+            "expected the policy's act to return (actions, log_probs, values), "
+            f"got {type(decision).__name__}"
+        )
+    _, log_probs, values = map(np.asarray, decision)
+    for name, array in (("log_probs", log_probs), ("values", values)):
+        if array.dtype.kind != "f":
+            raise TypeError(f"expected floating-point {name} from the policy, got {array.dtype}")
+    fresh = Rollout.empty(
+        horizon,
+        source.num_envs,
+        tree.row(observations, 0),
+        source.single_action_space,
+        log_prob_dtype=log_probs.dtype,
+        value_dtype=values.dtype,
+    )
+    rollout = reuse_or_allocate(out, fresh)
+    rollout.action_space = source.single_action_space
+    return rollout
+
+
+def _store(rollout: Rollout, t: int, decision: Decision) -> Tree:
+    """Stores a decision in row `t`; returns the actions as they were stored."""
+    actions, log_probs, values = decision
+    row = tree.row(rollout.actions, t)
+    if isinstance(row, np.ndarray):
+        _put("actions", actions, row)
+    else:
+        tree.map_leaves(lambda part, given: _put("actions", given, part), row, actions)
+    _put("log_probs", log_probs, rollout.log_probs[t])
+    _put("values", values, rollout.values[t])
+    return row
+
+
+def _put(name: str, given: Any, row: NDArray[Any]) -> None:
+    """Copies what the policy gave, where that is no broadcast and loses nothing."""
+    array = np.asarray(given)
+    if array.shape != row.shape:
+        raise ValueError(
+            f"expected {name} of shape {list(row.shape)} from the policy, got {list(array.shape)}"
+        )
+    if array.dtype != row.dtype and not np.can_cast(array.dtype, row.dtype):
+        raise TypeError(
+            f"expected {name} of dtype {row.dtype} from the policy, got {array.dtype}: cast it "
+            "there, so that log-probabilities are those of the actions that are taken"
+        )
+    row[...] = array
+
+
+class _Ended:
+    """Keeps the books while a rollout is filled, and the episodes that end in it."""
+
+    def __init__(self, books: Books) -> None:
+        self.books = books
+        self.steps: list[int] = []
+        self.finals: list[Finals] = []
+        self.episodes: list[Episode] = []
+
+    def count(self, rows: StepRows) -> None:
+        self.books.noise_counter += 1
+        self.books.episode_returns += rows.rewards
+        self.books.episode_lengths += 1
+
+    def add(self, t: int, rows: StepRows, finals: Finals) -> None:
+        returns, lengths = self.books.episode_returns, self.books.episode_lengths
+        self.steps.append(t)
+        self.finals.append(finals)
+        for env in finals.envs.tolist():
+            if rows.valid[env]:  # else it did not end, it was lost
+                self.episodes.append(Episode(float(returns[env]), int(lengths[env]), env, t))
+        returns[finals.envs] = 0.0
+        lengths[finals.envs] = 0
+
+
+def _finish(rollout: Rollout, actor: Policy, ended: _Ended) -> None:
+    """Adds what is known only after the last lockstep."""
+    rollout.episodes = ended.episodes
+    rollout.next_values[:-1] = rollout.values[1:]
+    last = actor.value(rollout.last_observations, envs=np.arange(rollout.num_envs))
+    _put("values", last, rollout.next_values[-1])
+    counts = [len(finals.envs) for finals in ended.finals]
+    rollout.final_steps = np.repeat(np.array(ended.steps, dtype=np.int64), counts)
+    if not counts:
+        rollout.final_envs = np.zeros(0, dtype=np.int64)
+        none = tree.row(rollout.last_observations, slice(0, 0))
+        rollout.final_observations = tree.map_leaves(np.copy, none)
+        return
+    rollout.final_envs = np.concatenate([finals.envs for finals in ended.finals])
+    rollout.final_observations = tree.concatenate([finals.observations for finals in ended.finals])
+    values = np.empty(len(rollout.final_envs), dtype=rollout.values.dtype)
+    given = actor.value(rollout.final_observations, envs=rollout.final_envs)
+    _put("values", given, values)
+    rollout.next_values[rollout.final_steps, rollout.final_envs] = values
