@@ -18,7 +18,7 @@ from vecsess.wire.slab import Layout, Views
 from vecsess.wire.spaces import Form, FormError, Space
 from vecsess.wire.values import pack_value
 from vecsess.workers.env_source import Env, Maker, build
-from vecsess.workers.rng_state import save_rng
+from vecsess.workers.rng_state import Words, load_rng, save_rng
 
 NO_INFOS, FINAL_INFOS, ALL_INFOS = 0, 1, 2
 MAX_TRACEBACK = 16_000
@@ -39,10 +39,11 @@ class EnvHost:
 
     def __init__(self, makers: Iterable[Maker], autoreset_mode: str, *, keep_rng: bool) -> None:
         self.envs: list[Env] = []
+        self._makers = list(makers)
         self.warnings: Values = []
         self.last_exception: BaseException | None = None
         try:
-            for maker in makers:
+            for maker in self._makers:
                 self.envs.append(build(maker))
         except BaseException:
             self.close()
@@ -66,6 +67,7 @@ class EnvHost:
             exact: refuse observations of another dtype instead of casting them.
         """
         self.views = views
+        self._resetting = layout.rows
         self._rows = _Rows(views, layout)
         self._writers = []
         self._final_forms = []
@@ -78,6 +80,13 @@ class EnvHost:
             self._writers.append(form.writer())
             self._final_forms.append(final.write)
         self._all = [(row, env.step) for row, env in enumerate(self.envs)]
+
+    def remake(self, row: int) -> None:
+        """Builds a row's environment anew: nothing of its former life is left."""
+        self.envs[row].close()
+        self.envs[row] = build(self._makers[row])
+        self._all[row] = (row, self.envs[row].step)
+        self._ended[row] = False
 
     # --- commands --------------------------------------------------------------------------------
 
@@ -98,14 +107,14 @@ class EnvHost:
         self._rows.running[0] = -1
         return values, failures
 
-    def step(self, infos: int, row: int | None = None) -> tuple[Values, Failures]:
-        """Steps every row, or only `row`, with the actions that lie in the slab."""
+    def step(self, infos: int, only: list[int] | None = None) -> tuple[Values, Failures]:
+        """Steps every row, or only some, with the actions that lie in the slab."""
         rows = self._rows
         running, actions, writers = rows.running, rows.actions, self._writers
         rewards, terminations, truncations = rows.rewards, rows.terminated, rows.truncated
         values: Values = []
         failures: Failures = []
-        for row, env_step in self._all if row is None else self._all[row : row + 1]:  # noqa: B020, PLR1704  # "the rows to step" is all that the argument says
+        for row, env_step in self._all if only is None else [self._all[row] for row in only]:
             running[0] = row
             try:
                 if self._ended[row]:
@@ -159,6 +168,23 @@ class EnvHost:
             except Exception:
                 traceback.print_exc()  # goes to the worker's stderr, which the manager keeps
 
+    def begin_episode(self, row: int, number: int, rng: Words) -> Failures:
+        """Begins a row's episode as its auto-reset did.
+
+        Args:
+            row: which environment.
+            number: how many auto-resets there were since the last reset that was asked for.
+            rng: `[RNG_WORDS]`, the state of `np_random` before it.
+        """
+        del number  # an environment's own stream needs no more than its state
+        try:
+            load_rng(self.envs[row], rng)
+            self._reset(row, None, None)
+            self._rows.settle(row, 0.0, terminated=False, truncated=False)
+        except Exception as error:
+            return [self._failure(row, error)]
+        return []
+
     def take_warnings(self) -> Values:
         """Returns and forgets what there is to warn of."""
         taken, self.warnings = self.warnings, []
@@ -168,7 +194,7 @@ class EnvHost:
 
     def _reset(self, row: int, seed: int | None, options: Any) -> dict[str, Any]:
         """Resets a row and writes its observation; returns the info."""
-        self._rows.running[0] = row + len(self.envs)  # another value than its step's: progress
+        self._rows.running[0] = row + self._resetting  # another value than its step's: progress
         env = self.envs[row]
         if self._keep_rng:
             save_rng(env, self._rows.rng[row])

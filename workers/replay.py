@@ -3,59 +3,84 @@
 from __future__ import annotations
 
 import pickle
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from vecsess.wire.checksum import Checksum
 from vecsess.wire.messages import Replay, Replayed
-from vecsess.workers.env_host import NO_INFOS, EnvHost, Values
+from vecsess.workers.env_host import NO_INFOS, EnvHost, Failures
 from vecsess.workers.rng_state import load_rng
+
+OVER_BUDGET = "over budget"
 
 
 def replay(host: EnvHost, command: Replay) -> Replayed:
-    """Runs a script on one row through the very code that ran it first.
+    """Runs a script on one row, through the very code that ran it first.
 
-    The script's entries are `["reset", seed, options, rng words]`, `["steps", count, arrays]`
-    with one `[count, *action]` array per leaf, and `["set", name, pickled value]`. It stops at the
-    first entry that raises; the checksums tell how far it came.
+    The script's entries are `["reset", seed, options, rng]`, `["episode", number, rng]`,
+    `["steps", count, arrays]` with one `[count, *action]` array per leaf, `["set", name, value]`
+    and `["make"]`, which builds the environment anew. It stops at the first entry that fails.
 
     Returns:
-        8 bytes of checksum for every reset and every step.
+        A checksum for every reset and every step, in order.
     """
-    row, checksums, values = command.row, [], []
-    failures: list[Any] = []
-    checksum = Checksum(host.views)
+    run = _Run(host, command.row, time.monotonic() + command.budget_ms / 1000)
+    verbs: dict[str, Callable[..., Failures]] = {
+        "reset": run.reset,
+        "episode": run.begin_episode,
+        "steps": run.step,
+        "set": run.set,
+        "make": run.make,
+    }
+    failures: Failures = []
     for verb, *arguments in command.script:
-        if verb == "reset":
-            seed, options, rng = arguments
-            if rng is not None:
-                load_rng(host.envs[row], rng)
-            values, failures = host.reset([row], [seed], options, NO_INFOS)
-            checksums.append(checksum.of_row(0, row, ended=False))
-        elif verb == "set":
-            name, value = arguments
-            host.envs[row].set_wrapper_attr(name, pickle.loads(value))  # noqa: S301  # from the manager
-        else:
-            failures = _steps(host, row, arguments[1], checksum, checksums)
+        failures = verbs[verb](*arguments)
         if failures:
             break
-    return Replayed(
-        command.seq, np.array(checksums, np.uint64).tobytes(), values, failures
-    )
+    return Replayed(command.seq, np.array(run.checksums, np.uint64).tobytes(), failures)
 
 
-def _steps(
-    host: EnvHost, row: int, actions: list[Any], checksum: Checksum, checksums: list[int]
-) -> list[Any]:
-    """Steps a row once for each action; returns the failures of the first step that raises."""
-    views = host.views
-    for step in range(len(actions[0])):
-        for array, column in zip(views.actions, actions, strict=True):
-            array[0, row] = column[step]
-        _, failures = host.step(NO_INFOS, row)
-        if failures:
-            return failures
-        ended = bool(views.terminated[0, row] or views.truncated[0, row])
-        checksums.append(checksum.of_row(0, row, ended=ended))
-    return []
+class _Run:
+    """One replay of one row."""
+
+    def __init__(self, host: EnvHost, row: int, deadline: float) -> None:
+        self._host, self._row, self._deadline = host, row, deadline
+        self._checksum = Checksum(host.views)
+        self.checksums: list[int] = []
+
+    def reset(self, seed: int | None, options: bytes, rng: Any) -> Failures:
+        if rng is not None:
+            load_rng(self._host.envs[self._row], rng)
+        _, failures = self._host.reset([self._row], [seed], options, NO_INFOS)
+        return self._note(failures)
+
+    def begin_episode(self, number: int, rng: Any) -> Failures:
+        return self._note(self._host.begin_episode(self._row, number, rng))
+
+    def step(self, count: int, arrays: list[Any]) -> Failures:
+        row, views = self._row, self._host.views
+        for step in range(count):
+            for field, column in zip(views.actions, arrays, strict=True):
+                field[0, row] = column[step]
+            _, failures = self._host.step(NO_INFOS, [row])
+            if self._note(failures):
+                return failures
+            if time.monotonic() > self._deadline:
+                return [[row, OVER_BUDGET, "", f"after {len(self.checksums)} commands", ""]]
+        return []
+
+    def set(self, name: str, value: bytes) -> Failures:
+        self._host.envs[self._row].set_wrapper_attr(name, pickle.loads(value))  # noqa: S301  # from the manager
+        return []
+
+    def make(self) -> Failures:
+        self._host.remake(self._row)
+        return []
+
+    def _note(self, failures: Failures) -> Failures:
+        if not failures:
+            self.checksums.append(self._checksum.of_row(0, self._row))
+        return failures

@@ -24,6 +24,7 @@ from vecsess.wire.messages import (
     Reset,
     Start,
     Step,
+    StepSome,
     acknowledgement,
     decode,
     encode,
@@ -85,6 +86,8 @@ def answer(host: EnvHost, command: Message) -> bytes:
     match command:
         case Step():
             values, failures = host.step(command.infos)
+        case StepSome():
+            values, failures = host.step(command.infos, command.rows)
         case Reset():
             values, failures = host.reset(
                 command.rows, command.seeds, command.options, command.infos

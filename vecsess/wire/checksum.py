@@ -1,4 +1,4 @@
-"""A 64-bit checksum of a step: observation, reward, flags, and the final observation if any.
+"""A 64-bit checksum of a step: observation, reward and flags.
 
 A row's bytes are read as 64-bit words and multiplied with fixed odd random weights, modulo 2^64
 (the multilinear family of Carter and Wegman, 1979), so that all rows of a lockstep take one call.
@@ -7,15 +7,10 @@ It tells whether a replay reproduced a step; it is no defence against an adversa
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from vecsess.wire.slab import Views
-
-_FINAL_SALT = np.uint64(0x9E3779B97F4A7C15)
-
 
 def _weights(count: int, seed: int) -> npt.NDArray[np.uint64]:
     generator = np.random.Generator(np.random.PCG64(seed))
@@ -30,22 +25,13 @@ class Checksum:
     """
 
     def __init__(self, views: Views) -> None:
-        self._words, self._final_words = views.words, views.final_words
+        self._words = views.words
         self._weights = _weights(views.words.shape[-1], 1)
-        self._final_weights = _weights(views.final_words.shape[-1], 2)
 
-    def of_all(self) -> npt.NDArray[np.uint64]:
-        """Returns `[workers, rows]`, final observations left out."""
-        return self._words @ self._weights
+    def of_all(self, out: npt.NDArray[np.uint64]) -> None:
+        """Writes the checksums of all rows into `out [workers, rows]`."""
+        np.matmul(self._words, self._weights, out=out)
 
-    def of_final(self, worker: int, row: int) -> Any:
-        """Returns what a final observation adds to its row's checksum."""
-        return (self._final_words[worker, row] @ self._final_weights) * _FINAL_SALT
-
-    def of_row(self, worker: int, row: int, *, ended: bool) -> int:
+    def of_row(self, worker: int, row: int) -> int:
         """Returns the checksum of one row."""
-        total = self._words[worker, row] @ self._weights
-        if ended:
-            with np.errstate(over="ignore"):
-                total = total + self.of_final(worker, row)
-        return int(total)
+        return int(self._words[worker, row] @ self._weights)

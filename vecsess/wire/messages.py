@@ -71,6 +71,16 @@ class Step(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class StepSome(Message):
+    """Step only these rows; answered `Done`."""
+
+    KIND: ClassVar[int] = 8
+    seq: int
+    infos: int
+    rows: list[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Call(Message):
     """`verb` is "call", "get" or "set"; arguments is a pickle; answered `Done`."""
 
@@ -90,6 +100,7 @@ class Replay(Message):
     seq: int
     row: int
     script: list[Any]
+    budget_ms: int  # stop when it has taken longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +138,11 @@ class Done(Message):
 
 @dataclass(frozen=True, slots=True)
 class Replayed(Message):
-    """The row was replayed: 8 bytes of checksum a step; the last commands' values as in `Done`."""
+    """The row was replayed, as far as `failures` does not say otherwise."""
 
     KIND: ClassVar[int] = 35
     seq: int
-    checksums: bytes
-    values: list[Any]
+    checksums: bytes  # 8 for each reset and each step
     failures: list[Any]
 
 
@@ -202,7 +212,7 @@ class Exited(Message):
     stderr: str
 
 
-COMMANDS = (Start, Attach, Reset, Step, Call, Replay, Close)
+COMMANDS = (Start, Attach, Reset, Step, StepSome, Call, Replay, Close)
 REPLIES = (Described, Done, Replayed, Failed)
 SERVER_COMMANDS = (Prepare, Spawn, Kill)
 SERVER_REPLIES = (Spawned, Exited)

@@ -4,7 +4,7 @@ A worker's range begins with a header of hints, each on a cache line of its own,
 rows. A row is one record, so that one checksum covers it and a worker touches few cache lines:
 
     [ observation | reward | flags ][ final observation ][ RNG state ] ... [ actions ]
-      `words`: what a checksum sees    `final_words`
+      `words`: what a checksum sees
 
 The manager maps all ranges side by side into one reservation, so a field is one strided array
 `[workers, rows, *shape]` over all of them. Hints only save time: what counts came by pipe.
@@ -27,7 +27,7 @@ from vecsess.wire.spaces import Leaf, Space, leaves_of
 Array = npt.NDArray[Any]
 
 LINE = 64
-COMMAND, REPLY, RUNNING, BUSY = 0, 1, 2, 3  # the header's words, a cache line each
+COMMAND, REPLY, RUNNING = 0, 1, 2  # the header's words, a cache line each
 HEADER_BYTES = 4 * LINE + 64 * 8  # the hints, then the histogram of step times
 RNG_WORDS = 6  # a flag, then PCG64's state, its increment and its spare 32 bits
 
@@ -46,8 +46,7 @@ class Views:
 
     command: Array  # uint64: the number of the last command sent
     reply: Array  # uint64: the number of the last command answered
-    running: Array  # int64: the row whose environment is being called, -1 between calls
-    busy: Array  # int64: how many environment calls were begun; shows that a worker moves on
+    running: Array  # int64: which environment is being called, as `EnvHost` writes it
     histogram: Array  # [workers, 64] uint64: locksteps by log2 of their nanoseconds
     observations: list[Array]
     rewards: Array  # float64
@@ -56,7 +55,6 @@ class Views:
     finals: list[Array]
     rng: Array  # [workers, rows, RNG_WORDS] uint64
     words: Array  # uint64: observation, reward and flags, for the checksum
-    final_words: Array
     actions: list[Array]
 
 
@@ -78,8 +76,7 @@ class Layout:
         self._flags = self._reward + 8
         self._span = _aligned(self._flags + 2)  # a checksum covers this much
         self._final_offsets, end = _place(self.observations, self._span)
-        self._final_end = _aligned(end)
-        self._rng = self._final_end
+        self._rng = _aligned(end)
         self.row_bytes = _aligned(self._rng + RNG_WORDS * 8, LINE)
         self._action_offsets, self.action_bytes = _place(self.actions, 0)
         self._action_base = HEADER_BYTES + rows * self.row_bytes
@@ -104,7 +101,6 @@ class Layout:
             command=leaf.hint(COMMAND, word),
             reply=leaf.hint(REPLY, word),
             running=leaf.hint(RUNNING, np.dtype(np.int64)),
-            busy=leaf.hint(BUSY, np.dtype(np.int64)),
             histogram=leaf.field(4 * LINE, (64, 8), (), word),
             observations=leaves(self._observation_offsets),
             rewards=row(self._reward, (), np.dtype(np.float64)),
@@ -113,7 +109,6 @@ class Layout:
             finals=leaves(self._final_offsets),
             rng=row(self._rng, (RNG_WORDS,), word),
             words=row(0, (self._span // 8,), word),
-            final_words=row(self._span, ((self._final_end - self._span) // 8,), word),
             actions=[
                 leaf.field(self._action_base + offset, action_rows, part.shape, part.dtype)
                 for offset, part in zip(self._action_offsets, self.actions, strict=True)

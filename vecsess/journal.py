@@ -1,0 +1,267 @@
+"""What a session has told its environments, so that a lost one can be brought back.
+
+Actions are noted before they are sent, checksums when a lockstep is complete; both for all
+environments in one strided copy. Resets and attribute changes are rare, and kept as events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vecsess.wire.checksum import Checksum
+from vecsess.wire.slab import Layout, Views
+
+Array = npt.NDArray[Any]
+Script = list[list[Any]]
+
+CHUNK_STEPS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something rarer than a step, after `at` locksteps: a "reset", a "set", or a "call"."""
+
+    at: int
+    verb: str
+    arguments: tuple[Any, ...] = ()
+    checksum: int | None = None
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """The actions and checksums of `CHUNK_STEPS` locksteps."""
+
+    actions: list[Array]  # [CHUNK_STEPS, N, *leaf] per leaf
+    checksums: Array  # [CHUNK_STEPS, workers, rows] uint64
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(array.nbytes for array in self.actions) + self.checksums.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """How to bring an environment back: the commands, and the checksum that each must give."""
+
+    script: Script
+    expected: list[int | None]
+    rung: str  # "episode" or "seeded reset", for incidents
+    steps: int
+
+
+@dataclass(slots=True)
+class Journal:
+    """The log of one session, bounded in bytes.
+
+    Args:
+        layout: of a worker's range.
+        views: the fields of all ranges.
+        n: how many environments.
+        autoreset_mode: "same_step", "next_step" or "disabled".
+        limit_bytes: past it the oldest locksteps are forgotten.
+    """
+
+    layout: Layout
+    views: Views
+    n: int
+    autoreset_mode: str
+    limit_bytes: int
+    t: int = 0  # how many locksteps are complete
+    _chunks: dict[int, _Chunk] = field(default_factory=dict)  # by t // CHUNK_STEPS
+    _events: list[list[Event]] = field(init=False)
+    _starts: Array = field(init=False)  # [N] the lockstep at which the current episode began
+    _episodes: Array = field(init=False)  # [N] how many auto-resets since the last reset
+    _rng: Array = field(init=False)  # [workers, rows, words] at the start of the current episode
+    _ended: Array | None = None
+    _checksum: Checksum = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._events = [[] for _ in range(self.n)]
+        self._starts = np.zeros(self.n, np.int64)
+        self._episodes = np.zeros(self.n, np.int64)
+        self._rng = np.zeros_like(self.views.rng)
+        self._checksum = Checksum(self.views)
+
+    # --- writing ---------------------------------------------------------------------------------
+
+    def note(self, actions: list[Array]) -> None:
+        """Notes the actions of a lockstep that is about to be sent; `[N, *leaf]` per leaf."""
+        chunk = self._chunks.get(self.t // CHUNK_STEPS)
+        if chunk is None:
+            chunk = self._new_chunk()
+        place = self.t % CHUNK_STEPS
+        for column, batch in zip(chunk.actions, actions, strict=True):
+            column[place] = batch
+
+    def complete(self, ended: Array | None) -> None:
+        """Takes the checksums of the lockstep that was noted last.
+
+        Args:
+            ended: the environments whose episode ended in it, None where none did.
+        """
+        chunk = self._chunks[self.t // CHUNK_STEPS]
+        self._checksum.of_all(out=chunk.checksums[self.t % CHUNK_STEPS])
+        self.t += 1
+        began = ended
+        if self.autoreset_mode != "same_step":
+            # There an episode begins with the step after the one that ended the last.
+            began, self._ended = self._ended, ended
+            if self.autoreset_mode == "disabled":
+                return
+        if began is not None:
+            self._rng[...] = self.views.rng  # of the others it is what it was
+            self._starts[began] = self.t
+            self._episodes[began] += 1
+
+    def reset(
+        self, envs: Iterable[int], seeds: list[int | None], options: bytes, places: list[Any]
+    ) -> None:
+        """Notes that environments were reset; the slab holds what came of it.
+
+        Args:
+            envs: which ones.
+            seeds: one for each of `envs`.
+            options: a pickle, empty for none.
+            places: `(worker, row)` of each of `envs`.
+        """
+        self._rng[...] = self.views.rng
+        for env, seed, (worker, row) in zip(envs, seeds, places, strict=True):
+            if seed is not None:
+                self._events[env].clear()
+            rng = None if seed is not None else self._rng[worker, row].copy()
+            checksum = self._checksum.of_row(worker, row)
+            event = Event(self.t, "reset", (seed, options, rng), checksum)
+            self._events[env].append(event)
+            self._starts[env] = self.t
+            self._episodes[env] = 0
+        self._forget()
+
+    def set(self, env: int, name: str, value: bytes) -> None:
+        """Notes that an attribute was set; `value` is a pickle."""
+        self._events[env].append(Event(self.t, "set", (name, value)))
+
+    def called(self, env: int) -> None:
+        """Notes a call that may have changed the environment in a way that can't be replayed."""
+        self._events[env].append(Event(self.t, "call"))
+
+    def break_off(self) -> None:
+        """Forgets everything: the last lockstep was not completed."""
+        for events in self._events:
+            events.clear()
+        self._chunks.clear()
+        self._ended = None
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def pending_action(self, env: int) -> list[Array]:
+        """Returns an environment's action in the lockstep that was noted but is not complete."""
+        chunk, place = self._chunks[self.t // CHUNK_STEPS], self.t % CHUNK_STEPS
+        return [column[place, env] for column in chunk.actions]
+
+    def accounts(self, env: int, worker: int, row: int) -> list[Account]:
+        """Returns the ways to bring an environment back, the quickest first.
+
+        From the start of its episode, where its RNG state or seed is known; else from its last
+        seeded reset, as far as the log reaches.
+        """
+        ways = (self._episode(env, worker, row), self._seeded(env))
+        found: list[Account] = []
+        for way in ways:
+            if way is None:
+                continue
+            rung, (start, head, head_checksum) = way
+            account = self._account(env, worker, row, start, head, head_checksum, rung)
+            if account is not None and account not in found:
+                found.append(account)
+        return found[:1] if len(found) == 2 and found[0].script[0] == found[1].script[0] else found
+
+    def _episode(self, env: int, worker: int, row: int) -> Any:
+        start = int(self._starts[env])
+        resets = [e for e in self._events[env] if e.verb == "reset"]
+        if resets and resets[-1].at == start and not self._episodes[env]:
+            return "episode", (start, ["reset", *resets[-1].arguments], resets[-1].checksum)
+        rng = self._rng[worker, row]
+        if not rng[0]:
+            return None
+        return "episode", (start, ["episode", int(self._episodes[env]), rng.copy()], None)
+
+    def _seeded(self, env: int) -> Any:
+        for event in self._events[env]:
+            if event.verb == "reset" and event.arguments[0] is not None:
+                head = ["reset", *event.arguments]
+                return "seeded reset", (event.at, head, event.checksum)
+        return None
+
+    def _account(
+        self,
+        env: int,
+        worker: int,
+        row: int,
+        start: int,
+        head: list[Any],
+        head_checksum: int | None,
+        rung: str,
+    ) -> Account | None:
+        """Returns the account from a start, None where the log does not reach or can't be run."""
+        if start < self.t and start // CHUNK_STEPS not in self._chunks:
+            return None
+        script: Script = [head]
+        expected: list[int | None] = [head_checksum]
+        at = start
+        for event in self._events[env]:
+            if event.at < start or (event.at == start and event.verb == "reset"):
+                continue
+            if event.verb == "call":
+                return None
+            self._add_steps(env, worker, row, at, event.at, script, expected)
+            at = event.at
+            script.append([event.verb, *event.arguments])
+            if event.verb == "reset":
+                expected.append(event.checksum)
+        self._add_steps(env, worker, row, at, self.t, script, expected)
+        return Account(script, expected, rung, self.t - start)
+
+    def _add_steps(
+        self,
+        env: int,
+        worker: int,
+        row: int,
+        begin: int,
+        end: int,
+        script: Script,
+        expected: list[int | None],
+    ) -> None:
+        """Adds the steps from lockstep `begin` to `end` to a script."""
+        if begin == end:
+            return
+        pieces = []
+        for index in range(begin // CHUNK_STEPS, (end - 1) // CHUNK_STEPS + 1):
+            low = max(begin - index * CHUNK_STEPS, 0)
+            high = min(end - index * CHUNK_STEPS, CHUNK_STEPS)
+            chunk = self._chunks[index]
+            pieces.append([column[low:high, env] for column in chunk.actions])
+            expected += chunk.checksums[low:high, worker, row].tolist()
+        columns = [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
+        script.append(["steps", end - begin, columns])
+
+    # --- bounds ----------------------------------------------------------------------------------
+
+    def _new_chunk(self) -> _Chunk:
+        steps, shape = CHUNK_STEPS, self.views.rewards.shape
+        actions = [np.zeros((steps, self.n, *leaf.shape), leaf.dtype) for leaf in self.layout.actions]
+        chunk = _Chunk(actions, np.zeros((steps, *shape), np.uint64))
+        self._chunks[self.t // CHUNK_STEPS] = chunk
+        while len(self._chunks) > 2 and len(self._chunks) * chunk.size_bytes > self.limit_bytes:
+            del self._chunks[min(self._chunks)]
+        return chunk
+
+    def _forget(self) -> None:
+        """Drops the locksteps that no environment's account begins before."""
+        oldest = min((events[0].at if events else self.t) for events in self._events)
+        for index in [index for index in self._chunks if (index + 1) * CHUNK_STEPS <= oldest]:
+            del self._chunks[index]
