@@ -122,11 +122,11 @@ class EnvHost:
                     continue
                 observation, reward, terminated, truncated, info = env_step(actions(row))
                 if type(reward) is not float:
-                    reward = _reward(reward)
+                    reward = reward_of(reward)
                 if type(terminated) is not bool:
-                    terminated = _flag(terminated, "terminated")
+                    terminated = flag_of(terminated, "terminated")
                 if type(truncated) is not bool:
-                    truncated = _flag(truncated, "truncated")
+                    truncated = flag_of(truncated, "truncated")
                 if terminated or truncated:
                     info = self._end(row, observation, info, values, infos)
                 else:
@@ -318,7 +318,7 @@ def _packed_result(result: Any, name: str) -> bytes:
         ) from error
 
 
-def _reward(value: Any) -> float:
+def reward_of(value: Any) -> float:
     """Returns a reward as float; a bool, a text, None or an array with axes is none."""
     scalar = value[()] if isinstance(value, np.ndarray) and value.shape == () else value
     if type(scalar) is int or isinstance(scalar, np.floating | np.integer | float):
@@ -327,7 +327,8 @@ def _reward(value: Any) -> float:
     raise FormError("reward", f"expected a number, got {type(value).__name__} {got}")
 
 
-def _flag(value: Any, name: str) -> bool:
+def flag_of(value: Any, name: str) -> bool:
+    """Returns a done flag as bool; a number or a text is none."""
     scalar = value[()] if isinstance(value, np.ndarray) and value.shape == () else value
     if isinstance(scalar, np.bool_ | bool):
         return bool(scalar)
