@@ -35,6 +35,7 @@ from vecsess.wire.values import FrameError
 
 PACKET_BYTES = 1 << 17
 _PROGRAM = Path(__file__).parent / "bridge" / "gym_server.py"
+_WORKER_CODE = "vecsess.workers.serve"  # by name: this side never imports it
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _DESCRIPTORS_PER_WORKER = 8  # three stay; the others are open while a worker starts
 
@@ -128,7 +129,8 @@ class Supervisor:
         self._owned = _Owned()
         self._finalizer = weakref.finalize(self, _Owned.release, self._owned)
         self._groups = groups
-        self._preload = list(preload)
+        # One that spawns never forks, so what it imported would serve nobody.
+        self._preload = [_WORKER_CODE, *preload] if start_method == "fork" else []
         self._start_method = start_method
         self.workers: list[Worker] = []
         self._spawned: dict[tuple[int, int], Spawned] = {}
