@@ -20,7 +20,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vecsess.wire.channel import Channel
+from vecsess.wire.channel import Channel, EndOfStreamError
 from vecsess.wire.messages import (
     SERVER_COMMANDS,
     Exited,
@@ -200,7 +200,8 @@ def run_worker(fds: list[int]) -> int:
     _bind_to_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     command_fd, reply_fd, slab_fd = fds
-    serve(Channel(command_fd, reply_fd), slab_fd)
+    with contextlib.suppress(EndOfStreamError):  # the manager gave up while this worker started
+        serve(Channel(command_fd, reply_fd), slab_fd)
     return 0
 
 
