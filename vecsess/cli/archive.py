@@ -1,0 +1,126 @@
+"""A rollout in a file: `.npz`, plain arrays, readable with `numpy.load` alone."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import zipfile
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vecsess._version import __version__
+from vecsess.cli.failures import CommandError
+from vecsess.rollout import Rollout
+from vecsess.tree import Tree
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """What a file holds.
+
+    Attributes:
+        arrays: by name; a Dict observation's parts are named `observations.<key>`.
+        about: which environment, which seed, which version of vecsess.
+    """
+
+    arrays: dict[str, Array]
+    about: dict[str, Any]
+
+
+def save(path: Path, rollout: Rollout, about: dict[str, Any]) -> None:
+    """Writes a rollout; a regular file is replaced only once the new one is whole.
+
+    Args:
+        path: taken as it is, no suffix is added.
+        rollout: the batch.
+        about: plain data to keep with it.
+
+    Raises:
+        CommandError: the file can't be written; what was there before stays.
+    """
+    named = arrays_of(rollout)
+    named["about"] = np.array(json.dumps({"vecsess": __version__, **about}))
+    special = path.exists() and not path.is_file()
+    target = path if special else path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with target.open("wb") as file:
+            np.savez(file, **named)  # type: ignore[arg-type]  # its stub takes allow_pickle for one
+        if not special:
+            target.replace(path)
+    except OSError as error:
+        if not special:
+            with contextlib.suppress(OSError):
+                target.unlink(missing_ok=True)
+        raise CommandError(
+            f"--out {path}: the batch was not written: {error.strerror or error}. The figures "
+            "above stand; give --out a file on a disk with room"
+        ) from error
+
+
+def arrays_of(rollout: Rollout) -> dict[str, Array]:
+    """Returns every array of a rollout by name; episodes as an array for each of their fields."""
+    named: dict[str, Array] = {}
+    for field in fields(Rollout):
+        if field.name not in ("episodes", "counter", "action_space"):
+            _add(named, field.name, getattr(rollout, field.name))
+    named["counter"] = np.array(rollout.counter)
+    named["episode_returns"] = np.array([e.return_ for e in rollout.episodes], np.float64)
+    for name in ("length", "env", "end_step"):
+        values = [getattr(episode, name) for episode in rollout.episodes]
+        named[f"episode_{name}s"] = np.array(values, np.int64)
+    return named
+
+
+def _add(named: dict[str, Array], name: str, tree: Tree) -> None:
+    parts: Any = ()
+    if isinstance(tree, dict):
+        parts = tree.items()
+    elif isinstance(tree, tuple):
+        parts = enumerate(tree)
+    else:
+        named[name] = tree
+    for key, part in parts:
+        _add(named, f"{name}.{key}", part)
+
+
+def load(path: Path) -> Archive:
+    """Reads what `save` wrote.
+
+    Raises:
+        CommandError: no such file, or not one of ours.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        about = json.loads(str(arrays.pop("about")))
+        missing = {"observations", "rewards", "valid", "episode_returns"} - {
+            name.partition(".")[0] for name in arrays
+        }
+    except FileNotFoundError as error:
+        raise CommandError(f"{path}: no such file; `vecsess collect --out` writes one") from error
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise CommandError(_no_archive(path, str(error))) from error
+    if missing:
+        raise CommandError(_no_archive(path, f"it has no {', '.join(sorted(missing))}"))
+    return Archive(arrays, about)
+
+
+def _no_archive(path: Path, why: str) -> str:
+    return f"{path}: expected a batch that `vecsess collect --out` wrote, got something else: {why}"
+
+
+def require_writable(path: Path) -> None:
+    """Refuses a file that can't be written, before anything is collected."""
+    folder = path.parent
+    if path.is_dir() or not folder.is_dir():
+        what = "is a folder" if path.is_dir() else f"lies in {folder}, which does not exist"
+        raise CommandError(f"{path}: {what}; name a file in a folder that exists")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise CommandError(f"{path}: no permission to write there; name another file")

@@ -1,0 +1,143 @@
+"""`vecsess collect`: fills rollouts with random actions and says how it went."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from vecsess.cli import archive, charts
+from vecsess.cli.progress import Show, watch
+from vecsess.cli.session_options import add_session_options, open_session, positive
+from vecsess.cli.tables import summary_table, workers_table
+from vecsess.cli.tally import Tally
+from vecsess.cli.worker_rows import WorkerRow, WorkerWatch
+from vecsess.collect import collect_rollout
+from vecsess.policies import Decision, RandomPolicy
+from vecsess.rollout import Rollout
+from vecsess.vector import VecCheckedSession
+
+INTERRUPTED = 130
+LOOK_EVERY_S = 0.1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of this command."""
+    add_session_options(parser)
+    add = parser.add_argument
+    add("--horizon", type=positive, default=128, metavar="T", help="steps of a rollout (128)")
+    add("--rollouts", type=positive, default=50, metavar="K", help="how many (50)")
+    add("--out", type=Path, metavar="FILE.npz", help="save the last batch")
+    add("--plot", type=Path, metavar="FILE.png", help="draw returns and steps/s")
+    add("--quiet", action="store_true", help="only the tables at the end")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Collects; returns the exit code."""
+    if options.out is not None:
+        archive.require_writable(options.out)
+    if options.plot is not None:
+        charts.require_drawable(options.plot)
+    console = Console()
+    with open_session(options) as vec:
+        collection = _Collection(vec, options)
+        try:
+            with watch(console, options.rollouts, options.horizon, quiet=options.quiet) as show:
+                collection.run(show)
+        except KeyboardInterrupt:
+            collection.interrupted = True
+        finally:
+            collection.report(console)
+    collection.save(console)
+    return INTERRUPTED if collection.interrupted else 0
+
+
+class _Collection:
+    """One run of the command: the session, the tally, and the last whole batch."""
+
+    def __init__(self, vec: VecCheckedSession, options: argparse.Namespace) -> None:
+        self._vec, self._options = vec, options
+        self._last: Rollout | None = None
+        self._workers = WorkerWatch(vec)
+        self._rows: list[WorkerRow] = []
+        self.tally = Tally(vec.num_envs)
+        self.interrupted = False
+
+    def run(self, show: Show) -> None:
+        """Collects all rollouts."""
+        options = self._options
+        policy = _Watched(RandomPolicy(self._vec.single_action_space), self._look, show)
+        seed = options.seed
+        self._vec.start(seed)
+        self.tally = Tally(self._vec.num_envs)
+        for _ in range(options.rollouts):
+            policy.begin()
+            rollout = collect_rollout(
+                self._vec, policy, options.horizon, seed=seed, out=self._spare()
+            )
+            seed = None  # the stream goes on
+            self._last = rollout
+            self.tally.reach(options.horizon)
+            self.tally.add(rollout)
+            show(self.tally, self._workers.states())
+
+    def _spare(self) -> Rollout | None:
+        """Returns the last rollout's memory, where nobody wants to keep it."""
+        return None if self._options.out is not None else self._last
+
+    def _look(self, locksteps: int, show: Show) -> None:
+        self.tally.reach(locksteps)
+        show(self.tally, self._workers.states())
+
+    def report(self, console: Console) -> None:
+        """Prints the tables; the workers still live."""
+        if self.interrupted:
+            console.print("\ninterrupted; what was collected so far:")
+        console.print(summary_table(self.tally))
+        locksteps = self.tally.steps // self.tally.num_envs
+        console.print(workers_table(self._workers.rows(locksteps)))
+
+    def save(self, console: Console) -> None:
+        """Writes the files that were asked for."""
+        out, plot = self._options.out, self._options.plot
+        if out is not None:
+            self._save_batch(out, console)
+        if plot is not None:
+            charts.draw(plot, self.tally, self._options.env)
+            console.print(f"the plot is in {plot}")
+
+    def _save_batch(self, out: Path, console: Console) -> None:
+        if self._last is None:
+            console.print(f"{out} was not written: no rollout was whole yet")
+            return
+        archive.save(out, self._last, {"env": self._options.env, "seed": self._options.seed})
+        console.print(f"the last batch is in {out}; `vecsess inspect {out}` shows it")
+
+
+class _Watched:
+    """A policy that lets somebody look now and then how far the rollout is."""
+
+    def __init__(self, policy: RandomPolicy, look: Any, show: Show) -> None:
+        self.noise_size = policy.noise_size
+        self._policy, self._look, self._show = policy, look, show
+        self._asked, self._looked_s = 0, 0.0
+
+    def begin(self) -> None:
+        """Notes that a new rollout begins."""
+        self._asked = 0
+
+    def act(self, observations: Any, **where: Any) -> Decision:
+        """See `Policy.act`."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s > LOOK_EVERY_S:
+            self._looked_s = now_s
+            self._look(self._asked, self._show)
+        self._asked += 1
+        return self._policy.act(observations, **where)
+
+    def value(self, observations: Any, *, envs: Any) -> Any:
+        """See `Policy.value`."""
+        return self._policy.value(observations, envs=envs)

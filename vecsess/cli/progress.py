@@ -1,0 +1,104 @@
+"""How a collection shows itself while it runs: a live bar, plain lines, or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from vecsess.cli.figures import plural, short
+from vecsess.cli.tally import Tally
+
+Show = Callable[[Tally, dict[str, int]], None]
+
+BAR_EVERY_S, LINE_EVERY_S = 0.2, 2.0
+
+
+@contextlib.contextmanager
+def watch(console: Console, rollouts: int, horizon: int, *, quiet: bool) -> Iterator[Show]:
+    """Yields what is to be called with the tally and the workers' states, as often as one likes.
+
+    Args:
+        console: where to; a terminal gets a bar, anything else a line now and then.
+        rollouts: how many there will be.
+        horizon: `T` of each.
+        quiet: show nothing.
+    """
+    if quiet:
+        yield lambda tally, states: None
+    elif console.is_terminal:
+        with _bar(console) as progress:
+            yield _bar_show(progress, rollouts, horizon)
+    else:
+        yield _line_show(console, rollouts)
+
+
+def states_text(states: dict[str, int]) -> str:
+    """Returns what the workers do.
+
+    Example:
+        >>> states_text({"ready": 15, "restarting": 1})
+        '15 ready, 1 restarting'
+    """
+    return ", ".join(f"{count} {state}" for state, count in states.items())
+
+
+def _bar(console: Console) -> Progress:
+    # Refreshed by hand: a refresh from a thread of its own would take turns with the collection.
+    return Progress(
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[counts]}", style="bold"),
+        TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.fields[states]}", style="dim"),
+        TimeElapsedColumn(),
+        console=console,
+        auto_refresh=False,
+        expand=True,
+    )
+
+
+def _bar_show(progress: Progress, rollouts: int, horizon: int) -> Show:
+    task = progress.add_task("", total=1.0, counts="", figures="starting", states="")
+    shown_s = 0.0
+
+    def show(tally: Tally, states: dict[str, int]) -> None:
+        nonlocal shown_s
+        done = tally.rollouts == rollouts
+        if not done and time.monotonic() - shown_s < BAR_EVERY_S:
+            return
+        shown_s = time.monotonic()
+        progress.update(
+            task,
+            completed=tally.steps / (rollouts * horizon * tally.num_envs),
+            counts=f"{tally.rollouts}/{rollouts}",
+            figures=_figures(tally),
+            states=states_text(states),
+            refresh=True,
+        )
+
+    return show
+
+
+def _line_show(console: Console, rollouts: int) -> Show:
+    shown_s = time.monotonic()
+
+    def show(tally: Tally, states: dict[str, int]) -> None:
+        nonlocal shown_s
+        if tally.rollouts < rollouts and time.monotonic() - shown_s < LINE_EVERY_S:
+            return
+        shown_s = time.monotonic()
+        console.print(
+            f"rollout {tally.rollouts}/{rollouts}, {plural(tally.steps, 'step')}, "
+            f"{_figures(tally)}, workers: {states_text(states)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    return show
+
+
+def _figures(tally: Tally) -> str:
+    return f"{tally.steps_per_s:,.0f} steps/s, return {short(tally.recent_return)}"

@@ -1,0 +1,56 @@
+"""The tables that follow a collection."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+
+from vecsess.cli.figures import plural, seconds, short, size
+from vecsess.cli.tally import Tally
+from vecsess.cli.worker_rows import WorkerRow
+
+
+def summary_table(tally: Tally) -> Table:
+    """Returns what was collected, in sum."""
+    table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    rollouts, steps = plural(tally.rollouts, "rollout"), plural(tally.steps, "step")
+    table.add_row("collected", f"{rollouts}, {steps} in {seconds(tally.elapsed_s)}")
+    table.add_row("steps/s", f"{tally.steps_per_s:,.0f}")
+    table.add_row("episodes", f"{len(tally.returns):,}")
+    table.add_row("return", _spread(tally.returns))
+    table.add_row("length", _spread(tally.lengths))
+    table.add_row("invalid rows", f"{tally.invalid:,}", style="red" if tally.invalid else "")
+    return table
+
+
+def workers_table(rows: list[WorkerRow]) -> Table:
+    """Returns a row per worker."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("worker", justify="right")
+    table.add_column("pid", justify="right")
+    table.add_column("state")
+    for name in ("restarts", "rss", "cpu", "steps/s", "step p50", "p99"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            str(row.worker),
+            str(row.pid),
+            row.state,
+            str(row.restarts),
+            size(row.rss_bytes),
+            "-" if row.cpu_percent is None else f"{row.cpu_percent:.0f} %",
+            f"{row.steps_per_s:,.0f}",
+            seconds(row.step_p50_s),
+            seconds(row.step_p99_s),
+            style="" if row.state == "ready" else "red",
+        )
+    return table
+
+
+def _spread(values: list[float] | list[int]) -> str:
+    if not values:
+        return "no episode has ended yet"
+    mean = sum(values) / len(values)
+    return f"mean {short(mean)}, min {short(min(values))}, max {short(max(values))}"

@@ -1,0 +1,71 @@
+"""What a collection has brought so far: counts, episodes, and how the rate went."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from vecsess.rollout import Rollout
+
+RECENT = 100  # episodes in the running mean
+
+
+@dataclass(slots=True)
+class Tally:
+    """Sums over rollouts; the clock runs from the first one's begin, without the start.
+
+    Attributes:
+        num_envs: `N`.
+        steps: of environments, `N` a lockstep, of whole rollouts and of one under way.
+        rollouts: whole ones.
+        invalid: rows that are marked truncations.
+        returns: of each episode, in the order in which they ended.
+        lengths: of each episode.
+        ended_at: how many steps all environments together had taken then.
+        rates: `(seconds, steps/s)` for the plot, one for each stretch between updates.
+    """
+
+    num_envs: int
+    steps: int = 0
+    rollouts: int = 0
+    invalid: int = 0
+    returns: list[float] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    ended_at: list[int] = field(default_factory=list)
+    rates: list[tuple[float, float]] = field(default_factory=list)
+    elapsed_s: float = 0.0
+    _began_s: float = field(default_factory=time.perf_counter)
+    _whole: int = 0
+
+    def reach(self, locksteps: int) -> None:
+        """Notes that the rollout under way has this many whole locksteps."""
+        now_s = time.perf_counter() - self._began_s
+        steps = self._whole + locksteps * self.num_envs
+        if steps > self.steps and now_s > self.elapsed_s:
+            self.rates.append((now_s, (steps - self.steps) / (now_s - self.elapsed_s)))
+        self.steps, self.elapsed_s = steps, now_s
+
+    def add(self, rollout: Rollout) -> None:
+        """Adds a whole rollout."""
+        for episode in rollout.episodes:
+            self.returns.append(episode.return_)
+            self.lengths.append(episode.length)
+            self.ended_at.append(self._whole + (episode.end_step + 1) * self.num_envs)
+        self.invalid += int(np.count_nonzero(~rollout.valid))
+        self.rollouts += 1
+        self._whole += rollout.rewards.size
+        self.steps = self._whole
+        self.elapsed_s = time.perf_counter() - self._began_s
+
+    @property
+    def steps_per_s(self) -> float:
+        """Over all of it."""
+        return self.steps / self.elapsed_s if self.elapsed_s else 0.0
+
+    @property
+    def recent_return(self) -> float | None:
+        """Mean over the last episodes; None before the first one ended."""
+        recent = self.returns[-RECENT:]
+        return sum(recent) / len(recent) if recent else None
