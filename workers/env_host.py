@@ -265,7 +265,7 @@ class EnvHost:
         if isinstance(error, FormError):
             return [row, "form", error.field, str(error)[:MAX_MESSAGE], ""]
         text = "".join(traceback.format_exception(error))
-        return [row, "raised", type(error).__name__, _told(error), text[-MAX_TRACEBACK:]]
+        return [row, "raised", type(error).__name__, told(error), text[-MAX_TRACEBACK:]]
 
 
 class _Rows:
@@ -339,7 +339,7 @@ def _refuse_info(info: Any) -> None:
     raise FormError("info", f"expected a dict, got {type(info).__name__} {repr(info)[:80]}")
 
 
-def _told(error: Exception) -> str:
+def told(error: Exception) -> str:
     """Returns an exception's text; one whose `__str__` raises must not end the worker."""
     try:
         return str(error)[:MAX_MESSAGE]
