@@ -21,24 +21,43 @@ def printable(text: str) -> str:
 
 
 def values_of(answers: dict[int, Done], workers: list[Worker]) -> Iterator[tuple[int, str, Any]]:
-    """Yields `(env, what, value)` for all that came beside the slab; warns of the warnings.
+    """Yields `(env, what, value)` for all that came beside the slab, but the warnings.
 
     Raises:
         ProtocolError: an entry that is not `[row, what, msgpack]`.
     """
+    for env, what, value in _all_values(answers, workers):
+        if what != "warning":
+            yield env, what, value
+
+
+def warn_once(answers: dict[int, Done], workers: list[Worker], warned: set[str]) -> None:
+    """Warns of what the workers warn of, unless `warned` holds it already.
+
+    Every worker warns once of each thing; the user is warned once for all of them.
+
+    Raises:
+        ProtocolError: an entry that is not `[row, what, msgpack]`.
+    """
+    for env, what, value in _all_values(answers, workers):
+        text = printable(str(value))
+        if what == "warning" and text not in warned:
+            warned.add(text)
+            warnings.warn(f"env {env}: {text}", UserWarning, stacklevel=2)
+
+
+def _all_values(
+    answers: dict[int, Done], workers: list[Worker]
+) -> Iterator[tuple[int, str, Any]]:
     for index, answer in answers.items():
         worker = workers[index]
         for entry in answer.values:
             _require(worker, entry, _SHAPE)
             row, what, data = entry
             try:
-                value = unpack_value(data)
+                yield worker.first_env + row, what, unpack_value(data)
             except FrameError as error:
                 raise ProtocolError(str(error), worker=index, field=what) from error
-            if what == "warning":
-                _warn(worker.first_env + row, printable(str(value)))
-            else:
-                yield worker.first_env + row, what, value
 
 
 def failures_of(answers: dict[int, Done], workers: list[Worker]) -> list[VecsessError]:
@@ -83,7 +102,3 @@ def _require(worker: Worker, entry: Any, shape: tuple[type, ...]) -> None:
     fits = type(entry) is list and tuple(type(part) for part in entry) == shape
     if not fits or not 0 <= entry[0] < worker.rows:
         raise ProtocolError(f"expected {shape} for one of its rows", worker=worker.index)
-
-
-def _warn(env: int, text: str) -> None:
-    warnings.warn(f"env {env}: {text}", UserWarning, stacklevel=2)

@@ -37,7 +37,7 @@ from vecsess.errors import (
     VecsessError,
 )
 from vecsess.launch import EnvLike, Source, cores, group, launch
-from vecsess.reports import failures_of, values_of
+from vecsess.reports import failures_of, values_of, warn_once
 from vecsess.rollout import Finals, StepRows
 from vecsess.supervisor import Timeouts, Worker
 from vecsess.tree import Tree, leaves, map_leaves
@@ -129,6 +129,7 @@ class VecCheckedSession(VectorEnv[Any, Any, Any]):
         self._episodes = np.zeros(n, np.int64)  # how many each environment has finished
         self._begun = np.zeros(n, np.int64)  # the lockstep at which its episode began
         self._steps = 0
+        self._warned: set[str] = set()
         self.noise_seed = secrets.randbits(63)
         self.noise_counter = 0
         self._state = _State.NEW
@@ -393,6 +394,7 @@ class VecCheckedSession(VectorEnv[Any, Any, Any]):
             raise self._located(error) from error.__cause__
 
     def _raise_failures(self) -> None:
+        warn_once(self._lockstep.answers, self._lockstep.workers, self._warned)
         errors = failures_of(self._lockstep.answers, self._lockstep.workers)
         if errors:
             self._state = _State.BROKEN

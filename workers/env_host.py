@@ -70,13 +70,16 @@ class EnvHost:
         self._resetting = layout.rows
         self._rows = _Rows(views, layout)
         self._writers = []
+        self._reset_forms = []
         self._final_forms = []
         for row, env in enumerate(self.envs):
             space, warn = env.observation_space, partial(self._warn, row)
             observations = [array[0] for array in views.observations]
             finals = [array[0] for array in views.finals]
-            form = Form(space, observations, "observation", exact=exact, warn=warn)
-            final = Form(space, finals, "final_observation", exact=exact, warn=warn)
+            first = Form(space, observations, "observation", exact=exact, warn=warn)
+            form = Form(space, observations, "next_observation", exact=exact, warn=warn)
+            final = Form(space, finals, "next_observation", exact=exact, warn=warn)
+            self._reset_forms.append(first.write)
             self._writers.append(form.writer())
             self._final_forms.append(final.write)
         self._all = [(row, env.step) for row, env in enumerate(self.envs)]
@@ -202,7 +205,7 @@ class EnvHost:
         if type(result) is not tuple or len(result) != 2:
             raise FormError("reset", f"expected (observation, info), got {type(result).__name__}")
         self._ended[row] = False
-        self._writers[row](row, result[0])
+        self._reset_forms[row](row, result[0])
         info = result[1]
         if type(info) is not dict:
             _refuse_info(info)
@@ -256,6 +259,7 @@ class EnvHost:
         return True
 
     def _warn(self, row: int, text: str) -> None:
+        text = text.removeprefix("next_")  # a reset's observation and a step's are one field here
         if text not in self._warned:
             self._warned.add(text)
             self.warnings.append([row, "warning", pack_value(text)])
