@@ -113,6 +113,14 @@ class WorkerDied(WorkerError):
     """A worker process ended without being asked to."""
 
 
+class ServerDied(WorkerDied):
+    """The fork server ended, and every worker with it."""
+
+
+class RestartLimitExceeded(WorkerError):
+    """A worker was lost more often than its `RestartPolicy` allows."""
+
+
 class WorkerTimeout(WorkerError, TimeoutError):
     """An environment did not answer within its deadline."""
 

@@ -119,7 +119,12 @@ class Journal:
             self._episodes[began] += 1
 
     def reset(
-        self, envs: Iterable[int], seeds: list[int | None], options: bytes, places: list[Any]
+        self,
+        envs: Iterable[int],
+        seeds: list[int | None],
+        options: bytes,
+        places: list[Any],
+        ahead: int = 0,
     ) -> None:
         """Notes that environments were reset; the slab holds what came of it.
 
@@ -128,18 +133,23 @@ class Journal:
             seeds: one for each of `envs`.
             options: a pickle, empty for none.
             places: `(worker, row)` of each of `envs`.
+            ahead: 1 where it took the place of the lockstep that was noted but is not complete.
         """
-        self._rng[...] = self.views.rng
         for env, seed, (worker, row) in zip(envs, seeds, places, strict=True):
             if seed is not None:
                 self._events[env].clear()
+            self._rng[worker, row] = self.views.rng[worker, row]
             rng = None if seed is not None else self._rng[worker, row].copy()
             checksum = self._checksum.of_row(worker, row)
-            event = Event(self.t, "reset", (seed, options, rng), checksum)
+            event = Event(self.t + ahead, "reset", (seed, options, rng), checksum)
             self._events[env].append(event)
-            self._starts[env] = self.t
+            self._starts[env] = self.t + ahead
             self._episodes[env] = 0
         self._forget()
+
+    def place(self, env: int) -> tuple[int, int]:
+        """Returns where an environment stands: its episode's first lockstep, and the next one."""
+        return int(self._starts[env]), self.t
 
     def set(self, env: int, name: str, value: bytes) -> None:
         """Notes that an attribute was set; `value` is a pickle."""
@@ -182,12 +192,15 @@ class Journal:
 
     def _episode(self, env: int, worker: int, row: int) -> Any:
         start = int(self._starts[env])
-        resets = [e for e in self._events[env] if e.verb == "reset"]
-        if resets and resets[-1].at == start and not self._episodes[env]:
-            return "episode", (start, ["reset", *resets[-1].arguments], resets[-1].checksum)
+        resets = [event for event in self._events[env] if event.verb == "reset"]
+        last = resets[-1] if resets and not self._episodes[env] else None
+        if last is not None and last.arguments[0] is not None:
+            return "episode", (start, ["reset", *last.arguments], last.checksum)
         rng = self._rng[worker, row]
         if not rng[0]:
-            return None
+            return None  # an RNG whose state can't be kept
+        if last is not None:
+            return "episode", (start, ["reset", *last.arguments], last.checksum)
         return "episode", (start, ["episode", int(self._episodes[env]), rng.copy()], None)
 
     def _seeded(self, env: int) -> Any:
@@ -220,9 +233,12 @@ class Journal:
                 return None
             self._add_steps(env, worker, row, at, event.at, script, expected)
             at = event.at
-            script.append([event.verb, *event.arguments])
             if event.verb == "reset":
+                # Its RNG state is what the script has led to; only a head must bring one.
+                script.append(["reset", *event.arguments[:2], None])
                 expected.append(event.checksum)
+            else:
+                script.append([event.verb, *event.arguments])
         self._add_steps(env, worker, row, at, self.t, script, expected)
         return Account(script, expected, rung, self.t - start)
 
@@ -237,7 +253,7 @@ class Journal:
         expected: list[int | None],
     ) -> None:
         """Adds the steps from lockstep `begin` to `end` to a script."""
-        if begin == end:
+        if begin >= end:
             return
         pieces = []
         for index in range(begin // CHUNK_STEPS, (end - 1) // CHUNK_STEPS + 1):

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import cloudpickle
@@ -119,6 +120,8 @@ class Launched:
     lockstep: Lockstep
     supervisor: Supervisor | None
     description: Description
+    pickled: bytes = b""  # the source, as the workers got it
+    renew: Callable[[Worker | None], None] | None = None  # starts successors
     local: Any = None  # LocalHost where workers=0
 
 
@@ -163,7 +166,38 @@ def launch(
     except BaseException:
         supervisor.close(0.5)
         raise
-    return Launched(lockstep, supervisor, description)
+    shape = (described[0].spaces[0], layout, slab)
+    renew = partial(_renew, supervisor, lockstep, pickled, settings, timeouts, shape)
+    return Launched(lockstep, supervisor, description, pickled, renew)
+
+
+def _renew(
+    supervisor: Supervisor,
+    lockstep: Lockstep,
+    pickled: bytes,
+    settings: dict[str, Any],
+    timeouts: Timeouts,
+    shape: tuple[Any, Layout, Slab],
+    worker: Worker | None,
+) -> None:
+    """Starts the successor of a reaped worker, or of all of them with a new fork server."""
+    spaces, layout, slab = shape
+    deadline = None if timeouts.start_s is None else time.monotonic() + timeouts.start_s
+    if worker is None:
+        supervisor.restart_server(deadline)
+    else:
+        supervisor.restart(worker, deadline)
+    renewed = lockstep.active if worker is None else [worker]
+    for one in renewed:
+        introduce(supervisor, one, pickled, settings, deadline)
+    for one in renewed:
+        described = _hear(supervisor, one, deadline)
+        if pack_value(described.spaces[0]) != pack_value(spaces):
+            raise SpaceError("expected the spaces of its predecessor", worker=one.index)
+        attach(slab, layout, one)
+        lockstep.exchange(
+            one, lambda seq: Attach(seq, layout.rows, layout.stride_bytes), timeouts.start_s
+        )
 
 
 def _launch_local(
@@ -181,7 +215,7 @@ def _launch_local(
         local.channel.close()
         raise
     lockstep = Lockstep([worker], None, layout, local.attach(layout), timeouts, SPIN_NS)
-    return Launched(lockstep, None, description, local)
+    return Launched(lockstep, None, description, local=local)
 
 
 def introduce(

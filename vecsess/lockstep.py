@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vecsess.errors import ProtocolError, WorkerDied, WorkerError, WorkerTimeout
+from vecsess.errors import ProtocolError, ServerDied, WorkerDied, WorkerError, WorkerTimeout
 from vecsess.rollout import StepRows
 from vecsess.supervisor import Supervisor, Timeouts, Worker, describe_status
 from vecsess.tree import leaves
@@ -22,6 +22,8 @@ from vecsess.wire.messages import (
     REPLIES,
     Done,
     Message,
+    Step,
+    StepSome,
     acknowledgement,
     decode,
     encode,
@@ -35,6 +37,7 @@ Array = npt.NDArray[Any]
 
 SLICE_S = 0.05  # how often a blocked manager looks whether the workers move on
 REAP_S = 10.0  # how long a killed process may take to be gone
+_UNSIGNED = (1 << 64) - 1
 
 
 class Lockstep:
@@ -59,11 +62,15 @@ class Lockstep:
         spin_ns: int,
     ) -> None:
         self.workers, self.views, self.layout = workers, views, layout
+        self.active = workers.copy()  # without those that are quarantined
         self._supervisor, self._timeouts = supervisor, timeouts
         self._seq = 0
         self._acknowledgement = b""
         self._reply_cap = CONTROL_BYTES
         self._pending: list[Worker] = []
+        self._message: Callable[[Worker, int], Message | None] = _nothing
+        self._on_lost: Callable[[Worker | None, WorkerError], None] = _raise
+        self._side_seq = 0
         self._answers: dict[int, Done] = {}
         self._moved: dict[int, tuple[int, float]] = {}
         self._limit_s: float | None = None
@@ -84,8 +91,9 @@ class Lockstep:
             self._rows.scatter(batch, field)
         seq = self._next_seq(VALUE_BYTES if infos else CONTROL_BYTES, self._timeouts.step_s)
         data = step_command(seq, infos)
-        self._pending = self.workers.copy()
-        for worker in self.workers:
+        self._message = lambda worker, seq: Step(seq, infos)
+        self._pending = self.active.copy()
+        for worker in self._pending:
             self._send(worker, data)
         self.views.command[:] = seq  # after the pipes: who sees the hint finds the command
 
@@ -110,7 +118,8 @@ class Lockstep:
     ) -> None:
         """Sends what `command` sends, without waiting."""
         seq = self._next_seq(VALUE_BYTES, limit_s)
-        messages = [(worker, make(worker, seq)) for worker in self.workers]
+        self._message = make
+        messages = [(worker, make(worker, seq)) for worker in self.active]
         self._pending = [worker for worker, message in messages if message is not None]
         for worker, message in messages:
             if message is not None:
@@ -119,6 +128,8 @@ class Lockstep:
 
     def _next_seq(self, reply_cap: int, limit_s: float | None) -> int:
         self._seq += 1
+        if self._supervisor is not None:
+            self._supervisor.listen()
         self._acknowledgement = acknowledgement(self._seq)
         self._reply_cap = reply_cap
         self._limit_s = limit_s
@@ -158,10 +169,15 @@ class Lockstep:
             seen = hint[0]
             if seen != self._seq:
                 self._patience.spin(hint, seen)
-            if self._take_reply(worker):
-                del self._pending[0]
-            else:
-                self._block(until)
+            try:
+                if self._take_reply(worker):
+                    self._pending.remove(worker)
+                else:
+                    self._block(until)
+            except ServerDied as error:
+                self._on_lost(None, error)
+            except WorkerError as error:
+                self._on_lost(worker if error.worker is None else self.workers[error.worker], error)
             self._patience.over()
 
     def _take_reply(self, worker: Worker) -> bool:
@@ -193,6 +209,90 @@ class Lockstep:
         self._answers[worker.index] = reply
         return True
 
+    # --- one worker alone ------------------------------------------------------------------------
+
+    def watch(self, on_lost: Callable[[Worker | None, WorkerError], None]) -> None:
+        """Calls `on_lost(worker, error)` instead of raising when a worker is lost, None for all.
+
+        It brings the worker back and calls `resend`, or raises.
+        """
+        self._on_lost = on_lost
+
+    def exchange(
+        self, worker: Worker, make: Callable[[int], Message], limit_s: float | None
+    ) -> Message:
+        """Sends one worker a message while the others keep their place; returns its reply.
+
+        Args:
+            worker: not one that still owes a reply.
+            make: makes the message from its sequence number, which is below 0: the locksteps'
+                numbers, which the other workers are answering, stay as they are.
+            limit_s: how long the reply may take altogether.
+
+        Raises:
+            WorkerError: it died, was too slow, or answered what it should not.
+        """
+        self._side_seq -= 1
+        seq, until = self._side_seq, None if limit_s is None else time.monotonic() + limit_s
+        try:
+            worker.channel.send(frame(encode(make(seq))), until)
+            self.views.command[worker.index] = seq & _UNSIGNED
+            while (payload := worker.channel.receive_ready(VALUE_BYTES)) is None:
+                if self._supervisor is not None:
+                    self._supervisor.wait_for(worker, until)
+            reply = decode(payload, REPLIES)
+        except FrameError as error:
+            raise self._end(worker, ProtocolError, str(error)) from error
+        except EndOfStreamError as error:
+            raise self._lost(worker) from error
+        except DeadlineError as error:
+            what = f"expected an answer within {limit_s} s; the worker was killed"
+            raise self._end(worker, WorkerTimeout, what) from error
+        if reply.seq != seq:  # type: ignore[attr-defined]  # every reply has one
+            raise self._end(worker, ProtocolError, f"expected the reply to command {seq}")
+        return reply
+
+    def resend(self, worker: Worker, without: set[int]) -> None:
+        """Sends a successor the command that its predecessor was lost in.
+
+        Args:
+            worker: the successor, its environments brought back.
+            without: rows that have had their part already.
+        """
+        message = self.message(worker)
+        if isinstance(message, Step) and without:
+            rows = [row for row in range(worker.rows) if row not in without]
+            message = StepSome(self._seq, message.infos, rows)
+        if message is None:
+            if worker in self._pending:
+                self._pending.remove(worker)
+            return
+        self._moved.pop(worker.index, None)
+        self._send(worker, frame(encode(message)))
+        self.views.command[worker.index] = self._seq
+        if worker not in self._pending:
+            self._pending.append(worker)
+
+    def message(self, worker: Worker) -> Message | None:
+        """Returns the last command as this worker got it, None where it got none."""
+        return self._message(worker, self._seq)
+
+    def retire(self, worker: Worker) -> None:
+        """Goes on without a worker for good."""
+        self.active.remove(worker)
+        if worker in self._pending:
+            self._pending.remove(worker)
+
+    @property
+    def reset_s(self) -> float | None:
+        """How long one reset may take, in seconds; None for any time."""
+        return self._timeouts.reset_s
+
+    def replay_s(self, budget_s: float) -> float | None:
+        """Returns how long to wait for a replay that stops itself after `budget_s`."""
+        step_s = self._timeouts.step_s
+        return None if step_s is None else budget_s + step_s
+
     # --- waiting and losing ----------------------------------------------------------------------
 
     def _block(self, until: float | None) -> None:
@@ -205,13 +305,15 @@ class Lockstep:
         slice_s = SLICE_S if until is None else min(SLICE_S, until - now)
         ready = supervisor.wait(slice_s)
         for worker in self.workers:
-            if worker.channel.read_fd in ready:
-                if self._take_reply(worker) and worker in self._pending:
-                    self._pending.remove(worker)
-            elif worker.pidfd in ready:
-                error = self._lost(worker)
-                if worker in self._pending:
-                    raise error
+            if worker.channel.read_fd not in ready and worker.pidfd not in ready:
+                continue
+            if worker not in self._pending:
+                # It has answered, its rows stand: whatever it has now is for the next command.
+                supervisor.mute(worker)
+            elif worker.channel.read_fd not in ready:
+                raise self._lost(worker)
+            elif self._take_reply(worker):
+                self._pending.remove(worker)
         if not ready:
             self._check_deadlines(time.monotonic())
 
@@ -285,6 +387,16 @@ class Lockstep:
         """Returns copies of the final observations of these environments, `[K, *leaf]` per leaf."""
         workers, rows = self.worker_of[envs], self.row_of[envs]
         return [field[workers, rows] for field in self.views.finals]
+
+
+def _raise(worker: Worker | None, error: WorkerError) -> None:
+    del worker
+    raise error
+
+
+def _nothing(worker: Worker, seq: int) -> Message | None:
+    del worker, seq
+    return None
 
 
 class _RowCopies:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vecsess.errors import ProtocolError, SpawnError, WorkerDied
+from vecsess.errors import ProtocolError, ServerDied, SpawnError
 from vecsess.wire.channel import Channel, DeadlineError, EndOfStreamError
 from vecsess.wire.messages import (
     SERVER_REPLIES,
@@ -99,6 +99,16 @@ class _Owned:
                 with contextlib.suppress(OSError):
                     os.close(fd)
         self.descriptors.clear()
+        self._end_server(foreign, close_s)
+
+    def release_server(self) -> None:
+        """Ends a fork server that is dead or dying, and leaves the descriptors of its workers."""
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+        self._end_server(False, 0.0)
+
+    def _end_server(self, foreign: bool, close_s: float) -> None:
         server, self.server = self.server, None
         if server is None:
             return
@@ -135,6 +145,7 @@ class Supervisor:
         self.workers: list[Worker] = []
         self._spawned: dict[tuple[int, int], Spawned] = {}
         self._poll = select.poll()
+        self._muted: set[int] = set()
 
     # --- start -----------------------------------------------------------------------------------
 
@@ -142,7 +153,7 @@ class Supervisor:
         """Starts the fork server and all workers; they are building their environments then."""
         self._start_server()
         for index, (first_env, rows) in enumerate(self._groups):
-            self.workers.append(self._launch(index, first_env, rows, generation=0, slab_fd=None))
+            self.workers.append(self._launch(index, first_env, rows, generation=0))
         for worker in self.workers:
             self._await_spawned(worker, deadline)
 
@@ -162,13 +173,39 @@ class Supervisor:
         path = [entry or str(Path.cwd()) for entry in sys.path]
         self._tell(Prepare(path, str(Path.cwd()), self._preload), [])
 
+    def restart_server(self, deadline: float | None) -> None:
+        """Replaces a dead fork server, and starts a successor of every worker."""
+        self._owned.release_server()
+        self._poll = select.poll()
+        self._muted.clear()
+        self._start_server()
+        for worker in self.workers:
+            worker.dead = True
+            self.restart(worker, deadline)
+
+    def restart(self, lost: Worker, deadline: float | None) -> None:
+        """Starts a lost worker's successor, in place: same environments, next generation.
+
+        Args:
+            lost: a worker that has been reaped.
+            deadline: until the successor runs; a dead fork server is replaced too.
+        """
+        for fd in self._owned.descriptors.pop(lost.index):
+            os.close(fd)
+        fresh = self._launch(
+            lost.index, lost.first_env, lost.rows, generation=lost.generation + 1
+        )
+        lost.channel, lost.slab_fd = fresh.channel, fresh.slab_fd
+        lost.generation, lost.exit, lost.dead = fresh.generation, None, False
+        self._await_spawned(lost, deadline)
+
     def _launch(
-        self, index: int, first_env: int, rows: int, *, generation: int, slab_fd: int | None
+        self, index: int, first_env: int, rows: int, *, generation: int
     ) -> Worker:
         """Asks for a worker; its slab is a new memfd, so no predecessor can write into it."""
         command_read, command_write = os.pipe()
         reply_read, reply_write = os.pipe()
-        slab = create_memfd(f"vecsess-{index}-{generation}") if slab_fd is None else slab_fd
+        slab = create_memfd(f"vecsess-{index}-{generation}")
         self._owned.descriptors[index] = [command_write, reply_read, slab]
         os.set_blocking(command_write, False)
         os.set_blocking(reply_read, False)
@@ -186,14 +223,29 @@ class Supervisor:
         while key not in self._spawned:
             self._hear(deadline)
         self._spawned.pop(key)
-        self._poll.register(worker.channel.read_fd, select.POLLIN)
-        self._poll.register(worker.pidfd, select.POLLIN)
+        self._register(worker)
 
     # --- watch -----------------------------------------------------------------------------------
 
     def wait(self, timeout_s: float) -> set[int]:
         """Returns the descriptors of replies and pidfds that are ready, after at most this long."""
         return {fd for fd, _ in self._poll.poll(max(0.0, timeout_s) * 1000)}
+
+    def mute(self, worker: Worker) -> None:
+        """Leaves a worker out of `wait` until the next `listen`."""
+        if worker.index not in self._muted:
+            self._muted.add(worker.index)
+            for fd in (worker.channel.read_fd, worker.pidfd):
+                self._poll.unregister(fd)
+
+    def listen(self) -> None:
+        """Takes the muted workers into `wait` again."""
+        while self._muted:
+            self._register(self.workers[self._muted.pop()])
+
+    def _register(self, worker: Worker) -> None:
+        self._poll.register(worker.channel.read_fd, select.POLLIN)
+        self._poll.register(worker.pidfd, select.POLLIN)
 
     def wait_for(self, worker: Worker, deadline: float | None) -> None:
         """Waits until a worker has written something.
@@ -222,8 +274,8 @@ class Supervisor:
             self._hear(deadline)
         if not worker.dead:
             worker.dead = True
-            for fd in (worker.channel.read_fd, worker.pidfd):
-                self._poll.unregister(fd)
+            self.mute(worker)
+            self._muted.discard(worker.index)
         return worker.exit
 
     def _tell(self, message: Message, fds: list[int]) -> None:
@@ -273,10 +325,10 @@ class Supervisor:
                 return worker
         raise ProtocolError(f"the fork server named an unknown worker {index}")
 
-    def _server_died(self) -> WorkerDied:
+    def _server_died(self) -> ServerDied:
         server = self._owned.server
         code = None if server is None else server.poll()
-        return WorkerDied(
+        return ServerDied(
             f"the fork server ended{'' if code is None else ' with ' + describe_status(code)}; "
             "its stderr says why; make a new session"
         )

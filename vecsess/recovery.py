@@ -1,0 +1,345 @@
+"""Brings lost environments back, so that the batch comes out as if nothing had happened.
+
+The ladder: replay the episode; else replay from the last seeded reset; else a marked truncation.
+A replay counts only if every checksum in it is the one that was logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from vecsess.errors import RestartLimitExceeded, WorkerError
+from vecsess.journal import Account, Journal
+from vecsess.lockstep import Lockstep
+from vecsess.reports import failures_of
+from vecsess.reproducer import write_reproducer
+from vecsess.supervisor import Worker
+from vecsess.wire.messages import Done, Replay, Replayed, Reset, Step
+
+_LOG = logging.getLogger("vecsess")
+_RESET_TRIES = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RestartPolicy:
+    """How often workers may be restarted, as an OTP supervisor's intensity and period.
+
+    Attributes:
+        max_restarts: how many restarts of one worker within `within_s`; None for any number.
+        within_s: the period, in seconds.
+        backoff_s: how long the second restart in a row waits; each further one twice as long,
+            with up to a quarter more at random. The first does not wait.
+        max_backoff_s: the longest such wait.
+        replay_budget_s: how long one replay may take before the ladder goes on.
+        log_bytes: how much memory the log of actions and checksums may take.
+        reproducer_dir: where the file goes that reproduces a poisonous step; None for the
+            system's folder of temporary files.
+
+    Example:
+        >>> RestartPolicy(max_restarts=3, within_s=60).max_restarts
+        3
+    """
+
+    max_restarts: int | None = 10
+    within_s: float = 60.0
+    backoff_s: float = 0.1
+    max_backoff_s: float = 5.0
+    replay_budget_s: float = 2.0
+    log_bytes: int = 64 << 20
+    reproducer_dir: str | None = None
+
+
+Reaction = Literal["replay", "truncate", "raise"]
+FailureReaction = Literal["raise", "truncate", "restart"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reactions:
+    """What is done about each kind of failure."""
+
+    on_crash: Reaction = "replay"
+    on_error: FailureReaction = "raise"
+    on_violation: FailureReaction = "raise"
+    on_limit: Literal["raise", "quarantine"] = "raise"
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "on_crash": ("replay", "truncate", "raise"),
+            "on_error": ("raise", "truncate", "restart"),
+            "on_violation": ("raise", "truncate", "restart"),
+            "on_limit": ("raise", "quarantine"),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name}: expected one of {values}, got {getattr(self, name)!r}")
+
+
+@dataclass(slots=True)
+class Incident:
+    """What went wrong, and what was done about it.
+
+    Attributes:
+        what: the error, as text.
+        kind: its class, such as "WorkerDied".
+        worker: index of the worker; -1 for the fork server.
+        generation: the worker's generation that was lost.
+        env: the environment that the worker was calling, None between calls.
+        outcomes: for each environment of the worker, what was done: "replayed episode",
+            "replayed seeded reset", "truncated: ...", "reset".
+        duration_s: from the loss to the successor at work.
+        time_s: when it was noticed, on the clock of `time.time`.
+    """
+
+    what: str
+    kind: str
+    worker: int
+    generation: int
+    env: int | None
+    outcomes: dict[int, str] = field(default_factory=dict)
+    duration_s: float = 0.0
+    time_s: float = field(default_factory=time.time)
+
+
+class Recovery:
+    """Watches a lockstep and brings back what it loses.
+
+    Args:
+        lockstep: the engine.
+        journal: what the environments have been told.
+        renew: starts a reaped worker's successor, environments built and slab mapped; None
+            stands for the fork server and all workers.
+        reactions: what is done about each kind of failure.
+        policy: how often.
+        source: how an environment is made, for reproducers.
+        root_seed: seeds of environments that had to be cut off are derived from it.
+    """
+
+    def __init__(
+        self,
+        lockstep: Lockstep,
+        journal: Journal,
+        renew: Callable[[Worker | None], None],
+        reactions: Reactions,
+        policy: RestartPolicy,
+        source: bytes,
+        root_seed: int,
+    ) -> None:
+        self._lockstep, self._journal, self._renew = lockstep, journal, renew
+        self._reactions, self._policy, self._source = reactions, policy, source
+        self.root_seed = root_seed
+        self.incidents: list[Incident] = []
+        self.lost: dict[int, str] = {}  # env -> why its row of this lockstep is invalid
+        self.quarantined: dict[int, str] = {}
+        self.unreplayable: set[int] = set()
+        self._restarts: dict[int, deque[float]] = {}
+        self._suspects: dict[int, tuple[int, int]] = {}  # env -> where it last killed its worker
+        self._truncations = 0
+        lockstep.watch(self._worker_lost)
+
+    # --- a lost worker ---------------------------------------------------------------------------
+
+    def _worker_lost(self, worker: Worker | None, error: WorkerError) -> None:
+        """Brings a worker back and sends it what it was lost in, or raises."""
+        if self._reactions.on_crash == "raise":
+            raise error
+        began = time.monotonic()
+        poison = self._suspect(worker, error.env)
+        while True:
+            incident = self._record(worker, error)
+            workers = self._lockstep.active.copy() if worker is None else [worker]
+            try:
+                self._spend(worker, error)
+                self._renew(worker)
+                for one in workers:
+                    self._bring_back(one, incident, poison)
+                break
+            except RestartLimitExceeded:
+                if self._reactions.on_limit == "raise" or worker is None:
+                    raise
+                self._quarantine(worker, incident)
+                return
+            except WorkerError as again:
+                error = again
+                poison = poison | ({again.env} if again.env is not None else set())
+        incident.duration_s = time.monotonic() - began
+        _LOG.warning("%s; %s", incident.what, incident.outcomes)
+
+    def _suspect(self, worker: Worker | None, env: int | None) -> set[int]:
+        """Returns the environment if this is the second time that this very step kills."""
+        if worker is None or env is None or not isinstance(self._lockstep.message(worker), Step):
+            return set()
+        place = self._journal.place(env)
+        if self._suspects.get(env) == place:
+            return {env}
+        self._suspects[env] = place
+        return set()
+
+    def _spend(self, worker: Worker | None, error: WorkerError) -> None:
+        """Counts a restart against the policy; waits where there were some lately."""
+        policy, now = self._policy, time.monotonic()
+        recent = self._restarts.setdefault(-1 if worker is None else worker.index, deque())
+        while recent and now - recent[0] > policy.within_s:
+            recent.popleft()
+        if policy.max_restarts is not None and len(recent) >= policy.max_restarts:
+            raise RestartLimitExceeded(
+                f"lost {len(recent) + 1} times within {policy.within_s} s; last: {error.message}. "
+                "Mend the environment, or allow more with RestartPolicy(max_restarts=...)",
+                worker=error.worker,
+                env=error.env,
+            ) from error
+        in_a_row = sum(1 for since in recent if now - since < policy.max_backoff_s)
+        recent.append(now)
+        if in_a_row and policy.max_restarts is not None:
+            wait_s = min(policy.backoff_s * 2 ** (in_a_row - 1), policy.max_backoff_s)
+            time.sleep(wait_s * (1 + random.random() / 4))  # noqa: S311  # jitter, not a secret
+
+    def _bring_back(self, worker: Worker, incident: Incident, poison: set[int]) -> None:
+        """Brings each environment of a successor to where its predecessor's was."""
+        message = self._lockstep.message(worker)
+        again = set(message.rows) if isinstance(message, Reset) else set()
+        for row in range(worker.rows):
+            env = worker.first_env + row
+            if row in again:
+                incident.outcomes[env] = "reset"
+            elif env in self.lost:
+                self.cut_off(env, self.lost[env])
+            elif env in poison:
+                path = self._reproduce(env, worker, row)
+                incident.outcomes[env] = self.cut_off(
+                    env, f"the same step ended its worker twice; reproducer: {path}"
+                )
+            else:
+                incident.outcomes[env] = self._climb(env, worker, row)
+        self._place_actions(worker)
+        without = {row for row in range(worker.rows) if worker.first_env + row in self.lost}
+        self._lockstep.resend(worker, without)
+
+    def _climb(self, env: int, worker: Worker, row: int) -> str:
+        """Goes down the ladder for one environment; returns what was done."""
+        why = "on_crash='truncate'"
+        if env in self.unreplayable:
+            why = "its replays do not reproduce"
+        elif self._reactions.on_crash == "replay":
+            accounts = self._journal.accounts(env, worker.index, row)
+            why = "its log does not reach back, or holds a call that is not pure"
+            for attempt, account in enumerate(accounts):
+                why = self._replay(env, worker, row, account, afresh=attempt > 0)
+                if not why:
+                    return f"replayed {account.rung}"
+            if "another" in why:
+                self._give_up_replays(env)
+        return self.cut_off(env, why)
+
+    def _replay(
+        self, env: int, worker: Worker, row: int, account: Account, *, afresh: bool
+    ) -> str:
+        """Replays one environment; returns why that failed, "" where it did not."""
+        script = [["make"], *account.script] if afresh else account.script
+        budget_s = self._policy.replay_budget_s
+        reply = self._lockstep.exchange(
+            worker,
+            lambda seq: Replay(seq, row, script, int(budget_s * 1000)),
+            self._lockstep.replay_s(budget_s),
+        )
+        if not isinstance(reply, Replayed):
+            return "the worker did not replay"
+        if reply.failures:
+            return f"its replay failed: {reply.failures[0][1:4]}"
+        got = np.frombuffer(reply.checksums, np.uint64).tolist()
+        expected = account.expected
+        if len(got) != len(expected):
+            return f"its replay gave {len(got)} of {len(expected)} results"
+        for index, (one, other) in enumerate(zip(got, expected, strict=True)):
+            if other is not None and one != other:
+                return f"its replay gave another result than the first time, at command {index}"
+        return ""
+
+    def _give_up_replays(self, env: int) -> None:
+        self.unreplayable.add(env)
+        warnings.warn(
+            f"env {env}: a replay did not reproduce its episode, so it is truncated from now on "
+            "when its worker is lost; randomness outside of np_random is the usual cause",
+            UserWarning,
+            stacklevel=2,
+        )
+
+    def _place_actions(self, worker: Worker) -> None:
+        """Puts the actions of the lockstep under way into a successor's range."""
+        if not isinstance(self._lockstep.message(worker), Step):
+            return
+        for row in range(worker.rows):
+            actions = self._journal.pending_action(worker.first_env + row)
+            for array, action in zip(self._lockstep.views.actions, actions, strict=True):
+                array[worker.index, row] = action
+
+    # --- a lost row ------------------------------------------------------------------------------
+
+    def cut_off(self, env: int, why: str) -> str:
+        """Ends an environment's episode as a marked truncation and starts another.
+
+        Args:
+            env: its worker is alive and owes no reply.
+            why: goes into `lost` and the incident.
+
+        Returns:
+            What was done, for the incident.
+
+        Raises:
+            EnvError: it can't be reset any more.
+        """
+        lockstep = self._lockstep
+        worker = lockstep.workers[int(lockstep.worker_of[env])]
+        row = int(lockstep.row_of[env])
+        for _ in range(_RESET_TRIES):
+            self._truncations += 1
+            sequence = np.random.SeedSequence([self.root_seed, env, self._truncations])
+            seed = int(sequence.generate_state(1)[0])
+            reply = lockstep.exchange(
+                worker,
+                lambda seq, seed=seed: Reset(seq, [row], [seed], b"", 0),  # type: ignore[misc]
+                lockstep.reset_s,
+            )
+            assert isinstance(reply, Done), "a reset is answered by Done"
+            errors = failures_of({worker.index: reply}, lockstep.workers)
+            if not errors:
+                break
+        else:
+            raise errors[0]
+        place = [(worker.index, row)]
+        self._journal.reset([env], [seed], b"", place, ahead=1)
+        self.lost[env] = why
+        return f"truncated: {why}"
+
+    def _reproduce(self, env: int, worker: Worker, row: int) -> str:
+        accounts = self._journal.accounts(env, worker.index, row)
+        script = accounts[0].script if accounts else []
+        action = self._journal.pending_action(env)
+        return write_reproducer(
+            self._policy.reproducer_dir, self._source, env, [*script, ["steps", 1, _column(action)]]
+        )
+
+    def _quarantine(self, worker: Worker, incident: Incident) -> None:
+        """Leaves a worker's rows masked from now on; the others go on."""
+        self._lockstep.retire(worker)
+        for env in range(worker.first_env, worker.first_env + worker.rows):
+            self.quarantined[env] = incident.outcomes[env] = "quarantined"
+        _LOG.error("worker %d is quarantined: %s", worker.index, incident.what)
+
+    def _record(self, worker: Worker | None, error: WorkerError) -> Incident:
+        index, generation = (-1, 0) if worker is None else (worker.index, worker.generation)
+        incident = Incident(str(error), type(error).__name__, index, generation, error.env)
+        self.incidents.append(incident)
+        return incident
+
+
+def _column(action: list[Any]) -> list[Any]:
+    return [np.asarray(part)[None] for part in action]
