@@ -69,7 +69,7 @@ def collect_rollout(
     """
     if not hasattr(session, "step_into"):
         return collect_from_session(session, policy, horizon, seed=seed, counter=counter, out=out)
-    books = _books_of(session, session.num_envs)
+    books = books_of(session)
     return fill_rollout(session, books, policy, horizon, seed, counter, out)
 
 
@@ -113,8 +113,7 @@ def collect_from_session(
         cast_reward=cast_reward,
         session=session if _is_started(session) else None,
     )
-    books = _books.setdefault(session, SingleBooks())
-    return fill_rollout(source, books, policy, horizon, seed, counter, out)
+    return fill_rollout(source, books_of(session), policy, horizon, seed, counter, out)
 
 
 def collect_from_client(
@@ -221,10 +220,12 @@ def _is_started(session: Any) -> bool:
     return True
 
 
-def _books_of(session: Any, num_envs: int) -> Books:
-    """Returns where a vector session keeps its stream and its episodes under way: on itself."""
+def books_of(session: Any) -> Books:
+    """Returns where the stream and the episodes under way are kept; a vector session has them."""
+    if not hasattr(session, "step_into"):
+        return _books.setdefault(session, SingleBooks())
     if not hasattr(session, "episode_returns"):
-        session.episode_returns = np.zeros(num_envs)
-        session.episode_lengths = np.zeros(num_envs, dtype=np.int64)
+        session.episode_returns = np.zeros(session.num_envs)
+        session.episode_lengths = np.zeros(session.num_envs, dtype=np.int64)
     books: Books = session
     return books

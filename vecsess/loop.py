@@ -53,6 +53,14 @@ class LockstepSource(Protocol):
         ...
 
 
+class Startable(Protocol):
+    """What can be started: a source, or a session of one environment."""
+
+    def start(self, seed: int | None = None) -> Tree:
+        """Resets; returns what to act on."""
+        ...
+
+
 class Books(Protocol):
     """What a session remembers from one rollout to the next.
 
@@ -128,8 +136,11 @@ def _begin(source: LockstepSource, books: Books, seed: int | None, counter: int 
         books.noise_seed, books.noise_counter = seed, 0
     if counter is not None:
         books.noise_counter = counter
-    if source.started:
-        return source.observe()
+    return source.observe() if source.started else restart(source, books, seed)
+
+
+def restart(source: Startable, books: Books, seed: int | None) -> Tree:
+    """Starts a source, and with it the books of its episodes; returns what to act on."""
     observations = source.start(seed)
     books.episode_returns[:] = 0.0
     books.episode_lengths[:] = 0
