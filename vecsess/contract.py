@@ -144,6 +144,7 @@ def _check(finite: bool, bounds: Range | None, array: Array, field: str) -> Viol
     return None
 
 
+@np.errstate(over="ignore")
 def _all_finite(array: Array) -> bool:
     """Whether all are finite; a batch of usual size costs one dot product.
 
