@@ -302,6 +302,8 @@ class VecCheckedSession(VectorEnv[Any, Any, Any]):
     ) -> None:
         seeds = _spread(seed, self.num_envs)
         packed = b"" if options is None else pickle.dumps(options)
+        self._episodes[:] = 0
+        self._begun[:] = self._steps
 
         def message(worker: Worker, seq: int) -> Reset:
             envs = slice(worker.first_env, worker.first_env + worker.rows)
@@ -313,8 +315,6 @@ class VecCheckedSession(VectorEnv[Any, Any, Any]):
     def _finish_reset(self, timeout_s: float | None = None) -> tuple[Tree, Infos]:
         self._gather(timeout_s)
         self._raise_failures()
-        self._episodes[:] = 0
-        self._begun[:] = self._steps
         observations = self._read_observations()
         infos = self._infos(None)
         self._state = _State.READY

@@ -6,6 +6,7 @@ clock: `serve` calls this in a worker, and `vecsess.in_process` in the trainer.
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import traceback
 from collections.abc import Callable, Iterable
@@ -326,7 +327,8 @@ def reward_of(value: Any) -> float:
     """Returns a reward as float; a bool, a text, None or an array with axes is none."""
     scalar = value[()] if isinstance(value, np.ndarray) and value.shape == () else value
     if type(scalar) is int or isinstance(scalar, np.floating | np.integer | float):
-        return float(scalar)
+        with contextlib.suppress(OverflowError):  # an int beyond float64 is none, either
+            return float(scalar)
     got = f"shape {list(value.shape)}" if isinstance(value, np.ndarray) else repr(value)[:80]
     raise FormError("reward", f"expected a number, got {type(value).__name__} {got}")
 
