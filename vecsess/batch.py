@@ -56,13 +56,31 @@ class ActorCriticBatch:
             size: rows of a minibatch.
             rng: decides the order.
         """
-        if size <= 0:
-            raise ValueError(f"expected a positive minibatch size, got {size}")
-        order = rng.permutation(np.flatnonzero(self.valid))
-        for begin in range(0, len(order), size):
-            chosen = order[begin : begin + size]
+        for chosen in minibatch_rows(self.valid, size, rng):
             parts = {f.name: tree.row(getattr(self, f.name), chosen) for f in fields(self)}
             yield ActorCriticBatch(**parts)
+
+
+def minibatch_rows(
+    valid: NDArray[np.bool_], size: int, rng: np.random.Generator
+) -> Iterator[NDArray[np.int64]]:
+    """Yields indices of the valid rows, each once, shuffled, `size` at a time.
+
+    Args:
+        valid: `[B]` bool.
+        size: rows of a minibatch; the last may be smaller.
+        rng: decides the order.
+
+    Example:
+        >>> valid = np.array([True, False, True, True])
+        >>> [len(rows) for rows in minibatch_rows(valid, 2, np.random.default_rng(0))]
+        [2, 1]
+    """
+    if size <= 0:
+        raise ValueError(f"expected a positive minibatch size, got {size}")
+    order = rng.permutation(np.flatnonzero(valid))
+    for begin in range(0, len(order), size):
+        yield order[begin : begin + size]
 
 
 def z_scores(values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32]:

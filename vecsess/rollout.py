@@ -7,7 +7,7 @@ ordinary NumPy arrays that the caller owns. Nothing here steps an environment or
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -19,6 +19,9 @@ from vecsess.advantages import generalized_advantages
 from vecsess.batch import ActorCriticBatch, one_hot, z_scores
 from vecsess.errors import SpaceError
 from vecsess.tree import Tree
+
+if TYPE_CHECKING:
+    from vecsess.integrations.pytorch import TorchRollout
 
 
 @dataclass(slots=True)
@@ -250,6 +253,23 @@ class Rollout:
             value_targets=self.returns(gamma, lam).reshape(rows),
             valid=valid,
         )
+
+    def to_torch(
+        self, device: Any = "cpu", *, gamma: float = 0.99, lam: float = 0.95
+    ) -> TorchRollout:
+        """Returns the rollout as PyTorch tensors; on the CPU they share its memory.
+
+        Args:
+            device: a `torch.device`, or its name.
+            gamma: discount γ of the advantages and returns that come with it.
+            lam: trace decay λ of these.
+
+        Raises:
+            MissingExtraError: PyTorch is not installed.
+        """
+        from vecsess.integrations.pytorch import TorchRollout  # here: vecsess needs no PyTorch
+
+        return TorchRollout.of(self, device, gamma, lam)
 
     def _advantages(self, gamma: float, lam: float) -> NDArray[np.float64]:
         return generalized_advantages(
