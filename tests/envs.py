@@ -63,7 +63,7 @@ class FaultyEnv(CountingEnv):
     Args:
         fault: a name in `FAULTS` or `LIES`.
         place: "init", "reset", "step" or "close".
-        at: the step of the episode, counted from 0, at which "step" breaks.
+        at: the step at which "step" breaks, counted from 0 since options were last given.
         length: an episode terminates after this many steps.
 
     Options: `{"fault": name, "place": ..., "at": ..., "index": i}` give an environment made with
@@ -81,6 +81,7 @@ class FaultyEnv(CountingEnv):
     ) -> None:
         super().__init__(length)
         self.fault, self.place, self.at, self.index = fault, place, at, index
+        self.told = 0  # steps since options were given
         self._break_in("init")
 
     def reset(
@@ -90,6 +91,7 @@ class FaultyEnv(CountingEnv):
             mine = options.get("index") == self.index
             self.fault = options["fault"] if mine else None
             self.place, self.at = options.get("place", "step"), options.get("at", 0)
+            self.told = 0
         observation, info = super().reset(seed=seed)
         self._break_in("reset")
         if self.fault in LIES and self.place == "reset":
@@ -99,7 +101,8 @@ class FaultyEnv(CountingEnv):
 
     def step(self, action: Any) -> Any:
         result = super().step(action)
-        if self.steps - 1 == self.at:
+        self.told += 1
+        if self.told == self.at + 1:
             self._break_in("step")
             if self.fault in LIES and self.place == "step":
                 return LIES[self.fault](result)
