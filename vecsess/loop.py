@@ -162,7 +162,7 @@ def _rollout_for(
     source: LockstepSource, horizon: int, observations: Tree, decision: Any, out: Rollout | None
 ) -> Rollout:
     """Returns `out`, or a new rollout, in the dtypes in which the policy answers."""
-    if not isinstance(decision, tuple) or len(decision) != 3:
+    if not isinstance(decision, (tuple, list)) or len(decision) != 3:
         raise TypeError(
             "expected the policy's act to return (actions, log_probs, values), "
             f"got {type(decision).__name__}"
