@@ -186,9 +186,10 @@ class Journal:
                 continue
             rung, (start, head, head_checksum) = way
             account = self._account(env, worker, row, start, head, head_checksum, rung)
-            if account is not None and account not in found:
+            if account is not None:
                 found.append(account)
-        return found[:1] if len(found) == 2 and found[0].script[0] == found[1].script[0] else found
+        # In the first episode after a seeded reset the two are one.
+        return found[:1] if len({account.steps for account in found}) == 1 else found
 
     def _episode(self, env: int, worker: int, row: int) -> Any:
         start = int(self._starts[env])

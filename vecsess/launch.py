@@ -15,7 +15,7 @@ import gymnasium
 from vecsess.errors import ProtocolError, SpaceError, SpawnError, WorkerDied
 from vecsess.lockstep import Lockstep
 from vecsess.reports import check_description, start_error
-from vecsess.supervisor import Supervisor, Timeouts, Worker, describe_status
+from vecsess.supervisor import Supervisor, Timeouts, Worker, describe_exit
 from vecsess.wire.channel import VALUE_BYTES, DeadlineError, EndOfStreamError, frame
 from vecsess.wire.messages import Attach, Described, Failed, Start, decode, encode
 from vecsess.wire.patience import SPIN_NS
@@ -256,7 +256,7 @@ def _hear(supervisor: Supervisor, worker: Worker, deadline: float | None) -> Des
 def _died(supervisor: Supervisor, worker: Worker) -> WorkerDied:
     ended = supervisor.reap(worker, time.monotonic() + 10.0)
     return WorkerDied(
-        f"the worker ended with {describe_status(ended.status)} while it built its environments; "
+        f"the worker ended with {describe_exit(os.waitstatus_to_exitcode(ended.status))} while it built its environments; "
         f"its last output:\n{ended.stderr}",
         worker=worker.index,
     )

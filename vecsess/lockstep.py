@@ -6,6 +6,7 @@ workers, one write and one read a worker, and no Python loop over environments.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from vecsess.errors import ProtocolError, ServerDied, WorkerDied, WorkerError, WorkerTimeout
 from vecsess.rollout import StepRows
-from vecsess.supervisor import Supervisor, Timeouts, Worker, describe_status
+from vecsess.supervisor import Supervisor, Timeouts, Worker, describe_exit
 from vecsess.tree import leaves
 from vecsess.wire.channel import CONTROL_BYTES, VALUE_BYTES, DeadlineError, EndOfStreamError, frame
 from vecsess.wire.messages import (
@@ -37,7 +38,7 @@ Array = npt.NDArray[Any]
 
 SLICE_S = 0.05  # how often a blocked manager looks whether the workers move on
 REAP_S = 10.0  # how long a killed process may take to be gone
-_UNSIGNED = (1 << 64) - 1
+_SIDE = 1 << 62  # numbers of commands to one worker alone begin here
 
 
 class Lockstep:
@@ -70,7 +71,7 @@ class Lockstep:
         self._pending: list[Worker] = []
         self._message: Callable[[Worker, int], Message | None] = _nothing
         self._on_lost: Callable[[Worker | None, WorkerError], None] = _raise
-        self._side_seq = 0
+        self._side_seq = _SIDE
         self._answers: dict[int, Done] = {}
         self._moved: dict[int, tuple[int, float]] = {}
         self._limit_s: float | None = None
@@ -225,18 +226,18 @@ class Lockstep:
 
         Args:
             worker: not one that still owes a reply.
-            make: makes the message from its sequence number, which is below 0: the locksteps'
-                numbers, which the other workers are answering, stay as they are.
+            make: makes the message from its sequence number, which is not of the locksteps':
+                the other workers go on answering theirs.
             limit_s: how long the reply may take altogether.
 
         Raises:
             WorkerError: it died, was too slow, or answered what it should not.
         """
-        self._side_seq -= 1
+        self._side_seq += 1
         seq, until = self._side_seq, None if limit_s is None else time.monotonic() + limit_s
         try:
             worker.channel.send(frame(encode(make(seq))), until)
-            self.views.command[worker.index] = seq & _UNSIGNED
+            self.views.command[worker.index] = seq
             while (payload := worker.channel.receive_ready(VALUE_BYTES)) is None:
                 if self._supervisor is not None:
                     self._supervisor.wait_for(worker, until)
@@ -310,10 +311,10 @@ class Lockstep:
             if worker not in self._pending:
                 # It has answered, its rows stand: whatever it has now is for the next command.
                 supervisor.mute(worker)
-            elif worker.channel.read_fd not in ready:
-                raise self._lost(worker)
             elif self._take_reply(worker):
                 self._pending.remove(worker)
+            elif worker.pidfd in ready:  # only now: it may have answered before it ended
+                raise self._lost(worker)
         if not ready:
             self._check_deadlines(time.monotonic())
 
@@ -349,7 +350,7 @@ class Lockstep:
         env = self._guilty(worker)
         self._supervisor.kill(worker)  # it may live on without its pipe
         ended = self._supervisor.reap(worker, time.monotonic() + REAP_S)
-        how = describe_status(ended.status)
+        how = describe_exit(os.waitstatus_to_exitcode(ended.status))
         tail = f"; its last output:\n{ended.stderr}" if ended.stderr else ""
         message = f"the worker (pid {ended.pid}) ended with {how}; reset() starts it anew{tail}"
         return WorkerDied(message, worker=worker.index, env=env)

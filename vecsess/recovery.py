@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import logging
 import random
+import secrets
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
-from vecsess.errors import RestartLimitExceeded, WorkerError
+from vecsess.errors import RestartLimitExceeded, VecsessError, WorkerError
 from vecsess.journal import Account, Journal
-from vecsess.lockstep import Lockstep
+from vecsess.launch import Launched
 from vecsess.reports import failures_of
 from vecsess.reproducer import write_reproducer
 from vecsess.supervisor import Worker
@@ -113,29 +113,31 @@ class Recovery:
     """Watches a lockstep and brings back what it loses.
 
     Args:
-        lockstep: the engine.
-        journal: what the environments have been told.
-        renew: starts a reaped worker's successor, environments built and slab mapped; None
-            stands for the fork server and all workers.
+        launched: the workers.
+        n: how many environments.
+        autoreset_mode: "same_step", "next_step" or "disabled".
         reactions: what is done about each kind of failure.
-        policy: how often.
-        source: how an environment is made, for reproducers.
-        root_seed: seeds of environments that had to be cut off are derived from it.
+        policy: how often, and how long.
     """
 
     def __init__(
         self,
-        lockstep: Lockstep,
-        journal: Journal,
-        renew: Callable[[Worker | None], None],
+        launched: Launched,
+        n: int,
+        autoreset_mode: str,
         reactions: Reactions,
-        policy: RestartPolicy,
-        source: bytes,
-        root_seed: int,
+        policy: RestartPolicy | None,
     ) -> None:
-        self._lockstep, self._journal, self._renew = lockstep, journal, renew
-        self._reactions, self._policy, self._source = reactions, policy, source
-        self.root_seed = root_seed
+        self._lockstep = lockstep = launched.lockstep
+        self._launched, self._reactions = launched, reactions
+        self._policy = policy or RestartPolicy()
+        self._journal: Journal | None = None
+        if reactions.on_crash == "replay" and launched.renew is not None:
+            self._journal = Journal(
+                lockstep.layout, lockstep.views, n, autoreset_mode, self._policy.log_bytes
+            )
+        self._root_seed = secrets.randbits(32)
+        self._reset: tuple[list[int], list[int | None], bytes] = ([], [], b"")
         self.incidents: list[Incident] = []
         self.lost: dict[int, str] = {}  # env -> why its row of this lockstep is invalid
         self.quarantined: dict[int, str] = {}
@@ -144,6 +146,69 @@ class Recovery:
         self._suspects: dict[int, tuple[int, int]] = {}  # env -> where it last killed its worker
         self._truncations = 0
         lockstep.watch(self._worker_lost)
+
+    # --- what the session does -------------------------------------------------------------------
+
+    def begin_reset(self, seeds: list[int | None], options: bytes, *, continued: bool) -> None:
+        """Notes a reset of every environment that is about to be sent; revives dead workers.
+
+        Args:
+            seeds: one for each environment.
+            options: a pickle, empty for none.
+            continued: the last call was completed, so the log before it still holds.
+        """
+        self._reset = (list(range(len(seeds))), seeds, options)
+        first = next((seed for seed in seeds if seed is not None), None)
+        if first is not None:
+            self._root_seed = abs(first)
+        self.lost.clear()
+        if self._journal is not None and not continued:
+            self._journal.break_off()
+        for worker in self._lockstep.active:
+            if worker.dead and self._launched.renew is not None:
+                self._launched.renew(worker)
+
+    def complete_reset(self) -> None:
+        """Logs the reset: every environment has answered it."""
+        if self._journal is not None:
+            envs, seeds, options = self._reset
+            self._journal.reset(envs, seeds, options, [self._place(env) for env in envs])
+
+    def begin_step(self, actions: list[Any]) -> None:
+        """Logs the actions of a lockstep that is about to be sent."""
+        if self.lost:
+            self.lost.clear()
+        if self.quarantined:
+            self.lost.update(self.quarantined)
+        if self._journal is not None:
+            self._journal.note(actions)
+
+    def complete_step(self, ended: Any) -> None:
+        """Logs what came of the lockstep; `ended [K]` are the environments whose episode did."""
+        if self._journal is not None:
+            self._journal.complete(ended)
+
+    def settle(self, error: VecsessError, reaction: str) -> None:
+        """Cuts off the episode of an environment that raised or broke the contract.
+
+        Args:
+            error: names the environment.
+            reaction: "truncate", or "restart" for a new process too.
+        """
+        env = error.env
+        assert env is not None, "a failure names its environment"
+        worker = self._lockstep.workers[int(self._lockstep.worker_of[env])]
+        incident = self._record(worker, error)
+        if reaction == "truncate" or self._launched.renew is None:
+            incident.outcomes[env] = self.cut_off(env, str(error))
+            return
+        self.lost[env] = str(error)
+        self._launched.renew(worker)
+        self._bring_back(worker, incident, set())
+        self._lockstep.gather()
+
+    def _place(self, env: int) -> tuple[int, int]:
+        return int(self._lockstep.worker_of[env]), int(self._lockstep.row_of[env])
 
     # --- a lost worker ---------------------------------------------------------------------------
 
@@ -158,7 +223,8 @@ class Recovery:
             workers = self._lockstep.active.copy() if worker is None else [worker]
             try:
                 self._spend(worker, error)
-                self._renew(worker)
+                assert self._launched.renew is not None, "only processes can be lost"
+                self._launched.renew(worker)
                 for one in workers:
                     self._bring_back(one, incident, poison)
                 break
@@ -177,7 +243,7 @@ class Recovery:
         """Returns the environment if this is the second time that this very step kills."""
         if worker is None or env is None or not isinstance(self._lockstep.message(worker), Step):
             return set()
-        place = self._journal.place(env)
+        place = (0, 0) if self._journal is None else self._journal.place(env)
         if self._suspects.get(env) == place:
             return {env}
         self._suspects[env] = place
@@ -228,7 +294,7 @@ class Recovery:
         why = "on_crash='truncate'"
         if env in self.unreplayable:
             why = "its replays do not reproduce"
-        elif self._reactions.on_crash == "replay":
+        elif self._journal is not None:
             accounts = self._journal.accounts(env, worker.index, row)
             why = "its log does not reach back, or holds a call that is not pure"
             for attempt, account in enumerate(accounts):
@@ -276,6 +342,7 @@ class Recovery:
         """Puts the actions of the lockstep under way into a successor's range."""
         if not isinstance(self._lockstep.message(worker), Step):
             return
+        assert self._journal is not None
         for row in range(worker.rows):
             actions = self._journal.pending_action(worker.first_env + row)
             for array, action in zip(self._lockstep.views.actions, actions, strict=True):
@@ -301,7 +368,7 @@ class Recovery:
         row = int(lockstep.row_of[env])
         for _ in range(_RESET_TRIES):
             self._truncations += 1
-            sequence = np.random.SeedSequence([self.root_seed, env, self._truncations])
+            sequence = np.random.SeedSequence([self._root_seed, env, self._truncations])
             seed = int(sequence.generate_state(1)[0])
             reply = lockstep.exchange(
                 worker,
@@ -314,17 +381,18 @@ class Recovery:
                 break
         else:
             raise errors[0]
-        place = [(worker.index, row)]
-        self._journal.reset([env], [seed], b"", place, ahead=1)
+        if self._journal is not None:
+            self._journal.reset([env], [seed], b"", [(worker.index, row)], ahead=1)
         self.lost[env] = why
         return f"truncated: {why}"
 
     def _reproduce(self, env: int, worker: Worker, row: int) -> str:
+        assert self._journal is not None
         accounts = self._journal.accounts(env, worker.index, row)
         script = accounts[0].script if accounts else []
         action = self._journal.pending_action(env)
         return write_reproducer(
-            self._policy.reproducer_dir, self._source, env, [*script, ["steps", 1, _column(action)]]
+            self._policy.reproducer_dir, self._launched.pickled, env, [*script, ["steps", 1, _column(action)]]
         )
 
     def _quarantine(self, worker: Worker, incident: Incident) -> None:
@@ -334,7 +402,7 @@ class Recovery:
             self.quarantined[env] = incident.outcomes[env] = "quarantined"
         _LOG.error("worker %d is quarantined: %s", worker.index, incident.what)
 
-    def _record(self, worker: Worker | None, error: WorkerError) -> Incident:
+    def _record(self, worker: Worker | None, error: VecsessError) -> Incident:
         index, generation = (-1, 0) if worker is None else (worker.index, worker.generation)
         incident = Incident(str(error), type(error).__name__, index, generation, error.env)
         self.incidents.append(incident)

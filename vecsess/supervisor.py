@@ -187,9 +187,12 @@ class Supervisor:
         """Starts a lost worker's successor, in place: same environments, next generation.
 
         Args:
-            lost: a worker that has been reaped.
+            lost: a worker that is to be replaced; killed first where it still runs.
             deadline: until the successor runs; a dead fork server is replaced too.
         """
+        if not lost.dead:
+            self.kill(lost)
+            self.reap(lost, deadline)
         for fd in self._owned.descriptors.pop(lost.index):
             os.close(fd)
         fresh = self._launch(
@@ -329,7 +332,7 @@ class Supervisor:
         server = self._owned.server
         code = None if server is None else server.poll()
         return ServerDied(
-            f"the fork server ended{'' if code is None else ' with ' + describe_status(code)}; "
+            f"the fork server ended{'' if code is None else ' with ' + describe_exit(code)}; "
             "its stderr says why; make a new session"
         )
 
@@ -345,11 +348,11 @@ class Supervisor:
         self.close(0.0)
 
 
-def describe_status(status: int) -> str:
-    """Returns "exit code 3" or "SIGKILL" for what Popen calls a return code."""
-    if status >= 0:
-        return f"exit code {status}"
-    name = signal.Signals(-status).name
+def describe_exit(code: int) -> str:
+    """Returns "exit code 3" or "SIGKILL ..." for a code as `Popen.returncode` has it."""
+    if code >= 0:
+        return f"exit code {code}"
+    name = signal.Signals(-code).name
     if name == "SIGKILL":
         return "SIGKILL (where nobody sent it, the kernel ran out of memory: see `dmesg`)"
     return name

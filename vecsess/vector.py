@@ -10,7 +10,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,7 @@ from vecsess.errors import (
     VecsessError,
 )
 from vecsess.launch import EnvLike, Source, cores, group, launch
+from vecsess.recovery import FailureReaction, Incident, Reaction, Reactions, Recovery, RestartPolicy
 from vecsess.reports import failures_of, values_of, warn_once
 from vecsess.rollout import Finals, StepRows
 from vecsess.supervisor import Timeouts, Worker
@@ -81,6 +82,14 @@ class VecCheckedSession(VectorEnv[Any, Any, Any]):
         preload: modules that are imported once, before the workers are forked.
         timeouts: how long each call of an environment may take.
         start_method: "fork" from a fork server, or "spawn" for what can't be forked.
+        on_crash: what to do about a worker that died or missed a deadline: bring its environments
+            back by "replay", "truncate" their episodes, or "raise".
+        on_error: what to do about an environment that raised: "raise", "truncate" its episode, or
+            "restart" its worker too.
+        on_violation: likewise for a transition that broke the contract.
+        on_limit: what to do when `restart_policy` is used up: "raise", or "quarantine" the
+            worker, whose rows stay masked while the others go on.
+        restart_policy: how often workers are restarted, and how long a replay may take.
 
     Raises:
         EnvError: an environment could not be made; also the builtin exception that it raised.
@@ -105,6 +114,11 @@ class VecCheckedSession(VectorEnv[Any, Any, Any]):
         preload: Sequence[str] = (),
         timeouts: Timeouts | None = None,
         start_method: str = "fork",
+        on_crash: Reaction = "replay",
+        on_error: FailureReaction = "raise",
+        on_violation: FailureReaction = "raise",
+        on_limit: Literal["raise", "quarantine"] = "raise",
+        restart_policy: RestartPolicy | None = None,
     ) -> None:
         self._state = _State.CLOSED  # until all of it stands: `__del__` may come before
         if type(n) is not int or n < 1:
@@ -116,7 +130,7 @@ class VecCheckedSession(VectorEnv[Any, Any, Any]):
         settings = {
             "autoreset_mode": "same_step",
             "exact": self._contract.dtype == "exact",
-            "keep_rng": False,
+            "keep_rng": True,
             "spin_ns": SPIN_NS if len(groups) <= cores() else 0,
         }
         source = Source.of(env, make_kwargs, n)
@@ -129,6 +143,11 @@ class VecCheckedSession(VectorEnv[Any, Any, Any]):
         self._episodes = np.zeros(n, np.int64)  # how many each environment has finished
         self._begun = np.zeros(n, np.int64)  # the lockstep at which its episode began
         self._steps = 0
+        self._last: list[Array] = []  # the observations given out last, by reference
+        self._reactions = Reactions(
+            on_crash=on_crash, on_error=on_error, on_violation=on_violation, on_limit=on_limit
+        )
+        self._recovery = Recovery(launched, n, "same_step", self._reactions, restart_policy)
         self._warned: set[str] = set()
         self.noise_seed = secrets.randbits(63)
         self.noise_counter = 0
@@ -233,6 +252,11 @@ class VecCheckedSession(VectorEnv[Any, Any, Any]):
     # --- checked ---------------------------------------------------------------------------------
 
     @property
+    def incidents(self) -> list[Incident]:
+        """What went wrong so far, and what was done about it."""
+        return self._recovery.incidents
+
+    @property
     def started(self) -> bool:
         """Whether the environments have been reset and can be stepped."""
         return self._state is _State.READY
@@ -304,6 +328,7 @@ class VecCheckedSession(VectorEnv[Any, Any, Any]):
         packed = b"" if options is None else pickle.dumps(options)
         self._episodes[:] = 0
         self._begun[:] = self._steps
+        self._recovery.begin_reset(seeds, packed, continued=self._state is _State.READY)
 
         def message(worker: Worker, seq: int) -> Reset:
             envs = slice(worker.first_env, worker.first_env + worker.rows)
@@ -315,7 +340,9 @@ class VecCheckedSession(VectorEnv[Any, Any, Any]):
     def _finish_reset(self, timeout_s: float | None = None) -> tuple[Tree, Infos]:
         self._gather(timeout_s)
         self._raise_failures()
+        self._recovery.complete_reset()
         observations = self._read_observations()
+        self._last = leaves(observations)
         infos = self._infos(None)
         self._state = _State.READY
         return observations, infos
@@ -326,6 +353,7 @@ class VecCheckedSession(VectorEnv[Any, Any, Any]):
         if self._state is not _State.READY or threading.get_ident() != self._thread:
             self._require(_State.READY)
         checked = self._check_actions(actions)
+        self._recovery.begin_step(checked)
         self._state = _State.STEPPING
         self._lockstep.begin_step(checked, infos)
 
@@ -340,18 +368,42 @@ class VecCheckedSession(VectorEnv[Any, Any, Any]):
     def _complete_step(self, rows: StepRows, timeout_s: float | None) -> Finals | None:
         self._gather(timeout_s)
         if self._lockstep.answers:
-            self._raise_failures()
+            self._settle_failures()
         ended = self._lockstep.read_step(rows)
         finals = None if ended is None else self._finals(ended)
-        violation = self._violation(rows, finals)
-        if violation is not None:
-            raise self._broken(violation)
+        while (violation := self._violation(rows, finals)) is not None:
+            self._settle_violation(violation)
+            ended = self._lockstep.read_step(rows)
+            finals = None if ended is None else self._finals(ended)
+        self._recovery.complete_step(ended)
+        if self._recovery.lost:
+            finals = self._mark_lost(rows, finals)
         self._steps += 1
-        if ended is not None:
-            self._episodes[ended] += 1
-            self._begun[ended] = self._steps
+        if finals is not None:
+            self._episodes[finals.envs] += 1
+            self._begun[finals.envs] = self._steps
+        self._last = leaves(rows.next_observations)
         self._state = _State.READY
         return finals
+
+    def _mark_lost(self, rows: StepRows, finals: Finals | None) -> Finals:
+        """Turns the rows of lost environments into marked truncations.
+
+        Returns:
+            The finals with the last good observation of each of them.
+        """
+        lost = sorted(self._recovery.lost)
+        rows.rewards[lost], rows.valid[lost] = 0.0, False
+        rows.terminated[lost], rows.truncated[lost] = False, True
+        envs = np.array(lost, np.int64)
+        arrays = [leaf[lost] for leaf in self._last]
+        if finals is not None:
+            envs = np.concatenate([finals.envs, envs])
+            pairs = zip(leaves(finals.observations), arrays, strict=True)
+            arrays = [np.concatenate(pair) for pair in pairs]
+        order = np.argsort(envs)
+        parts = iter([array[order] for array in arrays])
+        return Finals(envs[order], assemble(self.single_observation_space, parts))
 
     def _violation(self, rows: StepRows, finals: Finals | None) -> Violation | None:
         """Returns the first breach of the contract: flags, reward, observation, next observation."""
@@ -393,6 +445,23 @@ class VecCheckedSession(VectorEnv[Any, Any, Any]):
             self._state = _State.BROKEN
             raise self._located(error) from error.__cause__
 
+    def _settle_failures(self) -> None:
+        """Raises what environments raised, or cuts their episodes off, as the session was told."""
+        warn_once(self._lockstep.answers, self._lockstep.workers, self._warned)
+        errors = failures_of(self._lockstep.answers, self._lockstep.workers)
+        for error in errors:
+            form = isinstance(error, ContractViolation)
+            reaction = self._reactions.on_violation if form else self._reactions.on_error
+            if reaction == "raise":
+                self._raise_failures()
+            self._recovery.settle(self._located(error), reaction)
+
+    def _settle_violation(self, violation: Violation) -> None:
+        error = self._broken(violation)
+        if self._reactions.on_violation == "raise":
+            raise error
+        self._recovery.settle(error, self._reactions.on_violation)
+
     def _raise_failures(self) -> None:
         warn_once(self._lockstep.answers, self._lockstep.workers, self._warned)
         errors = failures_of(self._lockstep.answers, self._lockstep.workers)
@@ -421,6 +490,9 @@ class VecCheckedSession(VectorEnv[Any, Any, Any]):
     def _infos(self, finals: Finals | None) -> Infos:
         """Returns Gymnasium's dict of arrays with `_key` masks."""
         infos: Infos = {}
+        if self._recovery.lost:
+            infos["invalid"] = np.zeros(self.num_envs, np.bool_)
+            infos["invalid"][list(self._recovery.lost)] = True
         by_env: dict[int, list[tuple[str, Any]]] = {}
         for env, what, value in values_of(self._lockstep.answers, self._lockstep.workers):
             by_env.setdefault(env, []).append((what, value))
