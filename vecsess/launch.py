@@ -75,7 +75,8 @@ class Source:
             raise TypeError(
                 f"env: expected an id, a callable, or a sequence of {n} callables, got {env!r}"
             )
-        modules = {getattr(maker, "__module__", None) or "__main__" for maker in makers}
+        functions = [getattr(maker, "func", maker) for maker in makers]  # of a functools.partial
+        modules = {getattr(function, "__module__", None) or "__main__" for function in functions}
         return cls(("callables", makers), tuple(sorted(modules - {"__main__"})))
 
     def pickled(self) -> bytes:
