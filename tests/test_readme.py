@@ -28,7 +28,7 @@ def test_its_python_runs_as_one_script(tmp_path: Path) -> None:
     script.write_text("\n".join(blocks("README.md", "python")))
     said = run(script, cwd=tmp_path).stdout.splitlines()
     assert said[:2] == ["(128, 16, 4)", "(128, 16)"]
-    assert said[2].startswith("worker 0, env 0, episode 0, step 1, field 'reward'")
+    assert said[2].startswith("worker 0, env 0, episode 0, step 0, field 'reward'")
 
 
 def test_its_quick_start_is_the_example() -> None:

@@ -20,6 +20,8 @@ from vecsess.tree import Tree
 
 Array = npt.NDArray[Any]
 
+_NEEDED = {"observations", "rewards", "valid", "episode_returns", "episode_lengths"}
+
 
 @dataclass(frozen=True, slots=True)
 class Archive:
@@ -100,13 +102,13 @@ def load(path: Path) -> Archive:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         about = json.loads(str(arrays.pop("about")))
-        missing = {"observations", "rewards", "valid", "episode_returns"} - {
-            name.partition(".")[0] for name in arrays
-        }
+        missing = _NEEDED - {name.partition(".")[0] for name in arrays}
     except FileNotFoundError as error:
         raise CommandError(f"{path}: no such file; `vecsess collect --out` writes one") from error
     except (OSError, ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise CommandError(_no_archive(path, str(error))) from error
+        # NumPy takes any bytes that it does not know for a pickle.
+        why = "it is no .npz file" if "pickle" in str(error) else str(error)
+        raise CommandError(_no_archive(path, why)) from error
     if missing:
         raise CommandError(_no_archive(path, f"it has no {', '.join(sorted(missing))}"))
     return Archive(arrays, about)

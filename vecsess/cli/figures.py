@@ -23,7 +23,7 @@ def size(count: float | None) -> str:
 
     Example:
         >>> size(12_345_678), size(3 * 2**30), size(None)
-        ('12 MiB', '3.0 GiB', '-')
+        ('12 MiB', '3 GiB', '-')
     """
     if count is None:
         return "-"
@@ -37,12 +37,14 @@ def short(value: float | None) -> str:
     """Returns a number with about three digits.
 
     Example:
-        >>> short(1.234), short(123.4), short(123456.7), short(0.01234), short(None)
-        ('1.2', '123', '123,457', '0.0123', '-')
+        >>> short(1.234), short(123456.7), short(0.01234), short(3e12), short(None)
+        ('1.2', '123,457', '0.0123', '3e+12', '-')
     """
     if value is None:
         return "-"
-    if value == 0 or abs(value) >= 10:
+    if abs(value) >= 1e7:
+        return f"{value:.2g}"
+    if abs(value) >= 10 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 1 else f"{value:.3g}"
 

@@ -19,8 +19,8 @@ def summary_table(tally: Tally) -> Table:
     table.add_row("collected", f"{rollouts}, {steps} in {seconds(tally.elapsed_s)}")
     table.add_row("steps/s", f"{tally.steps_per_s:,.0f}")
     table.add_row("episodes", f"{len(tally.returns):,}")
-    table.add_row("return", _spread(tally.returns))
-    table.add_row("length", _spread(tally.lengths))
+    table.add_row("return", spread(tally.returns))
+    table.add_row("length", spread(tally.lengths))
     table.add_row("invalid rows", f"{tally.invalid:,}", style="red" if tally.invalid else "")
     return table
 
@@ -49,7 +49,13 @@ def workers_table(rows: list[WorkerRow]) -> Table:
     return table
 
 
-def _spread(values: list[float] | list[int]) -> str:
+def spread(values: list[float] | list[int]) -> str:
+    """Returns mean and extremes.
+
+    Example:
+        >>> spread([9, 11])
+        'mean 10, min 9, max 11'
+    """
     if not values:
         return "no episode has ended yet"
     mean = sum(values) / len(values)
