@@ -57,6 +57,37 @@ class CountingEnv(gymnasium.Env[Any, Any]):
         return self.buffer
 
 
+class EchoEnv(CountingEnv):
+    """Refuses what is not exactly an action of its space, and observes what it was given."""
+
+    def step(self, action: Any) -> Any:
+        expected = np.ndarray if self.action_space.shape else self.action_space.dtype.type  # type: ignore[union-attr]
+        if type(action) is not expected or action.dtype != self.action_space.dtype:
+            raise TypeError(f"expected {expected}, got {type(action)}")
+        if not self.action_space.contains(action):
+            raise ValueError(f"expected an action, got {action}")
+        return super().step(action)
+
+
+class WideEnv(CountingEnv):
+    """Computes in float64 what its space declares as float32."""
+
+    def _observe(self, action: float) -> Any:
+        return super()._observe(action).astype(np.float64)
+
+
+class DiscreteObservationEnv(CountingEnv):
+    """Tells a number of its own choice as a Discrete observation."""
+
+    def __init__(self, told: Any) -> None:
+        super().__init__()
+        self.observation_space = spaces.Discrete(10)
+        self.told = told
+
+    def _observe(self, action: float) -> Any:
+        return self.told
+
+
 class FaultyEnv(CountingEnv):
     """Breaks as it is told to, by its arguments or by the options of `reset`.
 
