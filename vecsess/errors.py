@@ -129,6 +129,18 @@ class ProtocolError(WorkerError):
     """A worker sent something that the protocol does not allow."""
 
 
+class BadEncoding(ProtocolError):
+    """A worker sent bytes that are not msgpack."""
+
+
+class MissingField(ProtocolError):
+    """A worker sent a message with a field missing, or with one too many."""
+
+
+class WrongFieldType(ProtocolError):
+    """A worker sent a message with a field of another type."""
+
+
 @cache
 def _env_error_type(builtin: type[Exception]) -> type[EnvError]:
     return type(f"EnvError[{builtin.__name__}]", (EnvError, builtin), {})

@@ -6,13 +6,40 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from vecsess.errors import ContractViolation, EnvError, ProtocolError, VecsessError, env_error
+from vecsess.errors import (
+    BadEncoding,
+    ContractViolation,
+    EnvError,
+    MissingField,
+    ProtocolError,
+    VecsessError,
+    WrongFieldType,
+    env_error,
+)
 from vecsess.supervisor import Worker
 from vecsess.wire.messages import Described, Done, Failed
-from vecsess.wire.values import FrameError, unpack_value
+from vecsess.wire.values import (
+    EncodingError,
+    FieldCountError,
+    FieldTypeError,
+    FrameError,
+    unpack_value,
+)
 
 _SHAPE = (int, str, bytes)
 _FAILURE = (int, str, str, str, str)
+
+
+_BREACHES: dict[type[FrameError], type[ProtocolError]] = {
+    EncodingError: BadEncoding,
+    FieldCountError: MissingField,
+    FieldTypeError: WrongFieldType,
+}
+
+
+def breach_type(error: FrameError) -> type[ProtocolError]:
+    """Returns the class of error that tells what was wrong with a frame."""
+    return _BREACHES.get(type(error), ProtocolError)
 
 
 def printable(text: str) -> str:

@@ -20,6 +20,18 @@ class FrameError(ValueError):
     """A frame that does not hold what the protocol allows there."""
 
 
+class EncodingError(FrameError):
+    """Bytes that are not msgpack."""
+
+
+class FieldCountError(FrameError):
+    """A message with a field missing, or with one too many."""
+
+
+class FieldTypeError(FrameError):
+    """A message with a field of another type than its class declares."""
+
+
 def _encode(value: Any) -> msgpack.ExtType:
     """Turns what msgpack does not know into an extension; `TypeError` where that is impossible."""
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in _KINDS:
@@ -93,7 +105,7 @@ def _unpack(data: bytes | memoryview, **options: Any) -> Any:
     except (ValueError, TypeError, RecursionError, msgpack.exceptions.BufferFull) as error:
         if isinstance(error, FrameError):
             raise
-        raise FrameError(f"not valid msgpack: {error}") from error
+        raise EncodingError(f"not valid msgpack: {error}") from error
 
 
 def unpack_value(data: bytes | memoryview) -> Any:
