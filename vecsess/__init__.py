@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vecsess._version import __version__
 
 if TYPE_CHECKING:
+    from vecsess.client import Client as Client
     from vecsess.collect import collect_rollout as collect_rollout
     from vecsess.contract import Contract as Contract
     from vecsess.contract import Transition as Transition
@@ -17,15 +18,20 @@ if TYPE_CHECKING:
     from vecsess.errors import WorkerDied as WorkerDied
     from vecsess.errors import WorkerTimeout as WorkerTimeout
     from vecsess.rollout import Rollout as Rollout
+    from vecsess.session import CheckedSession as CheckedSession
+    from vecsess.session import Session as Session
     from vecsess.supervisor import Timeouts as Timeouts
     from vecsess.vector import VecCheckedSession as VecCheckedSession
 
 # Imported when first asked for: a worker imports `vecsess.wire` and must not pay for the rest.
 _HOME = {
+    "CheckedSession": "session",
+    "Client": "client",
     "Contract": "contract",
     "ContractViolation": "errors",
     "EnvError": "errors",
     "Rollout": "rollout",
+    "Session": "session",
     "Timeouts": "supervisor",
     "Transition": "contract",
     "VecCheckedSession": "vector",
