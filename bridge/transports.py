@@ -12,7 +12,7 @@ from typing import Any, NoReturn, Protocol
 from vecsess.bridge.env_server import EnvServer, Reply
 from vecsess.wire.channel import VALUE_BYTES, Channel, EndOfStreamError, frame
 from vecsess.wire.values import FrameError, pack_value, unpack_value
-from vecsess.workers.env_host import told
+from vecsess.workers.exceptions import told
 
 
 class Transport(Protocol):

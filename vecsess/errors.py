@@ -150,17 +150,21 @@ def env_error(remote_type: str, message: str, remote_traceback: str, **where: in
     """Returns an `EnvError` that is also the builtin exception named, where there is one.
 
     Args:
-        remote_type: class name of what was raised in the worker, such as "ValueError".
+        remote_type: class name of what was raised in the worker, such as "ValueError", or
+            "MyError(LookupError)" for a class that derives from a builtin one.
         message: its text.
         remote_traceback: the worker's traceback, attached as a note.
         where: worker, env, episode, step.
     """
-    builtin = getattr(builtins, remote_type, None)
+    name, _, nearest = remote_type.removesuffix(")").partition("(")
+    builtin = getattr(builtins, nearest or name, None)
     known = isinstance(builtin, type) and issubclass(builtin, Exception)
-    kind = _env_error_type(builtin) if known and builtin is not Exception else EnvError
-    text = f"the environment raised {remote_type}: {message}"
+    # A group consists of exceptions, and those stay in the worker.
+    plain = not known or builtin is Exception or issubclass(builtin, BaseExceptionGroup)
+    kind = EnvError if plain else _env_error_type(builtin)
+    text = f"the environment raised {name}: {message}"
     error = kind(text, **where)  # type: ignore[arg-type]  # `where` never holds `field`
-    error.remote_type = remote_type
+    error.remote_type = name
     error.remote_traceback = remote_traceback
     error.add_note(f"Traceback in the worker:\n{remote_traceback}")
     return error

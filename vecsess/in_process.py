@@ -10,11 +10,13 @@ from typing import Any
 
 import mmap
 
+from vecsess.reports import start_error
 from vecsess.wire.channel import HEADER
-from vecsess.wire.messages import COMMANDS, Described, decode
+from vecsess.wire.messages import COMMANDS, Described, Failed, decode
 from vecsess.wire.slab import Layout, Views
 from vecsess.workers.env_host import EnvHost
-from vecsess.workers.env_source import select
+from vecsess.workers.env_source import BuildError, select
+from vecsess.workers.exceptions import account_of
 from vecsess.workers.serve import answer, describe_host
 
 
@@ -75,7 +77,13 @@ class LocalHost:
     def __init__(self, source: tuple[Any, ...], n: int, settings: dict[str, Any]) -> None:
         kind, *parts = source
         makers = select(kind, parts, 0, n)
-        self.host = EnvHost(makers, settings["autoreset_mode"], keep_rng=settings["keep_rng"])
+        mode = settings["autoreset_mode"]
+        try:
+            self.host = EnvHost(makers, mode, keep_rng=settings["keep_rng"])
+        except BuildError as error:
+            assert isinstance(error.__cause__, Exception), "it is raised from one"
+            failed = Failed(0, error.row, *account_of(error.__cause__))
+            raise start_error(failed, 0, 0) from error.__cause__
         self.channel = LocalChannel(self.host)
         self._exact = bool(settings["exact"])
 

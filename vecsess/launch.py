@@ -212,6 +212,9 @@ def _launch_local(
     try:
         description = _agree([worker], [local.describe()])
         layout = _layout(description, n)
+    except UnsupportedSpaceError as error:
+        local.channel.close()
+        raise SpaceError(str(error)) from error
     except BaseException:
         local.channel.close()
         raise
@@ -249,7 +252,7 @@ def _hear(supervisor: Supervisor, worker: Worker, deadline: float | None) -> Des
     except FrameError as error:
         raise ProtocolError(str(error), worker=worker.index) from error
     if isinstance(reply, Failed):
-        raise start_error(worker, reply)
+        raise start_error(reply, worker.index, worker.first_env)
     check_description(worker, reply)
     return reply
 

@@ -105,15 +105,18 @@ def failures_of(answers: dict[int, Done], workers: list[Worker]) -> list[Vecsess
     return errors
 
 
-def start_error(worker: Worker, failed: Failed) -> EnvError:
+def start_error(failed: Failed, worker: int, first_env: int) -> VecsessError:
     """Returns the error for environments that could not be built."""
+    env = first_env + failed.row
+    if failed.type.startswith("UnsupportedSpaceError"):
+        return SpaceError(printable(failed.message), worker=worker, env=env)
     text = f"{printable(failed.message)}; nothing was left running"
     return env_error(
         failed.type,
         f"{text} (while it was made)",
         printable(failed.traceback),
-        worker=worker.index,
-        env=worker.first_env + failed.row,
+        worker=worker,
+        env=env,
     )
 
 

@@ -18,12 +18,11 @@ import numpy as np
 from vecsess.wire.slab import Layout, Views
 from vecsess.wire.spaces import Form, FormError, Space
 from vecsess.wire.values import pack_value
-from vecsess.workers.env_source import Env, Maker, build
+from vecsess.workers.env_source import BuildError, Env, Maker, build
+from vecsess.workers.exceptions import MAX_MESSAGE, account_of
 from vecsess.workers.rng_state import Words, load_rng, save_rng
 
 NO_INFOS, FINAL_INFOS, ALL_INFOS = 0, 1, 2
-MAX_TRACEBACK = 16_000
-MAX_MESSAGE = 4_000
 
 Values = list[list[Any]]  # [row, what, value as msgpack]
 Failures = list[list[Any]]  # [row, kind, type or field, message, traceback]
@@ -46,7 +45,11 @@ class EnvHost:
         try:
             for maker in self._makers:
                 self.envs.append(build(maker))
-        except BaseException:
+        except Exception as error:
+            row = len(self.envs)
+            self.close()
+            raise BuildError(row) from error
+        except BaseException:  # a Ctrl-C where this is the trainer's own process
             self.close()
             raise
         self._same_step = autoreset_mode == "same_step"
@@ -269,8 +272,7 @@ class EnvHost:
         self.last_exception = error
         if isinstance(error, FormError):
             return [row, "form", error.field, str(error)[:MAX_MESSAGE], ""]
-        text = "".join(traceback.format_exception(error))
-        return [row, "raised", type(error).__name__, told(error), text[-MAX_TRACEBACK:]]
+        return [row, "raised", *account_of(error)]
 
 
 class _Rows:
@@ -343,11 +345,3 @@ def flag_of(value: Any, name: str) -> bool:
 
 def _refuse_info(info: Any) -> None:
     raise FormError("info", f"expected a dict, got {type(info).__name__} {repr(info)[:80]}")
-
-
-def told(error: Exception) -> str:
-    """Returns an exception's text; one whose `__str__` raises must not end the worker."""
-    try:
-        return str(error)[:MAX_MESSAGE]
-    except Exception as second:
-        return f"<no text: {type(second).__name__} in __str__>"

@@ -13,6 +13,14 @@ Env = gymnasium.Env[Any, Any]
 Maker = Callable[[], Env]
 
 
+class BuildError(Exception):
+    """An environment could not be made; `__cause__` is what its constructor raised."""
+
+    def __init__(self, row: int) -> None:
+        super().__init__(f"row {row} could not be built")
+        self.row = row
+
+
 def makers(source: bytes, first_env: int, rows: int) -> list[Maker]:
     """Returns one zero-argument callable per row.
 

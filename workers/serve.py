@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import random
-import traceback
 from time import perf_counter_ns
 from typing import Any
 
@@ -34,7 +33,8 @@ from vecsess.wire.slab import Layout, Views
 from vecsess.wire.spaces import describe
 from vecsess.wire.values import pack_value
 from vecsess.workers.env_host import EnvHost
-from vecsess.workers.env_source import Env, makers
+from vecsess.workers.env_source import BuildError, Env, makers
+from vecsess.workers.exceptions import account_of
 from vecsess.workers.replay import replay
 
 
@@ -126,13 +126,15 @@ def _build(channel: Channel, start: Start) -> EnvHost | None:
             keep_rng=settings["keep_rng"],
         )
         channel.send(frame(encode(describe_host(host, start.seq))), None)
+    except BuildError as error:
+        assert isinstance(error.__cause__, Exception), "it is raised from one"
+        failed = Failed(start.seq, error.row, *account_of(error.__cause__))
     except Exception as error:
-        text = "".join(traceback.format_exception(error))
-        row = getattr(error, "row", 0)
-        failed = Failed(start.seq, row, type(error).__name__, str(error)[:4000], text[-16000:])
-        channel.send(frame(encode(failed)), None)
-        return None
-    return host
+        failed = Failed(start.seq, 0, *account_of(error))
+    else:
+        return host
+    channel.send(frame(encode(failed)), None)
+    return None
 
 
 def describe_host(host: EnvHost, seq: int) -> Described:
