@@ -12,6 +12,7 @@ from vecsess.errors import (
     EnvError,
     MissingField,
     ProtocolError,
+    SpaceError,
     VecsessError,
     WrongFieldType,
     env_error,
