@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.envs import FAULTS, LIES, DiscreteObservationEnv, WideEnv, obedient
+from tests.envs import DiscreteObservationEnv, WideEnv, obedient
+from tests.faults import FAULTS, LIES
 from tests.sessions import open_session, zeros
 from vecsess import Contract, ContractViolation, EnvError, VecCheckedSession
 
