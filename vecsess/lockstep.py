@@ -15,12 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from vecsess.errors import ProtocolError, ServerDied, WorkerDied, WorkerError, WorkerTimeout
+from vecsess.reports import breach_type
+from vecsess.reports import printable
 from vecsess.rollout import StepRows
 from vecsess.supervisor import Supervisor, Timeouts, Worker, describe_exit
 from vecsess.tree import leaves
 from vecsess.wire.channel import CONTROL_BYTES, VALUE_BYTES, DeadlineError, EndOfStreamError, frame
 from vecsess.wire.messages import (
     REPLIES,
+    STACK_MARK,
     Done,
     Message,
     Step,
@@ -38,6 +41,7 @@ Array = npt.NDArray[Any]
 
 SLICE_S = 0.05  # how often a blocked manager looks whether the workers move on
 REAP_S = 10.0  # how long a killed process may take to be gone
+STACK_MS = 100  # how long a hung worker may take to write its stack
 _SIDE = 1 << 62  # numbers of commands to one worker alone begin here
 
 
@@ -192,7 +196,7 @@ class Lockstep:
                     return True
                 payload = worker.channel.receive_ready(self._reply_cap)
         except FrameError as error:
-            raise self._end(worker, ProtocolError, str(error)) from error
+            raise self._end(worker, breach_type(error), str(error)) from error
         except EndOfStreamError as error:
             raise self._lost(worker) from error
         return False
@@ -243,7 +247,7 @@ class Lockstep:
                     self._supervisor.wait_for(worker, until)
             reply = decode(payload, REPLIES)
         except FrameError as error:
-            raise self._end(worker, ProtocolError, str(error)) from error
+            raise self._end(worker, breach_type(error), str(error)) from error
         except EndOfStreamError as error:
             raise self._lost(worker) from error
         except DeadlineError as error:
@@ -340,8 +344,10 @@ class Lockstep:
         """Kills a worker that can't be trusted any more; returns the error that says why."""
         env = self._guilty(worker)
         if self._supervisor is not None:
-            self._supervisor.kill(worker)
-            self._supervisor.reap(worker, time.monotonic() + REAP_S)
+            ask_ms = STACK_MS if kind is WorkerTimeout else 0
+            self._supervisor.kill(worker, ask_ms)
+            ended = self._supervisor.reap(worker, time.monotonic() + REAP_S)
+            message += _last_words(ended.stderr, asked=bool(ask_ms))
         return kind(message, worker=worker.index, env=env)
 
     def _lost(self, worker: Worker) -> WorkerError:
@@ -351,8 +357,7 @@ class Lockstep:
         self._supervisor.kill(worker)  # it may live on without its pipe
         ended = self._supervisor.reap(worker, time.monotonic() + REAP_S)
         how = describe_exit(os.waitstatus_to_exitcode(ended.status))
-        tail = f"; its last output:\n{ended.stderr}" if ended.stderr else ""
-        message = f"the worker (pid {ended.pid}) ended with {how}; reset() starts it anew{tail}"
+        message = f"the worker (pid {ended.pid}) ended with {how}{_last_words(ended.stderr)}"
         return WorkerDied(message, worker=worker.index, env=env)
 
     def _guilty(self, worker: Worker) -> int | None:
@@ -388,6 +393,20 @@ class Lockstep:
         """Returns copies of the final observations of these environments, `[K, *leaf]` per leaf."""
         workers, rows = self.worker_of[envs], self.row_of[envs]
         return [field[workers, rows] for field in self.views.finals]
+
+
+def _last_words(stderr: str, *, asked: bool = False) -> str:
+    """Returns what a worker wrote last, as the end of an error's message."""
+    words = printable(stderr)
+    if asked and words.endswith(STACK_MARK):
+        words = words.removesuffix(STACK_MARK) + (
+            "(it gave no stack: it was stopped, or has replaced the handler of SIGUSR2)"
+        )
+    lines = words.splitlines()
+    # Below the call of the environment there is only vecsess itself.
+    own = [index for index, line in enumerate(lines) if "/workers/env_host.py" in line]
+    words = "\n".join(lines[: own[-1]] if asked and own else lines)
+    return f"; its last output:\n{words}" if words else ""
 
 
 def _raise(worker: Worker | None, error: WorkerError) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vecsess.errors import RestartLimitExceeded, VecsessError, WorkerError
+from vecsess.errors import RestartLimitExceeded, ServerDied, VecsessError, WorkerError
 from vecsess.journal import Account, Journal
 from vecsess.launch import Launched
 from vecsess.reports import failures_of
@@ -27,6 +27,7 @@ from vecsess.wire.messages import Done, Replay, Replayed, Reset, Step
 
 _LOG = logging.getLogger("vecsess")
 _RESET_TRIES = 3
+_TRIES = 4  # how often a worker may be lost again before the lockstep is complete
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,26 +219,33 @@ class Recovery:
             raise error
         began = time.monotonic()
         poison = self._suspect(worker, error.env)
-        while True:
+        for attempt in range(_TRIES):
+            worker = None if isinstance(error, ServerDied) else worker
             incident = self._record(worker, error)
-            workers = self._lockstep.active.copy() if worker is None else [worker]
             try:
                 self._spend(worker, error)
-                assert self._launched.renew is not None, "only processes can be lost"
-                self._launched.renew(worker)
-                for one in workers:
-                    self._bring_back(one, incident, poison)
-                break
+                self._restore(worker, incident, poison)
             except RestartLimitExceeded:
                 if self._reactions.on_limit == "raise" or worker is None:
                     raise
                 self._quarantine(worker, incident)
                 return
             except WorkerError as again:
+                if attempt == _TRIES - 1:
+                    raise
                 error = again
                 poison = poison | ({again.env} if again.env is not None else set())
+            else:
+                break
         incident.duration_s = time.monotonic() - began
         _LOG.warning("%s; %s", incident.what, incident.outcomes)
+
+    def _restore(self, worker: Worker | None, incident: Incident, poison: set[int]) -> None:
+        """Starts the successor of a worker, or of all, and brings its environments back."""
+        assert self._launched.renew is not None, "only processes can be lost"
+        self._launched.renew(worker)
+        for one in self._lockstep.active if worker is None else [worker]:
+            self._bring_back(one, incident, poison)
 
     def _suspect(self, worker: Worker | None, env: int | None) -> set[int]:
         """Returns the environment if this is the second time that this very step kills."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import secrets
 import select
 import signal
 import socket
@@ -37,6 +38,8 @@ PACKET_BYTES = 1 << 17
 _PROGRAM = Path(__file__).parent / "bridge" / "gym_server.py"
 _WORKER_CODE = "vecsess.workers.serve"  # by name: this side never imports it
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_MARK = "VECSESS_SESSION"
+_DEATH_MS = 10_000  # how long a killed process may take to be gone
 _DESCRIPTORS_PER_WORKER = 8  # three stay; the others are open while a worker starts
 
 
@@ -141,6 +144,7 @@ class Supervisor:
         self._groups = groups
         # One that spawns never forks, so what it imported would serve nobody.
         self._preload = [_WORKER_CODE, *preload] if start_method == "fork" else []
+        self._mark = secrets.token_hex(8)
         self._start_method = start_method
         self.workers: list[Worker] = []
         self._spawned: dict[tuple[int, int], Spawned] = {}
@@ -167,7 +171,7 @@ class Supervisor:
                 command,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env=_environment(),
+                env=_environment(self._mark),
                 process_group=0,  # a Ctrl-C in the terminal is for the trainer
             )
         path = [entry or str(Path.cwd()) for entry in sys.path]
@@ -176,6 +180,9 @@ class Supervisor:
     def restart_server(self, deadline: float | None) -> None:
         """Replaces a dead fork server, and starts a successor of every worker."""
         self._owned.release_server()
+        for worker in self.workers:
+            _kill_surely(worker)
+        _kill_marked(self._mark)
         self._poll = select.poll()
         self._muted.clear()
         self._start_server()
@@ -267,9 +274,14 @@ class Supervisor:
         if worker.channel.read_fd not in ready:
             raise EndOfStreamError("the worker has ended")
 
-    def kill(self, worker: Worker) -> None:
-        """Sends SIGKILL to a worker and all that it started; returns at once."""
-        self._tell(Kill(worker.index, worker.generation), [])
+    def kill(self, worker: Worker, ask_ms: int = 0) -> None:
+        """Has a worker and all that it started killed; returns at once.
+
+        Args:
+            worker: it need not be alive.
+            ask_ms: let it write its stack to stderr first, and wait so long for that.
+        """
+        self._tell(Kill(worker.index, worker.generation, ask_ms), [])
 
     def reap(self, worker: Worker, deadline: float | None) -> Exited:
         """Waits until a dead worker has been reaped, and all that it started with it."""
@@ -333,7 +345,7 @@ class Supervisor:
         code = None if server is None else server.poll()
         return ServerDied(
             f"the fork server ended{'' if code is None else ' with ' + describe_exit(code)}; "
-            "its stderr says why; make a new session"
+            "what it wrote to stderr says why"
         )
 
     # --- end -------------------------------------------------------------------------------------
@@ -358,12 +370,31 @@ def describe_exit(code: int) -> str:
     return name
 
 
-def _environment() -> dict[str, str]:
+def _kill_surely(worker: Worker) -> None:
+    """Ends a worker whose fork server is gone, and waits until it is."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
+    poll = select.poll()
+    poll.register(worker.pidfd, select.POLLIN)
+    poll.poll(_DEATH_MS)
+
+
+def _kill_marked(mark: str) -> None:
+    """Ends what the workers of a dead fork server started: all carry its mark in their environ."""
+    wanted = f"{_MARK}={mark}".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                os.kill(int(folder.name), signal.SIGKILL)
+
+
+def _environment(mark: str) -> dict[str, str]:
     """Returns the fork server's environment: set before it imports anything, or it has no effect."""
     environment = dict(os.environ)
     for name in _ONE_THREAD:
         environment.setdefault(name, "1")
     environment.setdefault("PYTHONHASHSEED", "0")
+    environment[_MARK] = mark
     return environment
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import contextlib
 import ctypes
+import faulthandler
 import gc
 import importlib
 import os
@@ -23,6 +24,7 @@ from pathlib import Path
 from vecsess.wire.channel import Channel, EndOfStreamError
 from vecsess.wire.messages import (
     SERVER_COMMANDS,
+    STACK_MARK,
     Exited,
     Kill,
     Message,
@@ -34,7 +36,8 @@ from vecsess.wire.messages import (
 )
 
 PACKET_BYTES = 1 << 17
-TAIL_LINES = 40
+TAIL_LINES = 60
+STACK_SIGNAL = signal.SIGUSR2
 LINE_CHARACTERS = 500
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -101,13 +104,18 @@ class ForkServer:
                 case Spawn() as spawn:
                     self._spawn(spawn, fds)
                 case Kill() as kill:
-                    for child in self._children.values():
-                        if (child.worker, child.generation) == (kill.worker, kill.generation):
-                            _kill_group(child.pid)
+                    self._kill(kill)
         finally:
             for fd in fds:
                 os.close(fd)
         return True
+
+    def _kill(self, kill: Kill) -> None:
+        for child in self._children.values():
+            if (child.worker, child.generation) == (kill.worker, kill.generation):
+                if kill.ask_ms:
+                    _ask_for_stack(child, kill.ask_ms)
+                _kill_group(child.pid)
 
     def _tell(self, message: Message, fds: list[int]) -> None:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
@@ -199,6 +207,8 @@ def run_worker(fds: list[int]) -> int:
 
     _bind_to_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable(all_threads=False)
+    faulthandler.register(STACK_SIGNAL, all_threads=False)
     command_fd, reply_fd, slab_fd = fds
     with contextlib.suppress(EndOfStreamError):  # the manager gave up while this worker started
         serve(Channel(command_fd, reply_fd), slab_fd)
@@ -271,6 +281,19 @@ def _prepare(prepare: Prepare) -> None:
             print(f"vecsess: could not preload {module}: {error!r}", file=sys.stderr)
 
 
+def _ask_for_stack(child: Child, ask_ms: int) -> None:
+    """Lets a hung worker write its Python stack to stderr, and waits until it has."""
+    _read_stderr(child)
+    child.tail.append(STACK_MARK)
+    signal.pidfd_send_signal(child.pidfd, STACK_SIGNAL)
+    ready = select.poll()
+    ready.register(child.stderr_fd, select.POLLIN)
+    while ready.poll(ask_ms):  # until it is silent for that long
+        _read_stderr(child, quiet=True)
+        if "<module>" in child.tail[-1]:  # the bottom frame: there is no more to come
+            return
+
+
 def _kill_group(pid: int) -> None:
     for kill in (os.killpg, os.kill):
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -282,8 +305,8 @@ def _children_of_self() -> set[int]:
     return {int(pid) for pid in text.split()}
 
 
-def _read_stderr(child: Child) -> None:
-    """Takes what a worker has written, keeps the last lines, and passes all of it on."""
+def _read_stderr(child: Child, *, quiet: bool = False) -> None:
+    """Takes what a worker has written, keeps the last lines, and passes all of it on if not quiet."""
     while True:
         try:
             data = os.read(child.stderr_fd, 1 << 16)

@@ -14,7 +14,13 @@ from typing import Any, ClassVar, TypeVar
 import msgpack
 
 from vecsess.wire.channel import frame
-from vecsess.wire.values import FrameError, pack_value, unpack_value
+from vecsess.wire.values import (
+    FieldCountError,
+    FieldTypeError,
+    FrameError,
+    pack_value,
+    unpack_value,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +194,7 @@ class Kill(Message):
     KIND: ClassVar[int] = 67
     worker: int
     generation: int
+    ask_ms: int  # first ask it for its stack, and wait so long for it; 0 does not ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +218,9 @@ class Exited(Message):
     status: int
     stderr: str
 
+
+# What the fork server writes to a hung worker's last output before it asks for the stack.
+STACK_MARK = "-- its stack, most recent call first:"
 
 COMMANDS = (Start, Attach, Reset, Step, StepSome, Call, Replay, Close)
 REPLIES = (Described, Done, Replayed, Failed)
@@ -266,10 +276,11 @@ def decode(payload: bytes | memoryview, allowed: tuple[type[M], ...]) -> M:
     if kind is None or kind not in allowed:
         raise FrameError(f"expected one of {[k.__name__ for k in allowed]}, got kind {items[0]}")
     if len(items) != len(names) + 1:
-        raise FrameError(f"{kind.__name__}: expected {len(names)} fields, got {len(items) - 1}")
+        expected = [name for name, _ in names]
+        raise FieldCountError(f"{kind.__name__}: expected {expected}, got {len(items) - 1} fields")
     for value, (name, annotation) in zip(items[1:], names, strict=True):
         if not _CHECKS[annotation](value):
-            raise FrameError(
+            raise FieldTypeError(
                 f"{kind.__name__}.{name}: expected {annotation}, got {type(value).__name__}"
             )
     return kind(*items[1:])  # type: ignore[return-value]  # `kind in allowed` was just checked
