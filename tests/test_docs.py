@@ -1,0 +1,44 @@
+"""The pages in docs/: fresh, true, and their links lead somewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.documents import CHECKOUT, blocks, links
+from tests.programs import run
+
+PAGES = sorted(f"docs/{page.name}" for page in (CHECKOUT / "docs").glob("*.md"))
+
+
+def test_the_protocol_is_what_the_code_says_and_what_a_worker_answers(tmp_path: Path) -> None:
+    run(CHECKOUT / "docs" / "make_protocol.py", "--check", cwd=tmp_path)
+
+
+@pytest.mark.parametrize("part", ["conversation", "commands", "diagram"])
+def test_a_stale_protocol_is_noticed(part: str, tmp_path: Path) -> None:
+    program, page = tmp_path / "make_protocol.py", tmp_path / "protocol.md"
+    program.write_text((CHECKOUT / "docs" / "make_protocol.py").read_text())
+    head, mark, rest = (CHECKOUT / "docs" / "protocol.md").read_text().partition(f"<!-- {part}:")
+    page.write_text(head + mark + rest.replace("Reset", "Resett", 1))
+    done = run(program, "--check", cwd=tmp_path, code=1)
+    assert "stale" in done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    folder = (CHECKOUT / page).parent
+    missing = [link for link in links(page) if not (folder / link.partition("#")[0]).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("number", range(len(blocks("docs/faq.md", "python"))))
+def test_each_recipe_of_the_faq_runs_as_it_stands(number: int, tmp_path: Path) -> None:
+    script = tmp_path / "recipe.py"
+    script.write_text(blocks("docs/faq.md", "python")[number])
+    run(script, cwd=tmp_path)
+
+
+def test_the_faq_has_ten_recipes() -> None:
+    assert len(blocks("docs/faq.md", "python")) == 10
