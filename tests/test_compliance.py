@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import gymnasium
@@ -15,7 +16,7 @@ from vecsess.compliance import SessionCompliance
 from vecsess.contract import Contract, Transition
 from vecsess.errors import StateError
 from vecsess.gridworld import GridWorld
-from vecsess.session import CheckedSession, Session
+from vecsess.session import CheckedSession
 from vecsess.tree import Tree
 
 
@@ -100,8 +101,8 @@ class OwnSession(CheckedSession):
     def observe(self) -> Tree:
         return self.inner.observe()
 
-    def step_checked(self, action: Any) -> Transition:
-        return self.inner.step_checked(action)
+    def step_checked(self, action: Any, reset_on_done: bool = True) -> Transition:
+        return self.inner.step_checked(action, reset_on_done)
 
     @property
     def state(self) -> Any:
@@ -133,24 +134,24 @@ class Sharing(OwnSession):
 class Stopping(OwnSession):
     """Stays at the end of an episode."""
 
-    def step_checked(self, action: Any) -> Transition:
-        assert isinstance(self.inner, Session)
-        return self.inner.step_checked(action, reset_on_done=False)
+    def step_checked(self, action: Any, reset_on_done: bool = True) -> Transition:
+        return super().step_checked(action, reset_on_done=False)
 
 
 class Late(OwnSession):
     """Gives the observation after the step for the one before it."""
 
-    def step_checked(self, action: Any) -> Transition:
-        step = super().step_checked(action)
-        return Transition(
-            self.observe(),
-            step.action,
-            step.reward,
-            step.next_observation,
-            step.terminated,
-            step.truncated,
-        )
+    def step_checked(self, action: Any, reset_on_done: bool = True) -> Transition:
+        step = super().step_checked(action, reset_on_done)
+        return dataclasses.replace(step, observation=self.observe())
+
+
+class Forgetting(OwnSession):
+    """Gives the reset's observation for the true last one."""
+
+    def step_checked(self, action: Any, reset_on_done: bool = True) -> Transition:
+        step = super().step_checked(action, reset_on_done)
+        return dataclasses.replace(step, next_observation=self.observe())
 
 
 class Unchecked(OwnSession):
@@ -164,8 +165,8 @@ class Unchecked(OwnSession):
 class Forgiving(OwnSession):
     """Takes what is no action for another one."""
 
-    def step_checked(self, action: Any) -> Transition:
-        return super().step_checked(action if isinstance(action, np.integer) else 0)
+    def step_checked(self, action: Any, reset_on_done: bool = True) -> Transition:
+        return super().step_checked(action if isinstance(action, np.integer) else 0, reset_on_done)
 
 
 class Undying(OwnSession):
@@ -181,6 +182,7 @@ class Undying(OwnSession):
         (Sharing, "test_observations_are_copies"),
         (Stopping, "test_a_done_step_begins_the_next_episode"),
         (Late, "test_each_step_begins_where_the_last_one_ended"),
+        (Forgetting, "test_a_done_step_may_be_left_at_its_end"),
         (Unchecked, "test_a_breach_names_its_field_and_a_start_mends_it"),
         (Forgiving, "test_a_wrong_action_changes_nothing"),
         (Undying, "test_closing_twice_is_fine_and_ends_it"),

@@ -117,17 +117,29 @@ class SessionCompliance:
         with self._session() as session:
             session.start(self.seed)
             actions = self._actions(session)
-            for _ in range(self.max_steps):
-                last = session.step_checked(actions.sample())
-                if last.done:
-                    break
-            else:
-                assert not self.max_steps, f"no episode ended within {self.max_steps} steps"
+            last = self._last_step(session, actions)
+            if last is None:
                 return
             _require_form(session.observation_space, last.next_observation, "the last observation")
             begun = session.observe()
             following = session.step_checked(actions.sample())
             _require_same(begun, following.observation, "the next episode's first observation")
+
+    def test_a_done_step_may_be_left_at_its_end(self) -> None:
+        """The last observation is the one that is kept with a reset; only a start goes on."""
+        with self._session() as session:
+            session.start(self.seed)
+            last = self._last_step(session, self._actions(session), reset_on_done=False)
+            if last is None:
+                return
+            _require_same(last.next_observation, session.observe(), "observe() at the end")
+            _require_raises(StateError, session.step_checked, self._actions(session).sample())
+            session.start(self.seed)
+            again = self._last_step(session, self._actions(session))
+            if self.reproducible and again is not None:
+                _require_same(
+                    last.next_observation, again.next_observation, "the last next_observation"
+                )
 
     def test_the_same_seed_gives_the_same_episode(self) -> None:
         """Whether it is the first one of a session or a later one."""
@@ -233,6 +245,17 @@ class SessionCompliance:
         space = copy.deepcopy(session.action_space)
         space.seed(self.seed)
         return space
+
+    def _last_step(
+        self, session: CheckedSession, actions: Space, *, reset_on_done: bool = True
+    ) -> Transition | None:
+        """Returns the transition that ends the episode, None where none ever does."""
+        for _ in range(self.max_steps):
+            transition = session.step_checked(actions.sample(), reset_on_done=reset_on_done)
+            if transition.done:
+                return transition
+        assert not self.max_steps, f"no episode ended within {self.max_steps} steps"
+        return None
 
     def _episode(self, session: CheckedSession, steps: int = 20) -> list[Transition]:
         """Returns the first transitions after a seeded start, at most one episode."""

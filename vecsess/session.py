@@ -55,16 +55,19 @@ class CheckedSession(ABC):
         """
 
     @abstractmethod
-    def step_checked(self, action: Any) -> Transition:
-        """Steps, checks, and begins the next episode where this one ended.
+    def step_checked(self, action: Any, reset_on_done: bool = True) -> Transition:
+        """Steps once; returns the checked transition.
 
-        Its `observation` is what `observe` returned; `next_observation` is the true one, before
-        any reset, while `observe` returns the reset's.
+        Args:
+            action: `[*act]`, checked before the environment is told.
+            reset_on_done: where the episode ends, begin the next one: `observe` returns its first
+                observation then, and the transition's `next_observation` is still the true last
+                one. False leaves the episode at its end, where only a start goes on.
 
         Raises:
             ActionError: not an action of the space; nothing has happened.
             ContractViolation: names the field; start before the next step.
-            StateError: it was not started, or its last call failed.
+            StateError: it was not started, its episode has ended, or its last call failed.
         """
 
     @property
@@ -83,17 +86,14 @@ class CheckedSession(ABC):
         self.close()
 
     @staticmethod
-    def from_client(
-        client: Client, *, seed: int | None = None, reset_on_done: bool = True
-    ) -> Session:
+    def from_client(client: Client, *, seed: int | None = None) -> Session:
         """Returns a session over a client, not started yet.
 
         Args:
             client: belongs to the session from now on, which closes it.
             seed: what `start` resets with where it is given none.
-            reset_on_done: whether a step that ends an episode begins the next one.
         """
-        return Session(client, seed=seed, reset_on_done=reset_on_done)
+        return Session(client, seed=seed)
 
     @staticmethod
     def from_env(
@@ -101,7 +101,6 @@ class CheckedSession(ABC):
         *,
         contract: Contract | None = None,
         seed: int | None = None,
-        reset_on_done: bool = True,
     ) -> Session:
         """Returns a session over a native environment, whose state it shows.
 
@@ -109,9 +108,8 @@ class CheckedSession(ABC):
             env: a pure object.
             contract: what each transition must satisfy.
             seed: what `start` gives to an `initial_state` that takes one.
-            reset_on_done: whether a step that ends an episode begins the next one.
         """
-        return _NativeSession(NativeHost(env), contract, seed, reset_on_done)
+        return _NativeSession(NativeHost(env), contract, seed)
 
     @staticmethod
     def from_gymnasium(
@@ -119,7 +117,6 @@ class CheckedSession(ABC):
         *,
         contract: Contract | None = None,
         seed: int | None = None,
-        reset_on_done: bool = True,
     ) -> Session:
         """Returns a session over a Gymnasium environment in this process.
 
@@ -127,10 +124,8 @@ class CheckedSession(ABC):
             env: belongs to the session from now on, which closes it.
             contract: what each transition must satisfy.
             seed: what `start` resets with where it is given none.
-            reset_on_done: whether a step that ends an episode begins the next one.
         """
-        client = Client.in_process(env, contract=contract)
-        return Session(client, seed=seed, reset_on_done=reset_on_done)
+        return Session(Client.in_process(env, contract=contract), seed=seed)
 
 
 class _Starter(Protocol):
@@ -171,7 +166,6 @@ class Session(CheckedSession):
     Args:
         client: belongs to the session, which closes it.
         seed: what `start` resets with where it is given none.
-        reset_on_done: whether a step that ends an episode begins the next one.
 
     Example:
         >>> with Session.open("CartPole-v1", seed=0) as session:
@@ -182,13 +176,11 @@ class Session(CheckedSession):
 
     start = _Start()  # a method where it is called on a session
 
-    def __init__(
-        self, client: Client, *, seed: int | None = None, reset_on_done: bool = True
-    ) -> None:
+    def __init__(self, client: Client, *, seed: int | None = None) -> None:
         self.client = client
         self.observation_space = client.observation_space
         self.action_space = client.action_space
-        self._seed, self._reset_on_done = seed, reset_on_done
+        self._seed = seed
         self._observation: Tree = None
         self._started = False
 
@@ -245,14 +237,13 @@ class Session(CheckedSession):
         self._require_started()
         return _copied(self._observation)
 
-    def step_checked(self, action: Any, reset_on_done: bool | None = None) -> Transition:
+    def step_checked(self, action: Any, reset_on_done: bool = True) -> Transition:
         """Steps once; returns the checked transition.
 
         Args:
-            action: checked before the worker is told.
-            reset_on_done: True: where the episode ends, the stored observation becomes that of the
-                next one, while the transition's `next_observation` stays the true last one.
-                None takes what the session was made with.
+            action: `[*act]`, checked before the worker is told.
+            reset_on_done: where the episode ends, the stored observation becomes that of the next
+                one, while the transition's `next_observation` stays the true last one.
         """
         self._require_started()
         observation = self._observation
@@ -272,7 +263,7 @@ class Session(CheckedSession):
             step.terminated,
             step.truncated,
         )
-        if transition.done and (self._reset_on_done if reset_on_done is None else reset_on_done):
+        if transition.done and reset_on_done:
             self.reset()
         return transition
 
@@ -304,15 +295,8 @@ class Session(CheckedSession):
 class _NativeSession(Session):
     """A session over a native environment."""
 
-    def __init__(
-        self,
-        host: NativeHost[Any],
-        contract: Contract | None,
-        seed: int | None,
-        reset_on_done: bool,
-    ) -> None:
-        client = Client.in_process(host, contract=contract)
-        super().__init__(client, seed=seed, reset_on_done=reset_on_done)
+    def __init__(self, host: NativeHost[Any], contract: Contract | None, seed: int | None) -> None:
+        super().__init__(Client.in_process(host, contract=contract), seed=seed)
         self._host = host
 
     @property
