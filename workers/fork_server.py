@@ -320,7 +320,8 @@ def _read_stderr(child: Child, *, quiet: bool = False) -> None:
         for line in lines:
             text = line.decode(errors="replace")[:LINE_CHARACTERS]
             child.tail.append(text)
-            _pass_on(f"[worker {child.worker}] {text}\n")
+            if not quiet:
+                _pass_on(f"[worker {child.worker}] {text}\n")
 
 
 def _pass_on(text: str) -> None:
