@@ -5,6 +5,7 @@ They live in a module of their own so that a worker imports it and nothing of py
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -27,12 +28,18 @@ class CountingEnv(gymnasium.Env[Any, Any]):
     Args:
         length: an episode terminates after this many steps.
         action_space: any; the observation holds the sum of the last action.
+        duration_s: how long a step takes.
     """
 
-    def __init__(self, length: int = 5, action_space: spaces.Space[Any] | None = None) -> None:
+    def __init__(
+        self,
+        length: int = 5,
+        action_space: spaces.Space[Any] | None = None,
+        duration_s: float = 0.0,
+    ) -> None:
         self.observation_space = spaces.Box(-np.inf, np.inf, (4,), np.float32)
         self.action_space = action_space or spaces.Discrete(2)
-        self.length = length
+        self.length, self.duration_s = length, duration_s
         self.episode, self.steps = -1, 0
         self.buffer = np.zeros(4, np.float32)
 
@@ -45,6 +52,8 @@ class CountingEnv(gymnasium.Env[Any, Any]):
 
     def step(self, action: Any) -> Step:
         self.steps += 1
+        if self.duration_s:
+            time.sleep(self.duration_s)
         observation = self._observe(float(np.sum(action)))
         return observation, 1.0, self.steps >= self.length, False, {}
 
