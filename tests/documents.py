@@ -19,3 +19,9 @@ def links(document: str) -> list[str]:
     text = (CHECKOUT / document).read_text()
     targets = re.findall(r"\]\(([^)\s]+)\)", text)
     return [target for target in targets if "://" not in target]
+
+
+def promised_output(code: str) -> list[str]:
+    """Returns what the comments behind `print` say that it prints, cut at each "..."."""
+    comments = re.findall(r"^ *print\(.*\)  # (.*)$", code, re.MULTILINE)
+    return [part.strip() for comment in comments for part in comment.split("...") if part.strip()]

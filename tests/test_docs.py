@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.documents import CHECKOUT, blocks, links
+from tests.documents import CHECKOUT, blocks, links, promised_output
 from tests.programs import run
 
 PAGES = sorted(f"docs/{page.name}" for page in (CHECKOUT / "docs").glob("*.md"))
@@ -35,9 +35,11 @@ def test_links_lead_somewhere(page: str) -> None:
 
 @pytest.mark.parametrize("number", range(len(blocks("docs/faq.md", "python"))))
 def test_each_recipe_of_the_faq_runs_as_it_stands(number: int, tmp_path: Path) -> None:
-    script = tmp_path / "recipe.py"
-    script.write_text(blocks("docs/faq.md", "python")[number])
-    run(script, cwd=tmp_path)
+    script, code = tmp_path / "recipe.py", blocks("docs/faq.md", "python")[number]
+    script.write_text(code)
+    printed = run(script, cwd=tmp_path).stdout
+    missing = [text for text in promised_output(code) if text not in printed]
+    assert not missing, printed
 
 
 def test_the_faq_has_ten_recipes() -> None:
