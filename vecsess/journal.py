@@ -76,7 +76,7 @@ class Journal:
     _events: list[list[Event]] = field(init=False)
     _starts: Array = field(init=False)  # [N] the lockstep at which the current episode began
     _episodes: Array = field(init=False)  # [N] how many auto-resets since the last reset
-    _rng: Array = field(init=False)  # [workers, rows, words] at the start of the current episode
+    _rng: Array = field(init=False)  # [workers, rows, words], before the episode's reset
     _ended: Array | None = None
     _checksum: Checksum = field(init=False)
 
@@ -265,6 +265,49 @@ class Journal:
             expected += chunk.checksums[low:high, worker, row].tolist()
         columns = [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
         script.append(["steps", end - begin, columns])
+
+    # --- plain data ------------------------------------------------------------------------------
+
+    def dump(self, workers: Array, rows: Array) -> dict[str, Any]:
+        """Returns the whole log as plain data, whatever the grouping.
+
+        Args:
+            workers: `[N]`, each environment's worker.
+            rows: `[N]`, its row there.
+        """
+        chunks = [
+            [index, chunk.actions, chunk.checksums[:, workers, rows]]
+            for index, chunk in self._chunks.items()
+        ]
+        events = [
+            [[event.at, event.verb, list(event.arguments), event.checksum] for event in events]
+            for events in self._events
+        ]
+        return {
+            "t": self.t,
+            "starts": self._starts,
+            "episodes": self._episodes,
+            "rng": self._rng[workers, rows],
+            "ended": self._ended,
+            "events": events,
+            "chunks": chunks,
+        }
+
+    def load(self, plain: dict[str, Any], workers: Array, rows: Array) -> None:
+        """Takes what `dump` returned as its own."""
+        self.t = plain["t"]
+        self._starts[:], self._episodes[:] = plain["starts"], plain["episodes"]
+        self._rng[workers, rows] = plain["rng"]
+        self._ended = plain["ended"]
+        self._events = [
+            [Event(at, verb, tuple(arguments), checksum) for at, verb, arguments, checksum in events]
+            for events in plain["events"]
+        ]
+        self._chunks.clear()
+        for index, actions, checksums in plain["chunks"]:
+            chunk = _Chunk(list(actions), np.zeros((CHUNK_STEPS, *self._rng.shape[:2]), np.uint64))
+            chunk.checksums[:, workers, rows] = checksums
+            self._chunks[index] = chunk
 
     # --- bounds ----------------------------------------------------------------------------------
 

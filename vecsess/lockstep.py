@@ -223,6 +223,10 @@ class Lockstep:
         """
         self._on_lost = on_lost
 
+    def unwatch(self) -> None:
+        """Raises again when a worker is lost."""
+        self._on_lost = _raise
+
     def exchange(
         self, worker: Worker, make: Callable[[int], Message], limit_s: float | None
     ) -> Message:

@@ -17,7 +17,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vecsess.errors import RestartLimitExceeded, ServerDied, VecsessError, WorkerError
+from vecsess.errors import (
+    RestartLimitExceeded,
+    ServerDied,
+    StateError,
+    VecsessError,
+    WorkerError,
+)
 from vecsess.journal import Account, Journal
 from vecsess.launch import Launched
 from vecsess.reports import failures_of
@@ -133,7 +139,7 @@ class Recovery:
         self._launched, self._reactions = launched, reactions
         self._policy = policy or RestartPolicy()
         self._journal: Journal | None = None
-        if reactions.on_crash == "replay" and launched.renew is not None:
+        if reactions.on_crash == "replay":
             self._journal = Journal(
                 lockstep.layout, lockstep.views, n, autoreset_mode, self._policy.log_bytes
             )
@@ -207,6 +213,43 @@ class Recovery:
         self._launched.renew(worker)
         self._bring_back(worker, incident, set())
         self._lockstep.gather()
+
+    # --- checkpoints -----------------------------------------------------------------------------
+
+    def dump(self) -> dict[str, Any]:
+        """Returns the log and what else later recoveries depend on, as plain data.
+
+        Raises:
+            StateError: there is no log to take it from.
+        """
+        if self._journal is None:
+            raise StateError("expected on_crash='replay', whose log is what a checkpoint is made of")
+        lockstep = self._lockstep
+        return {
+            "journal": self._journal.dump(lockstep.worker_of, lockstep.row_of),
+            "root_seed": self._root_seed,
+            "truncations": self._truncations,
+            "unreplayable": sorted(self.unreplayable),
+        }
+
+    def load(self, plain: dict[str, Any]) -> dict[int, str]:
+        """Brings every environment to where `dump` found it.
+
+        Returns:
+            Those that could not be brought back, and why; they have begun new episodes.
+        """
+        if self._journal is None:
+            raise StateError("expected on_crash='replay', as the checkpoint was taken with it")
+        lockstep = self._lockstep
+        self._journal.load(plain["journal"], lockstep.worker_of, lockstep.row_of)
+        self._root_seed, self._truncations = plain["root_seed"], plain["truncations"]
+        self.unreplayable = set(plain["unreplayable"])
+        for worker in lockstep.workers:
+            for row in range(worker.rows):
+                self._climb(worker.first_env + row, worker, row, ahead=0)
+        failed = dict(self.lost)
+        self.lost.clear()
+        return failed
 
     def _place(self, env: int) -> tuple[int, int]:
         return int(self._lockstep.worker_of[env]), int(self._lockstep.row_of[env])
@@ -297,7 +340,7 @@ class Recovery:
         without = {row for row in range(worker.rows) if worker.first_env + row in self.lost}
         self._lockstep.resend(worker, without)
 
-    def _climb(self, env: int, worker: Worker, row: int) -> str:
+    def _climb(self, env: int, worker: Worker, row: int, ahead: int = 1) -> str:
         """Goes down the ladder for one environment; returns what was done."""
         why = "on_crash='truncate'"
         if env in self.unreplayable:
@@ -311,7 +354,7 @@ class Recovery:
                     return f"replayed {account.rung}"
             if "another" in why:
                 self._give_up_replays(env)
-        return self.cut_off(env, why)
+        return self.cut_off(env, why, ahead)
 
     def _replay(
         self, env: int, worker: Worker, row: int, account: Account, *, afresh: bool
@@ -358,12 +401,13 @@ class Recovery:
 
     # --- a lost row ------------------------------------------------------------------------------
 
-    def cut_off(self, env: int, why: str) -> str:
+    def cut_off(self, env: int, why: str, ahead: int = 1) -> str:
         """Ends an environment's episode as a marked truncation and starts another.
 
         Args:
             env: its worker is alive and owes no reply.
             why: goes into `lost` and the incident.
+            ahead: 1 where this takes the place of a step, 0 between two.
 
         Returns:
             What was done, for the incident.
@@ -390,7 +434,7 @@ class Recovery:
         else:
             raise errors[0]
         if self._journal is not None:
-            self._journal.reset([env], [seed], b"", [(worker.index, row)], ahead=1)
+            self._journal.reset([env], [seed], b"", [(worker.index, row)], ahead)
         self.lost[env] = why
         return f"truncated: {why}"
 

@@ -73,6 +73,9 @@ class Stepping(VectorEnv[Any, Any, Any]):
         self._begun = np.zeros(n, np.int64)  # the lockstep at which its episode began
         self._steps = 0
         self._last: list[Array] = []  # the observations given out last, by reference
+        self._unrestored: dict[int, str] = {}
+        self.episode_returns = np.zeros(n, np.float64)  # so far, as collection counts them
+        self.episode_lengths = np.zeros(n, np.int64)
         self._warned: set[str] = set()
         self._state = Phase.NEW
 
@@ -100,6 +103,7 @@ class Stepping(VectorEnv[Any, Any, Any]):
         packed = b"" if options is None else pickle.dumps(options)
         self._episodes[:] = 0
         self._begun[:] = self._steps
+        self.episode_returns[:], self.episode_lengths[:] = 0.0, 0
         self._recovery.begin_reset(seeds, packed, continued=self._state is Phase.READY)
 
         def message(worker: Worker, seq: int) -> Reset:

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vecsess.checkpoint import pack_session, recipe_of, unpack_session
 from vecsess.contract import Contract, Transition
-from vecsess.errors import NoPendingCallError, VecsessError
+from vecsess.errors import NoPendingCallError, StateError, VecsessError
 from vecsess.launch import EnvLike, Source, cores, group, launch
 from vecsess.phase import Phase
 from vecsess.recovery import FailureReaction, Incident, Reaction, Reactions, Recovery, RestartPolicy
@@ -101,6 +102,11 @@ class VecCheckedSession(Stepping):
         super().__init__(launched, n, contract, timeouts, reactions, recovery)
         self.noise_seed = secrets.randbits(63)
         self.noise_counter = 0
+        self._recipe = {
+            "env": env if isinstance(env, str) else None,
+            "n": n,
+            "make_kwargs": make_kwargs if isinstance(env, str) else None,
+        }
         _sessions.add(self)
 
     # --- Gymnasium -------------------------------------------------------------------------------
@@ -175,6 +181,7 @@ class VecCheckedSession(Stepping):
         if self._supervisor is None:
             self._local.channel.close()
             return
+        self._lockstep.unwatch()  # whoever is lost now need not come back
         try:
             if state in (Phase.NEW, Phase.READY) and self._timeouts.close_s > 0:
                 self._lockstep.command(self._close_message, self._timeouts.close_s)
@@ -254,6 +261,65 @@ class VecCheckedSession(Stepping):
         """
         self._begin_step(actions, NO_INFOS)
         return self._complete_step(rows, None)
+
+    # --- checkpoints -----------------------------------------------------------------------------
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Returns the session as plain data, which msgpack can pack: see `restore`.
+
+        It holds the log of resets, actions and checksums, not the environments' memory, so it is
+        small, and good on another day, in another process, with other `workers`.
+
+        Raises:
+            StateError: not between two steps, or without a log (`on_crash` is not "replay").
+        """
+        self._require(Phase.READY)
+        return pack_session(self, self._recipe)
+
+    @classmethod
+    def restore(
+        cls, data: dict[str, Any], env: EnvLike | None = None, **settings: Any
+    ) -> VecCheckedSession:
+        """Returns a session like the one that `checkpoint` was taken of, mid-episode.
+
+        Every environment is brought back by replaying its log, and compared by checksum. One that
+        does not come out the same begins a new episode; `unrestored` says which, and a warning.
+
+        Args:
+            data: what `checkpoint` returned.
+            env: as for the constructor; needed where the environments came from callables.
+            settings: as for the constructor, such as `workers`; the rest is as it was.
+
+        Raises:
+            StateError: `data` is not a checkpoint, or `env` is missing.
+        """
+        recipe = {**recipe_of(data), **settings}
+        if env is None and recipe["env"] is None:
+            raise StateError("expected env: the checkpoint's environments came from callables")
+        session = cls(**{**recipe, "env": recipe["env"] if env is None else env})
+        try:
+            session._resume(data)
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    @property
+    def unrestored(self) -> dict[int, str]:
+        """The environments that `restore` could not bring back, and why."""
+        return self._unrestored
+
+    def _resume(self, data: dict[str, Any]) -> None:
+        self._unrestored = unpack_session(self, data)
+        if self._unrestored:
+            warnings.warn(
+                f"environments {sorted(self._unrestored)} could not be restored and have begun "
+                "new episodes; see `unrestored`",
+                UserWarning,
+                stacklevel=3,
+            )
+        self._state = Phase.READY
+        self._last = leaves(self._read_observations())
 
     # --- life ------------------------------------------------------------------------------------
 
