@@ -70,7 +70,7 @@ class Source:
             return cls(("id", env, spec, make_kwargs or {}), _modules_of_id(env, spec))
         if make_kwargs:
             raise TypeError("make_kwargs go with an env id; bind a callable's with functools.partial")
-        makers = [env] if callable(env) else list(env)
+        makers = [env] if callable(env) else list(env) if isinstance(env, Sequence) else []
         if len(makers) not in (1, n) or not all(callable(maker) for maker in makers):
             raise TypeError(
                 f"env: expected an id, a callable, or a sequence of {n} callables, got {env!r}"

@@ -23,6 +23,11 @@ Path = tuple[str | int, ...]
 
 MAX_LEAF_BYTES = 1 << 31
 _NUMERIC = "biuf"
+_REFUSAL = (
+    "{} has no fixed shape; supported are Box, Discrete, MultiDiscrete, MultiBinary, and Dict and "
+    "Tuple of these. Wrap the environment, for instance with gymnasium.wrappers.FlattenObservation "
+    "or TransformObservation"
+)
 
 
 class FormError(ValueError):
@@ -73,11 +78,7 @@ def leaves_of(space: Space, path: Path = ()) -> Iterator[Leaf]:
                 raise UnsupportedSpaceError(f"{space} has a dtype or a size that can't be shared")
             yield leaf
         case _:
-            raise UnsupportedSpaceError(
-                f"{type(space).__name__} has no fixed shape; supported are Box, Discrete, "
-                "MultiDiscrete, MultiBinary, and Dict and Tuple of these. Wrap the environment, "
-                "for instance with gymnasium.wrappers.FlattenObservation or TransformObservation"
-            )
+            raise UnsupportedSpaceError(_REFUSAL.format(type(space).__name__))
 
 
 def pick(value: Any, path: Path) -> Any:
@@ -255,10 +256,7 @@ def describe(space: Space) -> dict[str, Any]:
             n = space.n if isinstance(space.n, int) else [int(side) for side in space.n]
             return {"type": "MultiBinary", "n": n}
         case _:
-            raise UnsupportedSpaceError(
-                f"{type(space).__name__} can't be sent as plain data; supported are Gymnasium's "
-                "own spaces. Wrap the environment so that it shows one of them"
-            )
+            raise UnsupportedSpaceError(_REFUSAL.format(type(space).__name__))
 
 
 def _dtype(space: Space) -> dict[str, str]:
