@@ -138,10 +138,13 @@ def launch(
     """Starts everything; on any error nothing is left behind.
 
     Raises:
+        ValueError: an unknown start method.
         EnvError: an environment could not be made; also the builtin exception that it raised.
         SpaceError: a space that can't be carried, or spaces that do not agree.
         SpawnError: a worker could not be started, or not in time.
     """
+    if start_method not in ("fork", "spawn"):
+        raise ValueError(f"start_method: expected 'fork' or 'spawn', got {start_method!r}")
     if not groups:
         return _launch_local(source, n, settings, timeouts)
     deadline = None if timeouts.start_s is None else time.monotonic() + timeouts.start_s
