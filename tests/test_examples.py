@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -16,6 +17,10 @@ from tests.programs import TIMEOUT_S, run
 EXAMPLES = CHECKOUT / "examples"
 
 pytestmark = pytest.mark.usefixtures("no_process_left")
+
+
+def read_notebook() -> Any:
+    return nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)  # type: ignore[no-untyped-call]
 
 
 def test_the_quick_start_prints_what_it_says(tmp_path: Path) -> None:
@@ -50,7 +55,7 @@ def test_a_breakpoint_in_step_stops_in_the_trainer(tmp_path: Path) -> None:
 
 
 def test_the_notebook_runs_headless(tmp_path: Path) -> None:
-    notebook = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
+    notebook = read_notebook()
     client = NotebookClient(
         notebook, timeout=TIMEOUT_S, resources={"metadata": {"path": str(tmp_path)}}
     )
@@ -66,5 +71,5 @@ def test_the_notebook_runs_headless(tmp_path: Path) -> None:
 
 
 def test_the_notebook_is_kept_without_outputs() -> None:
-    notebook = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
+    notebook = read_notebook()
     assert not [cell for cell in notebook.cells if cell.get("outputs")]

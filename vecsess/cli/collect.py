@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from rich.console import Console
 from vecsess.cli import archive, charts
 from vecsess.cli.progress import Show, watch
 from vecsess.cli.session_options import add_session_options, open_session, positive
-from vecsess.cli.tables import summary_table, workers_table
+from vecsess.cli.tables import incidents_table, summary_table, workers_table
 from vecsess.cli.tally import Tally
 from vecsess.cli.worker_rows import WorkerRow, WorkerWatch
 from vecsess.collect import collect_rollout
@@ -41,6 +42,8 @@ def run(options: argparse.Namespace) -> int:
         archive.require_writable(options.out)
     if options.plot is not None:
         charts.require_drawable(options.plot)
+    # Incidents have a table of their own; as log lines they would break up the bar.
+    logging.getLogger("vecsess").addHandler(logging.NullHandler())
     console = Console()
     with open_session(options) as vec:
         collection = _Collection(vec, options)
@@ -95,10 +98,13 @@ class _Collection:
     def report(self, console: Console) -> None:
         """Prints the tables; the workers still live."""
         if self.interrupted:
-            console.print("\ninterrupted; what was collected so far:")
-        console.print(summary_table(self.tally))
-        locksteps = self.tally.steps // self.tally.num_envs
-        console.print(workers_table(self._workers.rows(locksteps)))
+            console.print("interrupted; what was collected so far:")
+        if self.tally.steps:
+            console.print(summary_table(self.tally))
+            locksteps = self.tally.steps // self.tally.num_envs
+            console.print(workers_table(self._workers.rows(locksteps)))
+        if self._vec.incidents:
+            console.print(incidents_table(self._vec.incidents))
 
     def save(self, console: Console) -> None:
         """Writes the files that were asked for."""

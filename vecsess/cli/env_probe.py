@@ -24,6 +24,7 @@ import psutil
 
 from vecsess.contract import Contract
 from vecsess.errors import VecsessError
+from vecsess.launch import Source
 from vecsess.vector import VecCheckedSession
 from vecsess.wire.values import pack_value
 
@@ -41,7 +42,8 @@ def main() -> None:
     result = Path(asked["result"])
     found: dict[str, Any] = {}
     try:
-        for module in asked["preload"]:
+        source = Source.of(asked["env"], asked["make_kwargs"], 1)
+        for module in (*source.modules, *asked["preload"]):
             importlib.import_module(module)
         Probe(asked["env"], asked["make_kwargs"], found).run()
     except Exception as error:

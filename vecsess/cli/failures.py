@@ -46,8 +46,24 @@ def explain(error: BaseException) -> str:
     if isinstance(error, EnvError):
         return _sentences(str(error), _raised_at(error), _advice_for(error))
     if isinstance(error, VecsessError):
-        return _sentences(str(error), _advice_for(error))
+        return _sentences(brief(str(error)), _advice_for(error))
     return str(error) or type(error).__name__
+
+
+def brief(message: str) -> str:
+    r"""Returns a message with one line of the worker's last output, the one that tells most.
+
+    Example:
+        >>> brief("killed; its last output:\n-- its stack\n  File 'a.py', line 3 in step\n  File 'b'")
+        "killed; its last output: File 'a.py', line 3 in step"
+    """
+    head, found, output = message.partition("its last output:\n")
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    if not found or not lines:
+        return message
+    frames = [line for line in lines if line.startswith("File ")]
+    stack_first = frames[0] if "-- its stack" in output and frames else lines[-1]
+    return f"{head}its last output: {stack_first}"
 
 
 def _sentences(*parts: str) -> str:

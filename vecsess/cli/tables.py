@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
+from vecsess.cli.failures import brief
 from vecsess.cli.figures import plural, seconds, short, size
 from vecsess.cli.tally import Tally
 from vecsess.cli.worker_rows import WorkerRow
+from vecsess.recovery import Incident
 
 
 def summary_table(tally: Tally) -> Table:
@@ -46,6 +51,26 @@ def workers_table(rows: list[WorkerRow]) -> Table:
             seconds(row.step_p99_s),
             style="" if row.state == "ready" else "red",
         )
+    return table
+
+
+def incidents_table(incidents: list[Incident]) -> Table:
+    """Returns a row for each kind of loss and what was done about it, with its last case."""
+    times: Counter[tuple[str, str]] = Counter()
+    cases: dict[tuple[str, str], str] = {}
+    for incident in incidents:
+        for env, outcome in incident.outcomes.items():
+            done, _, remark = outcome.partition("; ")
+            times[incident.kind, done] += 1
+            case = f"env {env}: {brief(incident.what)}"
+            cases[incident.kind, done] = f"{case}; {remark}" if remark else case
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("incident")
+    table.add_column("times", justify="right")
+    table.add_column("what was done", overflow="fold")
+    table.add_column("the last one", overflow="fold")
+    for (kind, done), count in times.items():
+        table.add_row(kind, f"{count:,}", done, Text(cases[kind, done]))
     return table
 
 

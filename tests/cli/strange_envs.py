@@ -1,0 +1,86 @@
+"""Environments with an id, as `module:EnvId` names them: each does one strange thing."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from tests.envs import CountingEnv, Step
+
+
+class StrangeEnv(CountingEnv):
+    """Does one strange thing in its third step.
+
+    Args:
+        act: what, given the result of the step; returns the result to give out.
+    """
+
+    def __init__(self, act: Callable[[StrangeEnv, Step], Step], **options: Any) -> None:
+        super().__init__(length=50)
+        self._act = act
+        self.options = options
+        self.kept: list[bytes] = []
+
+    def step(self, action: Any) -> Step:
+        result = super().step(action)
+        return self._act(self, result) if self.steps >= 3 else result
+
+
+def lie(env: StrangeEnv, result: Step) -> Step:
+    return result[0], float("nan"), *result[2:]
+
+
+def hang(env: StrangeEnv, result: Step) -> Step:
+    time.sleep(3600)
+    return result
+
+
+def raise_error(env: StrangeEnv, result: Step) -> Step:
+    raise KeyError("no such place")
+
+
+def die(env: StrangeEnv, result: Step) -> Step:
+    os._exit(7)
+
+
+def talk(env: StrangeEnv, result: Step) -> Step:
+    print("step", env.steps)
+    return result
+
+
+def gamble(env: StrangeEnv, result: Step) -> Step:
+    return result[0] + np.float32(random.random()), *result[1:]
+
+
+def leak(env: StrangeEnv, result: Step) -> Step:
+    env.kept.append(os.urandom(10_000))
+    return result
+
+
+def widen(env: StrangeEnv, result: Step) -> Step:
+    return result[0].astype(np.float64), *result[1:]
+
+
+def dawdle(env: StrangeEnv, result: Step) -> Step:
+    time.sleep(0.005)
+    return result
+
+
+for name, act in {
+    "Lying": lie,
+    "Hanging": hang,
+    "Raising": raise_error,
+    "Dying": die,
+    "Talking": talk,
+    "Gambling": gamble,
+    "Leaking": leak,
+    "Widening": widen,
+    "Dawdling": dawdle,
+}.items():
+    gymnasium.register(f"{name}-v0", StrangeEnv, kwargs={"act": act}, disable_env_checker=True)
