@@ -77,15 +77,23 @@ class Journal:
     _starts: Array = field(init=False)  # [N] the lockstep at which the current episode began
     _episodes: Array = field(init=False)  # [N] how many auto-resets since the last reset
     _rng: Array = field(init=False)  # [workers, rows, words], before the episode's reset
+    _heads: Array = field(init=False)  # [N] uint64, checksums of the episodes' first observations
     _ended: Array | None = None
     _checksum: Checksum = field(init=False)
+    _workers: Array = field(init=False)  # [N]
+    _rows: Array = field(init=False)  # [N]
 
     def __post_init__(self) -> None:
         self._events = [[] for _ in range(self.n)]
         self._starts = np.zeros(self.n, np.int64)
         self._episodes = np.zeros(self.n, np.int64)
         self._rng = np.zeros_like(self.views.rng)
+        self._heads = np.zeros(self.n, np.uint64)
         self._checksum = Checksum(self.views)
+        workers = self.views.rewards.shape[0]
+        counts = [self.n // workers + (index < self.n % workers) for index in range(workers)]
+        self._workers = np.repeat(np.arange(workers), counts)
+        self._rows = np.concatenate([np.arange(count) for count in counts])
 
     # --- writing ---------------------------------------------------------------------------------
 
@@ -115,6 +123,9 @@ class Journal:
                 return
         if began is not None:
             self._rng[...] = self.views.rng  # of the others it is what it was
+            self._heads[began] = self._checksum.of_observations(
+                self._workers[began], self._rows[began]
+            )
             self._starts[began] = self.t
             self._episodes[began] += 1
 
@@ -202,7 +213,8 @@ class Journal:
             return None  # an RNG whose state can't be kept
         if last is not None:
             return "episode", (start, ["reset", *last.arguments], last.checksum)
-        return "episode", (start, ["episode", int(self._episodes[env]), rng.copy()], None)
+        head = ["episode", int(self._episodes[env]), rng.copy()]
+        return "episode", (start, head, int(self._heads[env]))
 
     def _seeded(self, env: int) -> Any:
         for event in self._events[env]:
@@ -288,6 +300,7 @@ class Journal:
             "starts": self._starts,
             "episodes": self._episodes,
             "rng": self._rng[workers, rows],
+            "heads": self._heads,
             "ended": self._ended,
             "events": events,
             "chunks": chunks,
@@ -298,6 +311,7 @@ class Journal:
         self.t = plain["t"]
         self._starts[:], self._episodes[:] = plain["starts"], plain["episodes"]
         self._rng[workers, rows] = plain["rng"]
+        self._heads[:] = plain["heads"]
         self._ended = plain["ended"]
         self._events = [
             [Event(at, verb, tuple(arguments), checksum) for at, verb, arguments, checksum in events]

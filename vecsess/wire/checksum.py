@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from vecsess.wire.slab import Views
 
+
 def _weights(count: int, seed: int) -> npt.NDArray[np.uint64]:
     generator = np.random.Generator(np.random.PCG64(seed))
     return generator.integers(0, 1 << 64, count, np.uint64) | np.uint64(1)
@@ -35,3 +36,13 @@ class Checksum:
     def of_row(self, worker: int, row: int) -> int:
         """Returns the checksum of one row."""
         return int(self._words[worker, row] @ self._weights)
+
+    def of_observations(
+        self, workers: npt.NDArray[np.intp], rows: npt.NDArray[np.intp]
+    ) -> npt.NDArray[np.uint64]:
+        """Returns the checksums `[K]` of these rows as if reward and flags were 0.
+
+        That is what a row's checksum is after a reset.
+        """
+        observations = self._words[workers, rows, :-2]  # the last two are reward and flags
+        return observations @ self._weights[:-2]
