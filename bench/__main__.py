@@ -1,0 +1,98 @@
+"""The command line: `python -m vecsess.bench [command] [options]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vecsess.bench.cases import CASES, find_case
+from vecsess.bench.measure import Plan
+
+try:
+    from rich.console import Console
+except ModuleNotFoundError:
+    sys.exit("the bench prints with rich: install vecsess[cli]")
+
+from vecsess.bench.commands import COMMANDS, Options
+from vecsess.bench.registry import EVERYTHING
+from vecsess.bench.report import document, machine
+
+_WIDTH = 120
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    parser = _parser()
+    given = parser.parse_args(argv)
+    command = COMMANDS[given.command]
+    found = machine()  # before we put load on it
+    try:
+        case = find_case(given.env or command.case, step_us=given.step_us, sleeping=given.sleeping)
+        options = Options(
+            case=case,
+            sizes=given.n or command.sizes,
+            plan=Plan(seconds=given.seconds, rounds=given.rounds),
+            peers=given.peers,
+            only=given.only,
+            plots=given.plots,
+        )
+        data = command.run(options, _wide_console(), Console(stderr=True))
+    except ValueError as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        return 130
+    if given.json is not None:
+        text = json.dumps(document(given.command, options.plan, found, data), indent=1)
+        given.json.write_text(text + "\n")
+    return 0
+
+
+def _wide_console() -> Console:
+    # The table needs this much; beyond a terminal's edge is better than cut off in a file.
+    console = Console()
+    return console if console.width >= _WIDTH else Console(width=_WIDTH)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m vecsess.bench",
+        description="Measure vecsess beside others: interleaved rounds, medians.",
+        epilog="commands:\n"
+        + "\n".join(f"  {name:<12}{command.about}" for name, command in COMMANDS.items())
+        + f"\n\ncontenders for --only:\n  {' '.join(EVERYTHING)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("command", nargs="?", default="throughput", choices=COMMANDS, metavar="command")
+    add("--env", metavar="CASE", help=f"an environment id, or one of {', '.join(CASES)}")
+    add("-n", type=_sizes, metavar="N[,N...]", help="environments")
+    add("--seconds", type=_positive, default=1.0, help="length of a slice (default: 1)")
+    add("--rounds", type=int, default=5, help="slices for each contender (default: 5)")
+    add("--step-us", type=_positive, metavar="US", help="mean step time of image and heavy")
+    add("--sleeping", action=argparse.BooleanOptionalAction, help="whether their steps sleep")
+    add("--peers", default="all", metavar="KEYS", help="all (default), none, or sb3,envpool,...")
+    add("--only", metavar="KEYS", help="measure these contenders and no others")
+    add("--json", type=Path, metavar="FILE", help="write the figures, the machine, the versions")
+    add("--plots", type=Path, metavar="DIR", help="write plots (PNG) into this folder")
+    return parser
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    sizes = tuple(int(size) for size in text.split(","))
+    if min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"expected numbers from 1, got {text!r}")
+    return sizes
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""The contenders: what is measured, each behind the same three calls.
+
+What lives here is the adapter's shape, Gymnasium's own environments and ours; the peers are in
+`peers`, collecting in `collecting`, the list of all of them in `registry`. An adapter does
+what its library's documentation shows and nothing more.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+from numpy.typing import NDArray
+
+from vecsess.bench.cases import Case
+
+
+class Adapter:
+    """One contender, built: `reset` once, then `step` as fast as it goes.
+
+    Attributes:
+        steps_per_call: environment steps that one call of `step` takes.
+    """
+
+    steps_per_call: int
+
+    def prepare(self, actions: Sequence[NDArray[Any]]) -> Sequence[Any]:
+        """Brings the table of action batches (each `[N, ...]`) into the contender's own form."""
+        return actions
+
+    def reset(self) -> None:
+        """Returns when the first observation is there."""
+        raise NotImplementedError
+
+    def step(self, actions: Any) -> None:
+        """Steps every environment once, auto-reset included."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Lets go of everything."""
+        raise NotImplementedError
+
+
+def nothing() -> None:
+    """Loads nothing."""
+
+
+def anything(case: Case, n: int) -> bool:
+    """Applies to every case and N."""
+    del case, n
+    return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """How to build an adapter, and what to call it. Crosses process boundaries by pickle.
+
+    Attributes:
+        open: builds the adapter for a case and N; the time it takes is start time.
+        package: the package that has to be installed, checked without importing it.
+        load: imports what a trainer imports anyway, so that it doesn't count as start time.
+        applies: whether it can run so many of this case at all.
+        layouts: the same contender laid out otherwise, for N and the cores; the one that is best
+            in a short trial is the one that is measured.
+        settle_s: how long its workers go on burning CPU after their last step.
+        own_environments: it steps a rewrite of the environment, whose own cost we don't know.
+    """
+
+    key: str
+    label: str
+    open: Callable[[Case, int], Adapter]
+    package: str | None = None
+    load: Callable[[], object] = nothing
+    applies: Callable[[Case, int], bool] = anything
+    layouts: Callable[[int, int], tuple[Contender, ...]] | None = None
+    settle_s: float = 0.0
+    own_environments: bool = False
+
+    @property
+    def installed(self) -> bool:
+        """Whether the package that it needs is there."""
+        return self.package is None or importlib.util.find_spec(self.package) is not None
+
+
+class BareAdapter(Adapter):
+    """One environment in a plain loop: what the limit is made of."""
+
+    def __init__(self, case: Case, n: int) -> None:
+        """Builds it; `n` only says how many steps a call takes."""
+        self._env = case.make()
+        self.steps_per_call = n
+
+    def prepare(self, actions: Sequence[NDArray[Any]]) -> Sequence[Any]:
+        """Splits each batch into its rows beforehand: a bare loop has no batch to split."""
+        return [list(batch) for batch in actions]
+
+    def reset(self) -> None:
+        """Resets the one environment."""
+        self._env.reset(seed=0)
+
+    def step(self, actions: Any) -> None:
+        """Takes `N` steps, one after the other."""
+        step, reset = self._env.step, self._env.reset
+        for action in actions:
+            _, _, terminated, truncated, _ = step(action)
+            if terminated or truncated:
+                reset()
+
+    def close(self) -> None:
+        """Closes the one environment."""
+        self._env.close()
+
+
+class VectorAdapter(Adapter):
+    """Anything that is a `gymnasium.vector.VectorEnv`."""
+
+    def __init__(self, vec: Any) -> None:
+        """Takes over `vec`, which has N environments."""
+        self._vec = vec
+        self.steps_per_call = vec.num_envs
+
+    def reset(self) -> None:
+        """Resets all."""
+        self._vec.reset(seed=0)
+
+    def step(self, actions: Any) -> None:
+        """One lockstep."""
+        self._vec.step(actions)
+
+    def close(self) -> None:
+        """Closes all."""
+        self._vec.close()
+
+
+class CheckedAdapter(VectorAdapter):
+    """Ours, by the call that the collector makes: every transition checked and complete."""
+
+    def step(self, actions: Any) -> None:
+        """One checked lockstep."""
+        self._vec.step_checked(actions)
+
+
+def open_sync(case: Case, n: int) -> Adapter:
+    """Gymnasium's loop over N environments in one process, as it comes."""
+    return VectorAdapter(gym.vector.SyncVectorEnv([case.make] * n))
+
+
+def open_async(case: Case, n: int) -> Adapter:
+    """Gymnasium's process per environment, as it comes: shared memory, next-step auto-reset."""
+    return VectorAdapter(gym.vector.AsyncVectorEnv([case.make] * n))
+
+
+def load_ours() -> None:
+    """Imports what a trainer would: the package itself loads its parts when they are asked for."""
+    from vecsess import VecCheckedSession, collect_rollout
+
+    del VecCheckedSession, collect_rollout
+
+
+def enough_for_two(case: Case, n: int) -> bool:
+    """Whether there is an environment for each of two workers."""
+    del case
+    return n >= 2
+
+
+def open_ours(
+    case: Case, n: int, *, workers: int | str | None, drop_in: bool = False, values: bool = True
+) -> Adapter:
+    """Ours in one grouping.
+
+    Args:
+        case: what to step.
+        n: how many of them.
+        workers: as for `VecCheckedSession`; None is a process per environment.
+        drop_in: step by `step`, Gymnasium's call, instead of `step_checked`.
+        values: whether observations and rewards are checked for being finite.
+    """
+    from vecsess import Contract, VecCheckedSession
+
+    contract = Contract(check_obs_finite=values, check_reward_finite=values)
+    vec = VecCheckedSession(case.env, n, workers=workers, contract=contract)
+    return VectorAdapter(vec) if drop_in else CheckedAdapter(vec)

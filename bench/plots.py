@@ -1,0 +1,91 @@
+"""Plots as PNG files: throughput over N, and where the time of the cores goes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vecsess.bench.measure import Table
+from vecsess.bench.report import core_time
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_PARTS = {  # colour and wording of what `core_time` tells apart
+    "environments": ("#2a7f62", "environments"),
+    "workers": ("#e08e45", "the rest of the workers"),
+    "trainer": ("#b23a48", "the rest of the trainer"),
+    "idle": ("#e6e6e6", "idle"),
+}
+_OURS = ("#08306b", "#2171b5", "#4aa3df", "#9ecae1")
+_OTHERS = ("#e6550d", "#31a354", "#756bb1", "#d62728", "#8c564b", "#bcbd22", "#e377c2", "#7f7f7f")
+
+
+def plot_throughput(tables: Sequence[Table], path: Path) -> None:
+    """Draws steps/s over N, a line for each contender, both axes logarithmic."""
+    figure, axes = _figure(10, 6)
+    colours = {True: itertools.cycle(_OURS), False: itertools.cycle(_OTHERS)}
+    for key, label in _labels(tables).items():
+        ours = key.startswith("ours")
+        colour, width = next(colours[ours]), 2.5 if ours else 1.2
+        rows = [(table.n, table.row(key)) for table in tables]
+        points = [(n, row.rate) for n, row in rows if row and row.rate]
+        if points:
+            at, rates = zip(*points, strict=True)
+            axes.plot(at, rates, "o-", ms=4, color=colour, lw=width, label=label)
+    limits = [(table.n, table.limit) for table in tables if table.limit]
+    if limits:
+        axes.plot(*zip(*limits, strict=True), "k--", lw=1, label="limit")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks([table.n for table in tables], [str(table.n) for table in tables])
+    axes.set(xlabel="environments (N)", ylabel="steps/s")
+    axes.set_title(f"{tables[0].case.about}, {tables[0].cores} cores")
+    axes.grid(visible=True, alpha=0.3)
+    figure.legend(fontsize="small", loc="outside right upper")
+    _save(figure, path)
+
+
+def plot_core_time(table: Table, path: Path) -> None:
+    """Draws a bar for each contender: how the time of the cores is shared out."""
+    shares = {row.contender.label: core_time(table, row) for row in reversed(table.rows)}
+    known = {label: share for label, share in shares.items() if share}
+    figure, axes = _figure(9, 1.5 + 0.4 * len(known))
+    left = [0.0] * len(known)
+    for part, (colour, wording) in _PARTS.items():
+        widths = [100 * share[part] for share in known.values()]
+        axes.barh(list(known), widths, left=left, color=colour, label=wording)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+    axes.set(xlim=(0, 100), xlabel="% of the time of all cores")
+    axes.set_title(f"{table.case.about}, N = {table.n}, {table.cores} cores")
+    figure.legend(ncols=len(_PARTS), fontsize="small", loc="outside lower center")
+    _save(figure, path)
+
+
+def _labels(tables: Sequence[Table]) -> dict[str, str]:
+    # A contender that has layouts may be laid out otherwise at each N: name it without.
+    return {
+        row.contender.key: row.contender.label.partition(",")[0]
+        for table in tables
+        for row in table.rows
+        if row.contender.key != "bare"
+    }
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ModuleNotFoundError("plots need matplotlib: install vecsess[plot]") from error
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
