@@ -88,6 +88,8 @@ class ContinuousEnv(CountingEnv):
         super().__init__(action_space=spaces.Box(-1, 1, (1,)))
 
 
-for _env in (LoudEnv, OddEnv, BytesEnv, TupleEnv, ContinuousEnv):
+for _name in ("LoudEnv", "OddEnv", "BytesEnv", "TupleEnv", "ContinuousEnv"):
     # Bare: Gymnasium's own checkers would notice some faults first.
-    gymnasium.register(f"{_env.__name__}-v0", _env, disable_env_checker=True, order_enforce=False)
+    gymnasium.register(
+        f"{_name}-v0", f"{__name__}:{_name}", disable_env_checker=True, order_enforce=False
+    )
