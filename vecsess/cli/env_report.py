@@ -82,7 +82,7 @@ def probe(env_id: str, make_kwargs: dict[str, Any], preload: list[str]) -> Found
             except subprocess.TimeoutExpired as error:
                 raise CommandError(
                     f"{env_id} was not through with its checks after {PROBE_TIMEOUT_S:.0f} s: a "
-                    "call of it hangs, or takes seconds. `vecsess collect --step-timeout 5` shows which"
+                    "call of it hangs, or takes seconds; `vecsess collect --step-timeout 5` tells"
                 ) from error
         if not result.exists():
             tail = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["nothing"]

@@ -54,8 +54,8 @@ def brief(message: str) -> str:
     r"""Returns a message with one line of the worker's last output, the one that tells most.
 
     Example:
-        >>> brief("killed; its last output:\n-- its stack\n  File 'a.py', line 3 in step\n  File 'b'")
-        "killed; its last output: File 'a.py', line 3 in step"
+        >>> brief("killed; its last output:\n-- its stack\n  File 'a', line 3 in step\n  File 'b'")
+        "killed; its last output: File 'a', line 3 in step"
     """
     head, found, output = message.partition("its last output:\n")
     lines = [line.strip() for line in output.splitlines() if line.strip()]

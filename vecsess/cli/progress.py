@@ -15,6 +15,7 @@ from vecsess.cli.tally import Tally
 Show = Callable[[Tally, dict[str, int]], None]
 
 BAR_EVERY_S, LINE_EVERY_S = 0.2, 2.0
+_TEXT_WIDTH = 68  # of what stands beside the bar, with room for larger numbers
 
 
 @contextlib.contextmanager
@@ -40,23 +41,26 @@ def states_text(states: dict[str, int]) -> str:
     """Returns what the workers do.
 
     Example:
-        >>> states_text({"ready": 15, "restarting": 1})
-        '15 ready, 1 restarting'
+        >>> states_text({"ready": 16}), states_text({"ready": 15, "restarting": 1})
+        ('16 workers ready', '15 ready, 1 restarting')
     """
+    if len(states) == 1:
+        ((state, count),) = states.items()
+        return f"{plural(count, 'worker')} {state}"
     return ", ".join(f"{count} {state}" for state, count in states.items())
 
 
 def _bar(console: Console) -> Progress:
     # Refreshed by hand: a refresh from a thread of its own would take turns with the collection.
+    # Not as wide as the terminal, whose echo of Ctrl-C would break the line otherwise.
     return Progress(
-        BarColumn(bar_width=None),
+        BarColumn(bar_width=max(8, min(40, console.width - _TEXT_WIDTH))),
         TextColumn("{task.fields[counts]}", style="bold"),
         TextColumn("{task.fields[figures]}"),
         TextColumn("{task.fields[states]}", style="dim"),
         TimeElapsedColumn(),
         console=console,
         auto_refresh=False,
-        expand=True,
     )
 
 
@@ -92,7 +96,7 @@ def _line_show(console: Console, rollouts: int) -> Show:
         shown_s = time.monotonic()
         console.print(
             f"rollout {tally.rollouts}/{rollouts}, {plural(tally.steps, 'step')}, "
-            f"{_figures(tally)}, workers: {states_text(states)}",
+            f"{_figures(tally)}, {states_text(states)}",
             highlight=False,
             soft_wrap=True,
         )
