@@ -47,6 +47,11 @@ class LocalChannel:
         assert self._written is not None, "attach comes before the first command"
         self._written[0] = command.seq
 
+    def send_at_once(self, data: bytes) -> bool:
+        """Carries out the command in the frame."""
+        self.send(data, None)
+        return True
+
     def take_exactly(self, expected: bytes) -> bool:
         """Takes the reply if it is `expected`, header included."""
         if self._reply != expected:

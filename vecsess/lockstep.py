@@ -143,7 +143,8 @@ class Lockstep:
 
     def _send(self, worker: Worker, data: bytes) -> None:
         try:
-            worker.channel.send(data, time.monotonic() + SLICE_S)
+            if not worker.channel.send_at_once(data):
+                worker.channel.send(data, time.monotonic() + SLICE_S)
         except (EndOfStreamError, DeadlineError):
             pass  # a dead or stopped worker: `gather` finds that out, and says why
 
@@ -439,19 +440,23 @@ class _RowCopies:
 
     def gather(self, field: Array, out: Array) -> None:
         """Copies `field [workers, rows, ...]` into `out [N, ...]`; a byte that is not 0 is True."""
-        for part, target in self._pairs(field, out):
+        if self._even:
+            out.reshape(field.shape)[...] = field
+            return
+        for part, target in self._blocks(field, out):
             target[...] = part
 
     def scatter(self, batch: Array, field: Array) -> None:
         """Copies `batch [N, ...]` into `field [workers, rows, ...]`."""
-        for part, source in self._pairs(field, batch):
+        if self._even:
+            field[...] = batch.reshape(field.shape)
+            return
+        for part, source in self._blocks(field, batch):
             part[...] = source
 
-    def _pairs(self, field: Array, flat: Array) -> Iterator[tuple[Array, Array]]:
+    def _blocks(self, field: Array, flat: Array) -> Iterator[tuple[Array, Array]]:
+        """Yields the larger workers' part of both, then that of the others."""
         shape = field.shape[2:]
-        if self._even:
-            yield field, flat.reshape(self._large + shape)
-            return
         (larger, _), (_, rows) = self._large, self._small
         yield field[:larger], flat[: self._split].reshape(self._large + shape)
         yield field[larger:, :rows], flat[self._split :].reshape(self._small + shape)

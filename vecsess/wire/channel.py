@@ -82,6 +82,22 @@ class Channel:
             except BrokenPipeError as error:
                 raise EndOfStreamError("nobody reads the pipe any more") from error
 
+    def send_at_once(self, data: bytes) -> bool:
+        """Writes a frame of at most `PIPE_BUF` bytes, which is whole or not at all; False if not.
+
+        Raises:
+            EndOfStreamError: nobody reads any more.
+        """
+        if len(data) > select.PIPE_BUF:
+            return False
+        try:
+            os.write(self.write_fd, data)
+        except BlockingIOError:
+            return False
+        except BrokenPipeError as error:
+            raise EndOfStreamError("nobody reads the pipe any more") from error
+        return True
+
     def receive(self, deadline: float | None, max_bytes: int = CONTROL_BYTES) -> bytes:
         """Returns the payload of the next frame.
 
