@@ -6,10 +6,10 @@ import os
 import select
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -49,17 +49,22 @@ def all_gone(pids: set[int], within_s: float) -> bool:
 
 
 def run_script(
-    text: str, folder: Path, *arguments: str, timeout_s: float = 60, **options: Any
+    text: str, folder: Path, *arguments: str, timeout_s: float = 60
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a user's script, without a main guard, in a folder of its own."""
+    """Runs a user's script, without a main guard, in a folder of its own.
+
+    Its output goes to files: a process that it leaves behind can't keep us waiting.
+    """
     script = folder / "script.py"
-    script.write_text(text)
-    return subprocess.run(
-        [sys.executable, str(script), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        cwd=folder,
-        check=False,
-        **options,
-    )
+    script.write_text(textwrap.dedent(text))
+    out, err = folder / "stdout", folder / "stderr"
+    with out.open("w") as stdout, err.open("w") as stderr:
+        done = subprocess.run(
+            [sys.executable, str(script), *arguments],
+            stdout=stdout,
+            stderr=stderr,
+            timeout=timeout_s,
+            cwd=folder,
+            check=False,
+        )
+    return subprocess.CompletedProcess(done.args, done.returncode, out.read_text(), err.read_text())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import textwrap
 import threading
 from functools import partial
 from pathlib import Path
@@ -164,7 +163,7 @@ def test_a_module_that_hangs_when_it_is_preloaded(tmp_path: Path) -> None:
     from vecsess import Timeouts, VecCheckedSession
     VecCheckedSession("hanging:Env-v0", 2, timeouts=Timeouts(start_s=1.0))
     """
-    done = run_script(textwrap.dedent(text), tmp_path)
+    done = run_script(text, tmp_path)
     assert "SpawnError" in done.stderr
     assert "a module that it preloads may hang" in done.stderr
 

@@ -1,0 +1,363 @@
+"""The states of a session, and its end: ordered, forgotten, or shared by mistake."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.envs import counting, faulty
+from tests.processes import all_gone, processes_below, run_script
+from tests.sessions import open_session, zeros
+from vecsess import EnvError, Timeouts, VecCheckedSession, WorkerDied, WorkerTimeout
+from vecsess.errors import (
+    ClosedError,
+    NoPendingCallError,
+    PendingCallError,
+    StateError,
+    ThreadError,
+)
+
+N = 3
+GROUPINGS = [pytest.param(0, id="in the trainer"), pytest.param(2, id="2 workers")]
+CLOSE_S = 2.0
+BRIEF = Timeouts(reset_s=0.6, step_s=0.6, close_s=CLOSE_S)
+pytestmark = pytest.mark.usefixtures("no_process_left")
+
+
+# --- calls that do not fit the state -------------------------------------------------------------
+
+STEPS: dict[str, Callable[[VecCheckedSession], Any]] = {
+    "step": lambda vec: vec.step(zeros(N)),
+    "step_checked": lambda vec: vec.step_checked(zeros(N)),
+    "step_async": lambda vec: vec.step_async(zeros(N)),
+    "observe": lambda vec: vec.observe(),
+}
+RESETS: dict[str, Callable[[VecCheckedSession], Any]] = {
+    "reset": lambda vec: vec.reset(),
+    "start": lambda vec: vec.start(),
+}
+
+
+@pytest.mark.parametrize("workers", GROUPINGS)
+class TestState:
+    def test_a_step_before_the_first_reset(self, workers: int) -> None:
+        with open_session(counting(N), N, workers=workers) as vec:
+            assert not vec.started
+            for step in STEPS.values():
+                with pytest.raises(StateError, match=r"expected reset\(\) first.*not been reset"):
+                    step(vec)
+            vec.reset()
+            assert vec.started
+
+    def test_any_use_after_close(self, workers: int) -> None:
+        vec = open_session(counting(N), N, workers=workers)
+        vec.reset()
+        vec.close()
+        for call in (STEPS | RESETS).values():
+            with pytest.raises(ClosedError, match="was closed; make a new one"):
+                call(vec)
+        assert not vec.started
+
+    def test_any_use_from_a_second_thread(self, workers: int) -> None:
+        with open_session(counting(N), N, workers=workers) as vec:
+            vec.reset(seed=0)
+            for call in (STEPS | RESETS).values():
+                error = in_thread(partial(call, vec))
+                assert isinstance(error, ThreadError)
+                assert "make a session for each thread" in str(error)
+            np.testing.assert_array_equal(vec.step(zeros(N))[0][:, 1], 1)
+
+    def test_a_step_after_a_failed_one(self, workers: int) -> None:
+        with open_session(faulty(N, 1, "KeyError", at=1), N, workers=workers) as vec:
+            vec.reset()
+            vec.step(zeros(N))
+            with pytest.raises(EnvError):
+                vec.step(zeros(N))
+            for step in STEPS.values():
+                with pytest.raises(StateError, match="its last call failed"):
+                    step(vec)
+
+    def test_a_step_while_another_is_under_way(self, workers: int) -> None:
+        with open_session(counting(N), N, workers=workers) as vec:
+            vec.reset()
+            vec.step_async(zeros(N))
+            for step in STEPS.values():
+                with pytest.raises(PendingCallError, match="a step is under way"):
+                    step(vec)
+            np.testing.assert_array_equal(vec.step_wait()[0][:, 1], 1)
+
+    def test_nothing_to_wait_for(self, workers: int) -> None:
+        with open_session(counting(N), N, workers=workers) as vec:
+            vec.reset()
+            with pytest.raises(NoPendingCallError):
+                vec.step_wait()
+
+    def test_a_reset_instead_of_waiting(self, workers: int) -> None:
+        with open_session(counting(N), N, workers=workers) as vec:
+            vec.reset(seed=0)
+            vec.step_async(zeros(N))
+            np.testing.assert_array_equal(vec.reset(seed=0)[0][:, 1], 0)
+            np.testing.assert_array_equal(vec.step(zeros(N))[0][:, 1], 1)
+
+    def test_closing_twice(self, workers: int) -> None:
+        vec = open_session(counting(N), N, workers=workers)
+        vec.close()
+        vec.close()
+        with vec:
+            pass
+        assert not processes_below()
+
+
+def test_a_wait_that_was_too_short_loses_nothing() -> None:
+    with open_session(counting(N, duration_s=0.3), N, workers=N) as vec:
+        vec.reset(seed=0)
+        vec.step_async(zeros(N))
+        with pytest.raises(TimeoutError, match="still pending"):
+            vec.step_wait(timeout=0.01)
+        np.testing.assert_array_equal(vec.step_wait()[0][:, 1], 1)
+
+
+def in_thread(call: Callable[[], Any]) -> BaseException | None:
+    """Returns what a call raises in another thread."""
+    caught: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except Exception as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(30)
+    return caught[0] if caught else None
+
+
+# --- close ---------------------------------------------------------------------------------------
+
+
+def closes_in_time(vec: VecCheckedSession) -> None:
+    """Closes; the deadline is the session's, with a wide margin for a busy machine."""
+    below = processes_below()
+    assert below
+    began = time.monotonic()
+    vec.close()
+    assert time.monotonic() - began < CLOSE_S + 5
+    assert all_gone(below, 3.0)
+
+
+class TestClose:
+    def test_healthy_workers_close_their_environments(
+        self, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        vec = open_session(faulty(N, 1, "print", "close"), N, workers=2)
+        vec.reset()
+        closes_in_time(vec)
+        assert "printed by an environment" in capfd.readouterr().err
+
+    def test_before_the_first_reset(self) -> None:
+        closes_in_time(open_session(counting(N), N, workers=2))
+
+    @pytest.mark.parametrize("fault", ["sleep", "SIGSTOP"])
+    def test_hung_in_a_step(self, fault: str) -> None:
+        vec = open_session(faulty(N, 1, fault), N, timeouts=BRIEF)
+        vec.reset()
+        vec.step_async(zeros(N))
+        closes_in_time(vec)
+
+    def test_hung_after_a_missed_deadline(self) -> None:
+        vec = open_session(faulty(N, 1, "spin"), N, timeouts=BRIEF)
+        vec.reset()
+        with pytest.raises(WorkerTimeout):
+            vec.step(zeros(N))
+        closes_in_time(vec)
+
+    @pytest.mark.filterwarnings("ignore:a worker did not close in order:ResourceWarning")
+    @pytest.mark.parametrize("fault", ["sleep", "spin", "SIGSTOP", "exit 3", "SIGKILL"])
+    def test_hung_or_dead_in_close_itself(self, fault: str) -> None:
+        vec = open_session(faulty(N, 1, fault, "close"), N, timeouts=BRIEF)
+        vec.reset()
+        closes_in_time(vec)
+
+    def test_an_environment_that_raises_in_close(self, capfd: pytest.CaptureFixture[str]) -> None:
+        vec = open_session(faulty(N, 1, "ValueError", "close"), N, workers=2)
+        vec.reset()
+        closes_in_time(vec)
+        assert "a bad value" in capfd.readouterr().err
+
+    @pytest.mark.filterwarnings("ignore:a worker did not close in order:ResourceWarning")
+    @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
+    def test_all_workers_dead_or_stopped(self, sent: int) -> None:
+        vec = open_session(counting(N), N, timeouts=BRIEF)
+        vec.reset()
+        server = min(processes_below())
+        for pid in processes_below(server):
+            os.kill(pid, sent)
+        closes_in_time(vec)
+
+    def test_after_a_death_that_was_raised(self) -> None:
+        vec = open_session(faulty(N, 1, "SIGKILL"), N, timeouts=BRIEF)
+        vec.reset()
+        with pytest.raises(WorkerDied):
+            vec.step(zeros(N))
+        closes_in_time(vec)
+
+    @pytest.mark.filterwarnings("ignore:a worker did not close in order:ResourceWarning")
+    @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
+    def test_the_fork_server_dead_or_stopped(self, sent: int) -> None:
+        vec = open_session(counting(N), N, timeouts=BRIEF)
+        vec.reset()
+        server = min(processes_below())
+        os.kill(server, sent)
+        closes_in_time(vec)
+
+
+# --- forgotten sessions --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", GROUPINGS)
+def test_an_unclosed_session_warns_and_is_cleaned_up(workers: int) -> None:
+    vec = open_session(counting(N), N, workers=workers)
+    vec.reset()
+    below = processes_below()
+    with pytest.warns(ResourceWarning, match=r"was not closed; use it in a `with`"):
+        vec = forget(vec)
+    assert all_gone(below, 5.0)
+
+
+def forget(vec: VecCheckedSession) -> Any:
+    """Drops the caller's last reference, which this parameter is by then."""
+    del vec
+    gc.collect()
+
+
+UNCLOSED = """
+import gymnasium, os, psutil, sys
+from vecsess import VecCheckedSession
+vec = VecCheckedSession("CartPole-v1", n=3)
+vec.reset()
+print(*[child.pid for child in psutil.Process().children(recursive=True)], flush=True)
+"""
+EXITS = {
+    "at its end": "",
+    "by sys.exit": "sys.exit(3)",
+    "by an exception": "raise RuntimeError('of the trainer')",
+    "by os._exit": "os._exit(0)",
+    "by a segfault": "import ctypes; ctypes.string_at(0)",
+    "mid-step": "vec.step_async([0] * 3)",
+}
+
+
+@pytest.mark.parametrize("how", EXITS)
+def test_an_interpreter_that_ends_without_close_leaves_nothing(how: str, tmp_path: Any) -> None:
+    done = run_script(UNCLOSED + EXITS[how], tmp_path)
+    pids = {int(pid) for pid in done.stdout.split()}
+    assert len(pids) == 4, done.stderr
+    assert all_gone(pids, 5.0)
+    assert "[worker" not in done.stderr
+
+
+def test_opening_and_closing_leaves_nothing_behind() -> None:
+    process = psutil.Process()
+
+    def use() -> None:
+        with open_session(counting(N), N, workers=2) as vec:
+            vec.reset()
+            vec.step(zeros(N))
+
+    def holds() -> tuple[int, int, int]:
+        gc.collect()
+        return process.num_fds(), process.num_threads(), len(process.children(recursive=True))
+
+    use()  # what is imported or opened once for all
+    before = holds()
+    for _ in range(20):
+        use()
+    assert holds() == before
+
+
+def test_a_start_that_fails_leaves_nothing_behind() -> None:
+    process = psutil.Process()
+    for attempt in range(4):
+        with pytest.raises(ValueError, match="a bad value"):
+            open_session(faulty(N, 1, "ValueError", "init"), N)
+        gc.collect()
+        if not attempt:
+            before = process.num_fds()
+    assert process.num_fds() == before
+    assert not process.children()
+
+
+# --- forks of the trainer ------------------------------------------------------------------------
+
+
+def test_a_forked_copy_of_the_trainer_leaves_its_parents_workers_alone(tmp_path: Any) -> None:
+    script = """
+    import os, sys
+    import numpy as np
+    from vecsess import VecCheckedSession
+    from vecsess.errors import ClosedError
+    ending = sys.argv[1]
+    vec = VecCheckedSession("CartPole-v1", n=3, workers=2)
+    twin = VecCheckedSession("CartPole-v1", n=3, workers=0)
+    for each in (vec, twin):
+        each.reset(seed=0)
+        each.step([0, 1, 0])
+    pid = os.fork()
+    if pid == 0:
+        try:
+            vec.step([0, 1, 0])
+        except ClosedError:
+            print("closed in the copy", flush=True)
+        if ending == "close":
+            vec.close()
+        elif ending == "del":
+            del vec
+        elif ending == "_exit":
+            os._exit(0)
+        sys.exit()
+    _, status = os.waitpid(pid, 0)
+    assert status == 0, status
+    for _ in range(50):
+        mine, theirs = vec.step([0, 1, 0]), twin.step([0, 1, 0])
+        assert all(np.array_equal(one, other) for one, other in zip(mine[:4], theirs[:4]))
+    vec.close()
+    twin.close()
+    print("the parent went on")
+    """
+    for ending in ("exit", "close", "del", "_exit"):
+        done = run_script(script, tmp_path, ending)
+        assert done.stdout == "closed in the copy\nthe parent went on\n", done.stderr
+        assert done.stderr == ""
+
+
+def test_a_copy_made_behind_pythons_back_does_not_keep_the_workers_alive(tmp_path: Any) -> None:
+    """It holds the parent's sockets and pipes open, and still the workers end with the parent."""
+    script = (
+        UNCLOSED
+        + """
+import ctypes, time
+copy = ctypes.CDLL(None).fork()
+if copy == 0:
+    time.sleep(1000)
+print(copy, flush=True)
+os.kill(os.getpid(), 9)
+"""
+    )
+    done = run_script(script, tmp_path)
+    pids = [int(pid) for pid in done.stdout.split()]
+    copy = pids.pop()
+    try:
+        assert all_gone(set(pids), 5.0)
+    finally:
+        os.kill(copy, signal.SIGKILL)
