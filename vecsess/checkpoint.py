@@ -19,12 +19,12 @@ def pack_session(session: Any, recipe: dict[str, Any]) -> dict[str, Any]:
     """
     state = {
         "noise": [session.noise_seed, session.noise_counter],
-        "episodes": session._episodes,  # noqa: SLF001  # the session calls this for itself
-        "begun": session._begun,  # noqa: SLF001
-        "steps": session._steps,  # noqa: SLF001
+        "episodes": session._episodes,  # the session calls this for itself
+        "begun": session._begun,
+        "steps": session._steps,
         "returns": session.episode_returns,
         "lengths": session.episode_lengths,
-        "recovery": session._recovery.dump(),  # noqa: SLF001
+        "recovery": session._recovery.dump(),
     }
     return {"format": FORMAT, "recipe": recipe, "state": pack_value(state)}
 
@@ -53,13 +53,13 @@ def unpack_session(session: Any, data: dict[str, Any]) -> dict[int, str]:
     except FrameError as error:
         raise StateError(f"expected a checkpoint, got a damaged one: {error}") from error
     session.noise_seed, session.noise_counter = state["noise"]
-    session._episodes[:] = state["episodes"]  # noqa: SLF001  # the session calls this for itself
-    session._begun[:] = state["begun"]  # noqa: SLF001
-    session._steps = state["steps"]  # noqa: SLF001
+    session._episodes[:] = state["episodes"]  # the session calls this for itself
+    session._begun[:] = state["begun"]
+    session._steps = state["steps"]
     session.episode_returns[:] = state["returns"]
     session.episode_lengths[:] = state["lengths"]
-    failed: dict[int, str] = session._recovery.load(state["recovery"])  # noqa: SLF001
+    failed: dict[int, str] = session._recovery.load(state["recovery"])
     for env in failed:
         session.episode_returns[env], session.episode_lengths[env] = 0.0, 0
-        session._begun[env] = session._steps  # noqa: SLF001
+        session._begun[env] = session._steps
     return failed

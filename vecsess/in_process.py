@@ -6,9 +6,8 @@ an environment that hangs or crashes takes the trainer with it, and a breakpoint
 
 from __future__ import annotations
 
-from typing import Any
-
 import mmap
+from typing import Any
 
 from vecsess.reports import start_error
 from vecsess.wire.channel import HEADER
@@ -37,7 +36,7 @@ class LocalChannel:
 
     def attach(self, views: Views) -> None:
         """Takes the views whose hint tells that a reply is there."""
-        self._written = memoryview(views.reply)
+        self._written = views.reply.data
 
     def send(self, data: bytes, deadline: float | None) -> None:
         """Carries out the command in the frame."""

@@ -147,8 +147,8 @@ class Journal:
             ahead: 1 where it took the place of the lockstep that was noted but is not complete.
         """
         for env, seed, (worker, row) in zip(envs, seeds, places, strict=True):
-            if seed is not None:
-                self._events[env].clear()
+            if seed is not None:  # what attributes were set to outlives a reset
+                self._events[env] = [event for event in self._events[env] if event.verb == "set"]
             self._rng[worker, row] = self.views.rng[worker, row]
             rng = None if seed is not None else self._rng[worker, row].copy()
             checksum = self._checksum.of_row(worker, row)
@@ -156,6 +156,8 @@ class Journal:
             self._events[env].append(event)
             self._starts[env] = self.t + ahead
             self._episodes[env] = 0
+        if self._ended is not None:  # their episodes have begun, and will not by themselves
+            self._ended = np.setdiff1d(self._ended, list(envs))
         self._forget()
 
     def place(self, env: int) -> tuple[int, int]:
@@ -205,6 +207,7 @@ class Journal:
     def _episode(self, env: int, worker: int, row: int) -> Any:
         start = int(self._starts[env])
         resets = [event for event in self._events[env] if event.verb == "reset"]
+        seed = resets[-1].arguments[0] if resets else None
         last = resets[-1] if resets and not self._episodes[env] else None
         if last is not None and last.arguments[0] is not None:
             return "episode", (start, ["reset", *last.arguments], last.checksum)
@@ -213,7 +216,7 @@ class Journal:
             return None  # an RNG whose state can't be kept
         if last is not None:
             return "episode", (start, ["reset", *last.arguments], last.checksum)
-        head = ["episode", int(self._episodes[env]), rng.copy()]
+        head = ["episode", int(self._episodes[env]), rng.copy(), seed]
         return "episode", (start, head, int(self._heads[env]))
 
     def _seeded(self, env: int) -> Any:
@@ -236,11 +239,17 @@ class Journal:
         """Returns the account from a start, None where the log does not reach or can't be run."""
         if start < self.t and start // CHUNK_STEPS not in self._chunks:
             return None
+        before: Script = []
         script: Script = [head]
         expected: list[int | None] = [head_checksum]
         at = start
         for event in self._events[env]:
             if event.at < start or (event.at == start and event.verb == "reset"):
+                if event.verb == "set":
+                    before.append(["set", *event.arguments])
+                elif event.verb == "reset":  # attributes set since the last step came first
+                    before += script[1:]
+                    del script[1:]
                 continue
             if event.verb == "call":
                 return None
@@ -253,7 +262,7 @@ class Journal:
             else:
                 script.append([event.verb, *event.arguments])
         self._add_steps(env, worker, row, at, self.t, script, expected)
-        return Account(script, expected, rung, self.t - start)
+        return Account([*before, *script], expected, rung, self.t - start)
 
     def _add_steps(
         self,
@@ -276,7 +285,7 @@ class Journal:
             pieces.append([column[low:high, env] for column in chunk.actions])
             expected += chunk.checksums[low:high, worker, row].tolist()
         columns = [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
-        script.append(["steps", end - begin, columns])
+        script.append(["steps", end - begin, [_plain(column) for column in columns]])
 
     # --- plain data ------------------------------------------------------------------------------
 
@@ -314,7 +323,10 @@ class Journal:
         self._heads[:] = plain["heads"]
         self._ended = plain["ended"]
         self._events = [
-            [Event(at, verb, tuple(arguments), checksum) for at, verb, arguments, checksum in events]
+            [
+                Event(at, verb, tuple(arguments), checksum)
+                for at, verb, arguments, checksum in events
+            ]
             for events in plain["events"]
         ]
         self._chunks.clear()
@@ -327,7 +339,9 @@ class Journal:
 
     def _new_chunk(self) -> _Chunk:
         steps, shape = CHUNK_STEPS, self.views.rewards.shape
-        actions = [np.zeros((steps, self.n, *leaf.shape), leaf.dtype) for leaf in self.layout.actions]
+        actions = [
+            np.zeros((steps, self.n, *leaf.shape), leaf.dtype) for leaf in self.layout.actions
+        ]
         chunk = _Chunk(actions, np.zeros((steps, *shape), np.uint64))
         self._chunks[self.t // CHUNK_STEPS] = chunk
         while len(self._chunks) > 2 and len(self._chunks) * chunk.size_bytes > self.limit_bytes:
@@ -336,6 +350,14 @@ class Journal:
 
     def _forget(self) -> None:
         """Drops the locksteps that no environment's account begins before."""
-        oldest = min((events[0].at if events else self.t) for events in self._events)
+        oldest = min(
+            next((event.at for event in events if event.verb == "reset"), self.t)
+            for events in self._events
+        )
         for index in [index for index in self._chunks if (index + 1) * CHUNK_STEPS <= oldest]:
             del self._chunks[index]
+
+
+def _plain(column: Array) -> Any:
+    """Returns actions as they can be sent; those that go by pipe are msgpack already."""
+    return column.tolist() if column.dtype == object else column

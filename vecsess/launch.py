@@ -14,7 +14,7 @@ import gymnasium
 
 from vecsess.errors import ProtocolError, SpaceError, SpawnError, WorkerDied
 from vecsess.lockstep import Lockstep
-from vecsess.reports import check_description, start_error
+from vecsess.reports import breach_type, check_description, start_error
 from vecsess.supervisor import Supervisor, Timeouts, Worker, describe_exit
 from vecsess.wire.channel import VALUE_BYTES, DeadlineError, EndOfStreamError, frame
 from vecsess.wire.messages import Attach, Described, Failed, Start, decode, encode
@@ -69,7 +69,7 @@ class Source:
             spec = gymnasium.registry.get(env)
             return cls(("id", env, spec, make_kwargs or {}), _modules_of_id(env, spec))
         if make_kwargs:
-            raise TypeError("make_kwargs go with an env id; bind a callable's with functools.partial")
+            raise TypeError("make_kwargs go with an id; bind a callable's with functools.partial")
         makers = [env] if callable(env) else list(env) if isinstance(env, Sequence) else []
         if len(makers) not in (1, n) or not all(callable(maker) for maker in makers):
             raise TypeError(
@@ -159,9 +159,7 @@ def launch(
         layout = _layout(description, groups[0][1])
         slab = Slab(layout, len(groups))
         spin_ns = settings["spin_ns"]
-        lockstep = Lockstep(
-            supervisor.workers, supervisor, layout, slab.views, timeouts, spin_ns
-        )
+        lockstep = Lockstep(supervisor.workers, supervisor, layout, slab.views, timeouts, spin_ns)
         for worker in supervisor.workers:
             attach(slab, layout, worker)
         lockstep.command(
@@ -204,9 +202,7 @@ def _renew(
         )
 
 
-def _launch_local(
-    source: Source, n: int, settings: dict[str, Any], timeouts: Timeouts
-) -> Launched:
+def _launch_local(source: Source, n: int, settings: dict[str, Any], timeouts: Timeouts) -> Launched:
     # Not earlier: only workers=0 may have the worker's side in the trainer's process.
     from vecsess.in_process import LocalHost
 
@@ -253,9 +249,10 @@ def _hear(supervisor: Supervisor, worker: Worker, deadline: float | None) -> Des
     except DeadlineError as error:
         raise _late(worker) from error
     except FrameError as error:
-        raise ProtocolError(str(error), worker=worker.index) from error
+        raise breach_type(error)(str(error), worker=worker.index) from error
     if isinstance(reply, Failed):
         raise start_error(reply, worker.index, worker.first_env)
+    assert isinstance(reply, Described), "the only other kind that is allowed here"
     check_description(worker, reply)
     return reply
 

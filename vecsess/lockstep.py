@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecsess.errors import ProtocolError, ServerDied, WorkerDied, WorkerError, WorkerTimeout
-from vecsess.reports import breach_type
-from vecsess.reports import printable
+from vecsess.reports import breach_type, printable
 from vecsess.rollout import StepRows
 from vecsess.supervisor import Supervisor, Timeouts, Worker, describe_exit
 from vecsess.tree import leaves
@@ -24,8 +23,9 @@ from vecsess.wire.channel import CONTROL_BYTES, VALUE_BYTES, DeadlineError, EndO
 from vecsess.wire.messages import (
     REPLIES,
     STACK_MARK,
+    Command,
     Done,
-    Message,
+    Reply,
     Step,
     StepSome,
     acknowledgement,
@@ -73,14 +73,14 @@ class Lockstep:
         self._acknowledgement = b""
         self._reply_cap = CONTROL_BYTES
         self._pending: list[Worker] = []
-        self._message: Callable[[Worker, int], Message | None] = _nothing
+        self._message: Callable[[Worker, int], Command | None] = _nothing
         self._on_lost: Callable[[Worker | None, WorkerError], None] = _raise
         self._side_seq = _SIDE
         self._answers: dict[int, Done] = {}
         self._moved: dict[int, tuple[int, float]] = {}
         self._limit_s: float | None = None
         self._patience = Patience(spin_ns)
-        self._hints = [memoryview(views.reply[i : i + 1]) for i in range(len(workers))]
+        self._hints = [views.reply[i : i + 1].data for i in range(len(workers))]
         self._running = views.running
         self._rows = _RowCopies([worker.rows for worker in workers])
         n = sum(worker.rows for worker in workers)
@@ -91,7 +91,7 @@ class Lockstep:
     # --- commands --------------------------------------------------------------------------------
 
     def begin_step(self, actions: list[Array], infos: int) -> None:
-        """Sends every worker its actions; `actions` holds `[N, *leaf]` per leaf, already checked."""
+        """Sends every worker its actions: checked, `[N, *leaf]` per leaf."""
         for field, batch in zip(self.views.actions, actions, strict=True):
             self._rows.scatter(batch, field)
         seq = self._next_seq(VALUE_BYTES if infos else CONTROL_BYTES, self._timeouts.step_s)
@@ -103,7 +103,7 @@ class Lockstep:
         self.views.command[:] = seq  # after the pipes: who sees the hint finds the command
 
     def command(
-        self, make: Callable[[Worker, int], Message | None], limit_s: float | None
+        self, make: Callable[[Worker, int], Command | None], limit_s: float | None
     ) -> dict[int, Done]:
         """Sends each worker the message that `make(worker, seq)` returns, and waits for all.
 
@@ -118,9 +118,7 @@ class Lockstep:
         self.gather()
         return self._answers
 
-    def begin(
-        self, make: Callable[[Worker, int], Message | None], limit_s: float | None
-    ) -> None:
+    def begin(self, make: Callable[[Worker, int], Command | None], limit_s: float | None) -> None:
         """Sends what `command` sends, without waiting."""
         seq = self._next_seq(VALUE_BYTES, limit_s)
         self._message = make
@@ -202,13 +200,12 @@ class Lockstep:
             raise self._lost(worker) from error
         return False
 
-    def _accept(self, worker: Worker, reply: Message) -> bool:
+    def _accept(self, worker: Worker, reply: Reply) -> bool:
         """Whether this is the awaited reply; a late one, to a command given up, is dropped."""
-        seq = reply.seq  # type: ignore[attr-defined]  # every reply has one
-        if seq > self._seq:
-            what = f"expected the reply to command {self._seq}, got one to {seq}"
+        if reply.seq > self._seq:
+            what = f"expected the reply to command {self._seq}, got one to {reply.seq}"
             raise self._end(worker, ProtocolError, what)
-        if seq < self._seq:
+        if reply.seq < self._seq:
             return False
         if not isinstance(reply, Done):
             raise self._end(worker, ProtocolError, f"expected Done, got {type(reply).__name__}")
@@ -229,8 +226,8 @@ class Lockstep:
         self._on_lost = _raise
 
     def exchange(
-        self, worker: Worker, make: Callable[[int], Message], limit_s: float | None
-    ) -> Message:
+        self, worker: Worker, make: Callable[[int], Command], limit_s: float | None
+    ) -> Reply:
         """Sends one worker a message while the others keep their place; returns its reply.
 
         Args:
@@ -258,7 +255,7 @@ class Lockstep:
         except DeadlineError as error:
             what = f"expected an answer within {limit_s} s; the worker was killed"
             raise self._end(worker, WorkerTimeout, what) from error
-        if reply.seq != seq:  # type: ignore[attr-defined]  # every reply has one
+        if reply.seq != seq:
             raise self._end(worker, ProtocolError, f"expected the reply to command {seq}")
         return reply
 
@@ -283,7 +280,7 @@ class Lockstep:
         if worker not in self._pending:
             self._pending.append(worker)
 
-    def message(self, worker: Worker) -> Message | None:
+    def message(self, worker: Worker) -> Command | None:
         """Returns the last command as this worker got it, None where it got none."""
         return self._message(worker, self._seq)
 
@@ -419,7 +416,7 @@ def _raise(worker: Worker | None, error: WorkerError) -> None:
     raise error
 
 
-def _nothing(worker: Worker, seq: int) -> Message | None:
+def _nothing(worker: Worker, seq: int) -> Command | None:
     del worker, seq
     return None
 

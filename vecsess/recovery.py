@@ -223,7 +223,9 @@ class Recovery:
             StateError: there is no log to take it from.
         """
         if self._journal is None:
-            raise StateError("expected on_crash='replay', whose log is what a checkpoint is made of")
+            raise StateError(
+                "expected on_crash='replay', whose log is what a checkpoint is made of"
+            )
         lockstep = self._lockstep
         return {
             "journal": self._journal.dump(lockstep.worker_of, lockstep.row_of),
@@ -317,7 +319,7 @@ class Recovery:
         recent.append(now)
         if in_a_row and policy.max_restarts is not None:
             wait_s = min(policy.backoff_s * 2 ** (in_a_row - 1), policy.max_backoff_s)
-            time.sleep(wait_s * (1 + random.random() / 4))  # noqa: S311  # jitter, not a secret
+            time.sleep(wait_s * (1 + random.random() / 4))  # jitter, not a secret
 
     def _bring_back(self, worker: Worker, incident: Incident, poison: set[int]) -> None:
         """Brings each environment of a successor to where its predecessor's was."""
@@ -356,9 +358,7 @@ class Recovery:
                 self._give_up_replays(env)
         return self.cut_off(env, why, ahead)
 
-    def _replay(
-        self, env: int, worker: Worker, row: int, account: Account, *, afresh: bool
-    ) -> str:
+    def _replay(self, env: int, worker: Worker, row: int, account: Account, *, afresh: bool) -> str:
         """Replays one environment; returns why that failed, "" where it did not."""
         script = [["make"], *account.script] if afresh else account.script
         budget_s = self._policy.replay_budget_s
@@ -444,7 +444,10 @@ class Recovery:
         script = accounts[0].script if accounts else []
         action = self._journal.pending_action(env)
         return write_reproducer(
-            self._policy.reproducer_dir, self._launched.pickled, env, [*script, ["steps", 1, _column(action)]]
+            self._policy.reproducer_dir,
+            self._launched.pickled,
+            env,
+            [*script, ["steps", 1, _column(action)]],
         )
 
     def _quarantine(self, worker: Worker, incident: Incident) -> None:

@@ -16,7 +16,6 @@ import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from vecsess.errors import ProtocolError, ServerDied, SpawnError
 from vecsess.wire.channel import Channel, DeadlineError, EndOfStreamError
@@ -202,16 +201,12 @@ class Supervisor:
             self.reap(lost, deadline)
         for fd in self._owned.descriptors.pop(lost.index):
             os.close(fd)
-        fresh = self._launch(
-            lost.index, lost.first_env, lost.rows, generation=lost.generation + 1
-        )
+        fresh = self._launch(lost.index, lost.first_env, lost.rows, generation=lost.generation + 1)
         lost.channel, lost.slab_fd = fresh.channel, fresh.slab_fd
         lost.generation, lost.exit, lost.dead = fresh.generation, None, False
         self._await_spawned(lost, deadline)
 
-    def _launch(
-        self, index: int, first_env: int, rows: int, *, generation: int
-    ) -> Worker:
+    def _launch(self, index: int, first_env: int, rows: int, *, generation: int) -> Worker:
         """Asks for a worker; its slab is a new memfd, so no predecessor can write into it."""
         command_read, command_write = os.pipe()
         reply_read, reply_write = os.pipe()
@@ -389,7 +384,7 @@ def _kill_marked(mark: str) -> None:
 
 
 def _environment(mark: str) -> dict[str, str]:
-    """Returns the fork server's environment: set before it imports anything, or it has no effect."""
+    """Returns the fork server's environment; what is set after an import has no effect."""
     environment = dict(os.environ)
     for name in _ONE_THREAD:
         environment.setdefault(name, "1")
@@ -408,7 +403,7 @@ def _require_linux() -> None:
 
 def _require_descriptors(workers: int) -> None:
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = len(os.listdir("/proc/self/fd"))
+    used = len(list(Path("/proc/self/fd").iterdir()))
     wanted = workers * _DESCRIPTORS_PER_WORKER + 16
     if limit != resource.RLIM_INFINITY and used + wanted > limit:
         raise SpawnError(

@@ -262,9 +262,7 @@ def _spawn_worker(fds: list[int], stderr_fd: int) -> int:
         (os.POSIX_SPAWN_DUP2, stderr_fd, 1),
         (os.POSIX_SPAWN_DUP2, stderr_fd, 2),
     ]
-    pid = os.posix_spawn(
-        sys.executable, arguments, environment, file_actions=actions, setpgroup=0
-    )
+    return os.posix_spawn(sys.executable, arguments, environment, file_actions=actions, setpgroup=0)
     return pid
 
 
@@ -278,7 +276,7 @@ def _prepare(prepare: Prepare) -> None:
             importlib.import_module(module)
         except Exception as error:
             # The worker will import it again and fail with the traceback that its user sees.
-            print(f"vecsess: could not preload {module}: {error!r}", file=sys.stderr)
+            sys.stderr.write(f"vecsess: could not preload {module}: {error!r}\n")
 
 
 def _ask_for_stack(child: Child, ask_ms: int) -> None:
@@ -306,7 +304,7 @@ def _children_of_self() -> set[int]:
 
 
 def _read_stderr(child: Child, *, quiet: bool = False) -> None:
-    """Takes what a worker has written, keeps the last lines, and passes all of it on if not quiet."""
+    """Takes what a worker has written, keeps the last lines, and passes it on, if not `quiet`."""
     while True:
         try:
             data = os.read(child.stderr_fd, 1 << 16)

@@ -20,7 +20,7 @@ OVER_BUDGET = "over budget"
 def replay(host: EnvHost, command: Replay) -> Replayed:
     """Runs a script on one row, through the very code that ran it first.
 
-    The script's entries are `["reset", seed, options, rng]`, `["episode", number, rng]`,
+    The script's entries are `["reset", seed, options, rng]`, `["episode", number, rng, seed]`,
     `["steps", count, arrays]` with one `[count, *action]` array per leaf, `["set", name, value]`
     and `["make"]`, which builds the environment anew. It stops at the first entry that fails.
 
@@ -40,6 +40,7 @@ def replay(host: EnvHost, command: Replay) -> Replayed:
         failures = verbs[verb](*arguments)
         if failures:
             break
+    host.drop_observations()
     return Replayed(command.seq, np.array(run.checksums, np.uint64).tobytes(), failures)
 
 
@@ -57,8 +58,8 @@ class _Run:
         _, failures = self._host.reset([self._row], [seed], options, NO_INFOS)
         return self._note(failures)
 
-    def begin_episode(self, number: int, rng: Any) -> Failures:
-        return self._note(self._host.begin_episode(self._row, number, rng))
+    def begin_episode(self, number: int, rng: Any, seed: int | None) -> Failures:
+        return self._note(self._host.begin_episode(self._row, number, rng, seed))
 
     def step(self, count: int, arrays: list[Any]) -> Failures:
         row, views = self._row, self._host.views

@@ -15,10 +15,10 @@ from vecsess.wire.messages import (
     Attach,
     Call,
     Close,
+    Command,
     Described,
     Done,
     Failed,
-    Message,
     Replay,
     Reset,
     Start,
@@ -34,6 +34,7 @@ from vecsess.wire.spaces import describe
 from vecsess.wire.values import pack_value
 from vecsess.workers.env_host import EnvHost
 from vecsess.workers.env_source import BuildError, Env, makers
+from vecsess.workers.episodes import Episodes
 from vecsess.workers.exceptions import account_of
 from vecsess.workers.replay import replay
 
@@ -63,8 +64,8 @@ def serve(channel: Channel, slab_fd: int) -> None:
 
 def _loop(channel: Channel, host: EnvHost, views: Views, patience: Patience) -> None:
     """One command after the other, in the order of their numbers."""
-    expected, written = memoryview(views.command), memoryview(views.reply)
-    histogram = memoryview(views.histogram[0])
+    expected, written = views.command.data, views.reply.data
+    histogram = views.histogram[0].data
     seq, rows = written[0], len(host.envs)
     while True:
         patience.spin(expected, seq)  # the manager writes to the pipe first, then the hint
@@ -81,7 +82,7 @@ def _loop(channel: Channel, host: EnvHost, views: Views, patience: Patience) -> 
             return
 
 
-def answer(host: EnvHost, command: Message) -> bytes:
+def answer(host: EnvHost, command: Command) -> bytes:
     """Carries out a command; returns the frame of its reply."""
     match command:
         case Step():
@@ -103,27 +104,28 @@ def answer(host: EnvHost, command: Message) -> bytes:
             values, failures = [], []
         case _:
             raise AssertionError(f"{type(command).__name__} comes only once, at the start")
-    if host.warnings:
-        values += host.take_warnings()
+    if host.asides:
+        values += host.take_asides()
     if values or failures:
         return frame(encode(Done(command.seq, values, failures)))
     return acknowledgement(command.seq)
 
 
-def _next(channel: Channel) -> Message:
+def _next(channel: Channel) -> Command:
     return decode(channel.receive(None, VALUE_BYTES), COMMANDS)
 
 
 def _build(channel: Channel, start: Start) -> EnvHost | None:
     """Builds the environments and describes them; None where that failed, which is said too."""
     random.seed(start.first_env)
-    np.random.seed(start.first_env)  # noqa: NPY002  # for environments that use the global one
+    np.random.seed(start.first_env)  # for environments that use the global one
     settings = start.settings
     try:
         host = EnvHost(
             makers(start.source, start.first_env, start.rows),
             settings["autoreset_mode"],
             keep_rng=settings["keep_rng"],
+            episodes=episodes_of(settings, start.first_env, start.rows),
         )
         channel.send(frame(encode(describe_host(host, start.seq))), None)
     except BuildError as error:
@@ -135,6 +137,12 @@ def _build(channel: Channel, start: Start) -> EnvHost | None:
         return host
     channel.send(frame(encode(failed)), None)
     return None
+
+
+def episodes_of(settings: dict[str, Any], first_env: int, rows: int) -> Episodes:
+    """Returns how episodes begin that nobody asked for, as the message `Start` says."""
+    seeds, options = settings.get("episode_seeds", "continue"), settings.get("episode_options", b"")
+    return Episodes(rows, first_env, seeds, options)
 
 
 def describe_host(host: EnvHost, seq: int) -> Described:

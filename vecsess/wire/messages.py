@@ -30,15 +30,28 @@ class Message:
     KIND: ClassVar[int]
 
 
+@dataclass(frozen=True, slots=True)
+class Command(Message):
+    """What the manager sends to a worker; the numbers of its commands grow."""
+
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reply(Message):
+    """What a worker answers; `seq` is the command's."""
+
+    seq: int
+
+
 # --- manager to worker: one command at a time, each answered by exactly one reply ----------------
 
 
 @dataclass(frozen=True, slots=True)
-class Start(Message):
-    """Build the environments `first_env .. first_env + rows` from `source`; answered `Described`."""
+class Start(Command):
+    """Build `rows` environments from `source`, the first is `first_env`; answered `Described`."""
 
     KIND: ClassVar[int] = 1
-    seq: int
     first_env: int
     rows: int
     source: bytes  # cloudpickle; the one direction in which code travels
@@ -46,21 +59,19 @@ class Start(Message):
 
 
 @dataclass(frozen=True, slots=True)
-class Attach(Message):
+class Attach(Command):
     """The slab has its final size now: map it; answered `Done`."""
 
     KIND: ClassVar[int] = 2
-    seq: int
     rows: int
     stride_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
-class Reset(Message):
+class Reset(Command):
     """Reset these rows, each with its seed; `options` is a pickle; answered `Done`."""
 
     KIND: ClassVar[int] = 3
-    seq: int
     rows: list[int]
     seeds: list[int | None]
     options: bytes
@@ -68,64 +79,58 @@ class Reset(Message):
 
 
 @dataclass(frozen=True, slots=True)
-class Step(Message):
+class Step(Command):
     """Step every row with the actions in the slab; answered `Done`."""
 
     KIND: ClassVar[int] = 4
-    seq: int
     infos: int  # 0 none, 1 final ones only, 2 all
 
 
 @dataclass(frozen=True, slots=True)
-class StepSome(Message):
+class StepSome(Command):
     """Step only these rows; answered `Done`."""
 
     KIND: ClassVar[int] = 8
-    seq: int
     infos: int
     rows: list[int]
 
 
 @dataclass(frozen=True, slots=True)
-class Call(Message):
-    """`verb` is "call", "get" or "set"; arguments is a pickle; answered `Done`."""
+class Call(Command):
+    """`verb` is "call", "get" or "set"; a pickle of arguments for each row; answered `Done`."""
 
     KIND: ClassVar[int] = 5
-    seq: int
     rows: list[int]
     verb: str
     name: str
-    arguments: bytes
+    arguments: list[bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Replay(Message):
+class Replay(Command):
     """Bring one row back: `script` is a list of logged commands; answered `Replayed`."""
 
     KIND: ClassVar[int] = 6
-    seq: int
     row: int
     script: list[Any]
     budget_ms: int  # stop when it has taken longer
 
 
 @dataclass(frozen=True, slots=True)
-class Close(Message):
+class Close(Command):
     """Close the environments and end; answered `Done`."""
 
     KIND: ClassVar[int] = 7
-    seq: int
 
 
 # --- worker to manager ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Described(Message):
+class Described(Reply):
     """What the worker built: one entry a row in `spaces`, plain data as in wire/spaces.py."""
 
     KIND: ClassVar[int] = 33
-    seq: int
     spaces: list[Any]  # [[observation, action], ...], one pair a row
     spec: str  # EnvSpec as JSON, "" without one
     metadata: dict[str, Any]
@@ -133,31 +138,28 @@ class Described(Message):
 
 
 @dataclass(frozen=True, slots=True)
-class Done(Message):
+class Done(Reply):
     """The command was carried out; per row what does not go through the slab."""
 
     KIND: ClassVar[int] = 34
-    seq: int
     values: list[Any]  # [[row, what, msgpack], ...]; what: "info", "final_info", "result", ...
     failures: list[Any]  # [[row, kind, type or field, message, traceback], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed(Message):
+class Replayed(Reply):
     """The row was replayed, as far as `failures` does not say otherwise."""
 
     KIND: ClassVar[int] = 35
-    seq: int
     checksums: bytes  # 8 for each reset and each step
     failures: list[Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Failed(Message):
+class Failed(Reply):
     """The command as a whole failed, for instance the constructor of an environment."""
 
     KIND: ClassVar[int] = 36
-    seq: int
     row: int
     type: str
     message: str
@@ -222,8 +224,8 @@ class Exited(Message):
 # What the fork server writes to a hung worker's last output before it asks for the stack.
 STACK_MARK = "-- its stack, most recent call first:"
 
-COMMANDS = (Start, Attach, Reset, Step, StepSome, Call, Replay, Close)
-REPLIES = (Described, Done, Replayed, Failed)
+COMMANDS: tuple[type[Command], ...] = (Start, Attach, Reset, Step, StepSome, Call, Replay, Close)
+REPLIES: tuple[type[Reply], ...] = (Described, Done, Replayed, Failed)
 SERVER_COMMANDS = (Prepare, Spawn, Kill)
 SERVER_REPLIES = (Spawned, Exited)
 
@@ -232,6 +234,7 @@ _CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "str": lambda value: type(value) is str,
     "bytes": lambda value: type(value) is bytes,
     "list[Any]": lambda value: type(value) is list,
+    "list[bytes]": lambda value: type(value) is list and all(type(x) is bytes for x in value),
     "list[int]": lambda value: type(value) is list and all(type(x) is int for x in value),
     "list[str]": lambda value: type(value) is list and all(type(x) is str for x in value),
     "list[int | None]": lambda value: (
@@ -239,9 +242,9 @@ _CHECKS: Mapping[str, Callable[[Any], bool]] = {
     ),
     "dict[str, Any]": lambda value: type(value) is dict and all(type(key) is str for key in value),
 }
+_KINDS: tuple[type[Message], ...] = (*COMMANDS, *REPLIES, *SERVER_COMMANDS, *SERVER_REPLIES)
 _FIELDS = {
-    kind.KIND: (kind, [(field.name, str(field.type)) for field in fields(kind)])
-    for kind in COMMANDS + REPLIES + SERVER_COMMANDS + SERVER_REPLIES
+    kind.KIND: (kind, [(field.name, str(field.type)) for field in fields(kind)]) for kind in _KINDS
 }
 
 M = TypeVar("M", bound=Message)

@@ -6,6 +6,8 @@ rows. A row is one record, so that one checksum covers it and a worker touches f
     [ observation | reward | flags ][ final observation ][ RNG state ] ... [ actions ]
       `words`: what a checksum sees
 
+What goes by pipe, having no fixed shape, has a digest of 8 bytes in its row, for the checksum.
+
 The manager maps all ranges side by side into one reservation, so a field is one strided array
 `[workers, rows, *shape]` over all of them. Hints only save time: what counts came by pipe.
 """
@@ -22,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vecsess.wire.spaces import Leaf, Space, leaves_of
+from vecsess.wire.leaves import Leaf, Space, all_leaves_of
 
 Array = npt.NDArray[Any]
 
@@ -55,6 +57,8 @@ class Views:
     finals: list[Array]
     rng: Array  # [workers, rows, RNG_WORDS] uint64
     words: Array  # uint64: observation, reward and flags, for the checksum
+    written: list[Array]  # `observations`, but the digests of those that go by pipe
+    written_finals: list[Array]
     actions: list[Array]
 
 
@@ -69,8 +73,8 @@ class Layout:
 
     def __init__(self, observation_space: Space, action_space: Space, rows: int) -> None:
         self.rows = rows
-        self.observations = list(leaves_of(observation_space))
-        self.actions = list(leaves_of(action_space))
+        self.observations = list(all_leaves_of(observation_space))
+        self.actions = list(all_leaves_of(action_space))
         self._observation_offsets, end = _place(self.observations, 0)
         self._reward = _aligned(end)
         self._flags = self._reward + 8
@@ -87,31 +91,43 @@ class Layout:
     def views(self, buffer: Any, workers: int = 1) -> Views:
         """Returns the fields of `workers` ranges that lie side by side in `buffer`."""
         word, byte = np.dtype(np.uint64), np.dtype(np.uint8)
-        leaf = _View(buffer, workers, self.stride_bytes)
+        view = _View(buffer, workers, self.stride_bytes)
         rows, action_rows = (self.rows, self.row_bytes), (self.rows, _aligned(self.action_bytes))
 
         def row(offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-            return leaf.field(HEADER_BYTES + offset, rows, shape, dtype)
+            return view.field(HEADER_BYTES + offset, rows, shape, dtype)
 
         def leaves(offsets: list[int]) -> list[Array]:
             pairs = zip(offsets, self.observations, strict=True)
-            return [row(offset, part.shape, part.dtype) for offset, part in pairs]
+            return [
+                row(offset, leaf.shape, word if leaf.piped else leaf.dtype)
+                for offset, leaf in pairs
+            ]
 
+        def read(written: list[Array]) -> list[Array]:
+            pairs = zip(written, self.observations, strict=True)
+            return [np.empty(array.shape, object) if leaf.piped else array for array, leaf in pairs]
+
+        written, finals = leaves(self._observation_offsets), leaves(self._final_offsets)
         return Views(
-            command=leaf.hint(COMMAND, word),
-            reply=leaf.hint(REPLY, word),
-            running=leaf.hint(RUNNING, np.dtype(np.int64)),
-            histogram=leaf.field(4 * LINE, (64, 8), (), word),
-            observations=leaves(self._observation_offsets),
+            command=view.hint(COMMAND, word),
+            reply=view.hint(REPLY, word),
+            running=view.hint(RUNNING, np.dtype(np.int64)),
+            histogram=view.field(4 * LINE, (64, 8), (), word),
+            observations=read(written),
             rewards=row(self._reward, (), np.dtype(np.float64)),
             terminated=row(self._flags, (), byte),
             truncated=row(self._flags + 1, (), byte),
-            finals=leaves(self._final_offsets),
+            finals=read(finals),
             rng=row(self._rng, (RNG_WORDS,), word),
             words=row(0, (self._span // 8,), word),
+            written=written,
+            written_finals=finals,
             actions=[
-                leaf.field(self._action_base + offset, action_rows, part.shape, part.dtype)
-                for offset, part in zip(self._action_offsets, self.actions, strict=True)
+                view.field(self._action_base + offset, action_rows, leaf.shape, leaf.dtype)
+                if not leaf.piped
+                else np.empty((workers, self.rows), object)
+                for offset, leaf in zip(self._action_offsets, self.actions, strict=True)
             ],
         )
 
@@ -143,6 +159,8 @@ class _View:
     ) -> Array:
         """Returns `[workers, rows, *shape]`; `rows` is how many, and the bytes between them."""
         count, row_bytes = rows
+        if 0 in shape:  # it takes no bytes, and lies perhaps where the buffer ends
+            return np.empty((self.workers, count, *shape), dtype)
         inner = np.empty(shape, dtype).strides
         strides = (self.stride_bytes, row_bytes, *inner)
         return np.ndarray((self.workers, count, *shape), dtype, self.buffer, offset, strides)
