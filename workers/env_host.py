@@ -6,21 +6,23 @@ clock: `serve` calls this in a worker, and `vecsess.in_process` in the trainer.
 
 from __future__ import annotations
 
-import contextlib
-import pickle
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-import numpy as np
-
+from vecsess.wire.forms import Form
+from vecsess.wire.leaves import FormError, Space
 from vecsess.wire.slab import Layout, Views
-from vecsess.wire.spaces import Form, FormError, Space
 from vecsess.wire.values import pack_value
+from vecsess.workers.attributes import call_method, get_attribute, pack_result, set_attribute
 from vecsess.workers.env_source import BuildError, Env, Maker, build
-from vecsess.workers.exceptions import MAX_MESSAGE, account_of
+from vecsess.workers.episodes import Episodes
+from vecsess.workers.exceptions import account_of, told
+from vecsess.workers.infos import pack_info
+from vecsess.workers.outcomes import flag_of, refuse_info, reward_of
 from vecsess.workers.rng_state import Words, load_rng, save_rng
+from vecsess.workers.rows import Rows
 
 NO_INFOS, FINAL_INFOS, ALL_INFOS = 0, 1, 2
 
@@ -35,12 +37,20 @@ class EnvHost:
         makers: one callable per row.
         autoreset_mode: "same_step", "next_step" or "disabled", as Gymnasium's `AutoresetMode`.
         keep_rng: write each episode's RNG state into the slab, so that it can be replayed.
+        episodes: says how an episode begins that nobody asked for; None for Gymnasium's way.
     """
 
-    def __init__(self, makers: Iterable[Maker], autoreset_mode: str, *, keep_rng: bool) -> None:
+    def __init__(
+        self,
+        makers: Iterable[Maker],
+        autoreset_mode: str,
+        *,
+        keep_rng: bool,
+        episodes: Episodes | None = None,
+    ) -> None:
         self.envs: list[Env] = []
         self._makers = list(makers)
-        self.warnings: Values = []
+        self.asides: Values = []  # warnings, and what of observations goes by pipe
         self.last_exception: BaseException | None = None
         try:
             for maker in self._makers:
@@ -55,6 +65,7 @@ class EnvHost:
         self._same_step = autoreset_mode == "same_step"
         self._next_step = autoreset_mode == "next_step"
         self._keep_rng = keep_rng
+        self._episodes = episodes or Episodes(len(self.envs))
         self._ended = [False] * len(self.envs)  # the last step ended the episode, no reset yet
         self._warned: set[str] = set()
 
@@ -72,17 +83,21 @@ class EnvHost:
         """
         self.views = views
         self._resetting = layout.rows
-        self._rows = _Rows(views, layout)
+        self._rows = Rows(views, self.envs[0].action_space)
         self._writers = []
         self._reset_forms = []
         self._final_forms = []
         for row, env in enumerate(self.envs):
-            space, warn = env.observation_space, partial(self._warn, row)
-            observations = [array[0] for array in views.observations]
-            finals = [array[0] for array in views.finals]
-            first = Form(space, observations, "observation", exact=exact, warn=warn)
-            form = Form(space, observations, "next_observation", exact=exact, warn=warn)
-            final = Form(space, finals, "next_observation", exact=exact, warn=warn)
+            observations = [array[0] for array in views.written]
+            finals = [array[0] for array in views.written_finals]
+            space, options = (
+                env.observation_space,
+                {"exact": exact, "warn": partial(self._warn, row)},
+            )
+            pipe, final_pipe = (partial(self._pipe, what) for what in ("observation", "final"))
+            first = Form(space, observations, "observation", pipe=pipe, **options)
+            form = Form(space, observations, "next_observation", pipe=pipe, **options)
+            final = Form(space, finals, "next_observation", pipe=final_pipe, **options)
             self._reset_forms.append(first.write)
             self._writers.append(form.writer())
             self._final_forms.append(final.write)
@@ -105,9 +120,9 @@ class EnvHost:
         failures: Failures = []
         for row, seed in zip(rows, seeds, strict=True):
             try:
-                info = self._reset(row, seed, pickle.loads(options) if options else None)  # noqa: S301  # from the manager
-                self._rows.settle(row, 0.0, terminated=False, truncated=False)
-                if info and infos:
+                info = self._reset(row, *self._episodes.asked(row, seed, options))
+                self._rows.settle(row)
+                if info and infos == ALL_INFOS:
                     values.append([row, "info", self._packed(row, info)])
             except Exception as error:
                 failures.append(self._failure(row, error))
@@ -142,7 +157,7 @@ class EnvHost:
                 terminations[row] = terminated
                 truncations[row] = truncated
                 if type(info) is not dict:
-                    _refuse_info(info)
+                    refuse_info(info)
                 if info and infos == ALL_INFOS:
                     values.append([row, "info", self._packed(row, info)])
             except Exception as error:
@@ -151,16 +166,28 @@ class EnvHost:
         return values, failures
 
     def call(
-        self, rows: list[int], verb: str, name: str, arguments: bytes
+        self, rows: list[int], verb: str, name: str, arguments: list[bytes]
     ) -> tuple[Values, Failures]:
-        """Calls, gets or sets an attribute of the environments; results come back as data."""
+        """Calls, gets or sets an attribute of the environments; results come back as data.
+
+        Args:
+            rows: of which environments.
+            verb: "call", "get" or "set".
+            name: of the attribute.
+            arguments: for each of `rows` a pickle: `(args, kwargs)`, or the value to set.
+        """
         values: Values = []
         failures: Failures = []
-        for row in rows:
+        for row, packed in zip(rows, arguments, strict=True):
             self._rows.running[0] = row
             try:
-                result = _attribute(self.envs[row], verb, name, pickle.loads(arguments))  # noqa: S301  # from the manager
-                values.append([row, "result", _packed_result(result, name)])
+                env = self.envs[row]
+                if verb == "set":
+                    set_attribute(env, name, packed)
+                else:
+                    call = verb == "call"
+                    result = call_method(env, name, packed) if call else get_attribute(env, name)
+                    values.append([row, *pack_result(result, name)])
             except Exception as error:
                 failures.append(self._failure(row, error))
         self._rows.running[0] = -1
@@ -175,27 +202,32 @@ class EnvHost:
             except Exception:
                 traceback.print_exc()  # goes to the worker's stderr, which the manager keeps
 
-    def begin_episode(self, row: int, number: int, rng: Words) -> Failures:
+    def begin_episode(self, row: int, number: int, rng: Words, seed: int | None) -> Failures:
         """Begins a row's episode as its auto-reset did.
 
         Args:
             row: which environment.
             number: how many auto-resets there were since the last reset that was asked for.
             rng: `[RNG_WORDS]`, the state of `np_random` before it.
+            seed: of that last reset.
         """
-        del number  # an environment's own stream needs no more than its state
         try:
+            self._episodes.go_to(row, number, seed)
             load_rng(self.envs[row], rng)
-            self._reset(row, None, None)
-            self._rows.settle(row, 0.0, terminated=False, truncated=False)
+            self._reset(row, *self._episodes.next(row))
+            self._rows.settle(row)
         except Exception as error:
             return [self._failure(row, error)]
         return []
 
-    def take_warnings(self) -> Values:
-        """Returns and forgets what there is to warn of."""
-        taken, self.warnings = self.warnings, []
+    def take_asides(self) -> Values:
+        """Returns and forgets what there is to tell beside a command's own values."""
+        taken, self.asides = self.asides, []
         return taken
+
+    def drop_observations(self) -> None:
+        """Forgets what of a replay's observations would go by pipe: the manager has it."""
+        self.asides = [aside for aside in self.asides if aside[1] == "warning"]
 
     # --- one environment -------------------------------------------------------------------------
 
@@ -212,7 +244,7 @@ class EnvHost:
         self._reset_forms[row](row, result[0])
         info = result[1]
         if type(info) is not dict:
-            _refuse_info(info)
+            refuse_info(info)
         return info
 
     def _end(
@@ -222,14 +254,16 @@ class EnvHost:
         if not self._same_step:
             self._ended[row] = True
             self._writers[row](row, observation)
+            if infos == FINAL_INFOS and type(info) is dict and info:
+                values.append([row, "info", self._packed(row, info)])
             return info  # type: ignore[no-any-return]  # `step` looks at its type
         # Before the reset: many environments give out the same buffer again and again.
         self._final_forms[row](row, observation)
         if type(info) is not dict:
-            _refuse_info(info)
-        if infos:
+            refuse_info(info)
+        if info and infos:
             values.append([row, "final_info", self._packed(row, info)])
-        return self._reset(row, None, None)
+        return self._reset(row, *self._episodes.next(row))
 
     def _step_ended(self, row: int, values: Values, infos: int) -> None:
         """What a step does after one that ended the episode, where none was reset in between."""
@@ -238,110 +272,25 @@ class EnvHost:
                 "expected a reset of this environment, got a step after its episode had ended; "
                 "with autoreset_mode='disabled' pass options={'reset_mask': ...} to reset()"
             )
-        info = self._reset(row, None, None)
-        self._rows.settle(row, 0.0, terminated=False, truncated=False)
+        info = self._reset(row, *self._episodes.next(row))
+        self._rows.settle(row)
         if info and infos == ALL_INFOS:
             values.append([row, "info", self._packed(row, info)])
 
     def _packed(self, row: int, info: dict[str, Any]) -> bytes:
-        """Returns an info as msgpack, at once: environments reuse their arrays.
+        return pack_info(info, partial(self._warn, row))
 
-        What is not plain data is left out, with one warning for each key.
-        """
-        try:
-            return pack_value(info)
-        except (TypeError, ValueError):
-            sendable = {key: value for key, value in info.items() if self._can_send(row, key, value)}
-            return pack_value(sendable)
-
-    def _can_send(self, row: int, key: Any, value: Any) -> bool:
-        try:
-            pack_value({key: value})
-        except (TypeError, ValueError) as error:
-            self._warn(row, f"info[{key!r}] was left out: {error}")
-            return False
-        return True
+    def _pipe(self, what: str, row: int, leaf: int, data: bytes) -> None:
+        self.asides.append([row, what, pack_value([leaf, data])])
 
     def _warn(self, row: int, text: str) -> None:
         text = text.removeprefix("next_")  # a reset's observation and a step's are one field here
         if text not in self._warned:
             self._warned.add(text)
-            self.warnings.append([row, "warning", pack_value(text)])
+            self.asides.append([row, "warning", pack_value(text)])
 
     def _failure(self, row: int, error: Exception) -> list[Any]:
         self.last_exception = error
         if isinstance(error, FormError):
-            return [row, "form", error.field, str(error)[:MAX_MESSAGE], ""]
+            return [row, "form", error.field, told(error), ""]
         return [row, "raised", *account_of(error)]
-
-
-class _Rows:
-    """One range's fields, each in the form that is quickest to use for single rows."""
-
-    def __init__(self, views: Views, layout: Layout) -> None:
-        self.running = memoryview(views.running)
-        self.rewards = memoryview(views.rewards[0])
-        self.terminated = memoryview(views.terminated[0])
-        self.truncated = memoryview(views.truncated[0])
-        self.rng = views.rng[0]
-        self.actions = _action_reader(views, layout)
-
-    def settle(self, row: int, reward: float, *, terminated: bool, truncated: bool) -> None:
-        self.rewards[row] = reward
-        self.terminated[row] = terminated
-        self.truncated[row] = truncated
-
-
-def _action_reader(views: Views, layout: Layout) -> Callable[[int], Any]:
-    """Returns the function that gives a row's action as Gymnasium's vector environments do."""
-    arrays = [array[0] for array in views.actions]
-    if layout.actions[0].discrete:
-        return arrays[0].__getitem__  # a NumPy scalar of the space's dtype
-
-    def read(row: int) -> Any:
-        # A copy: environments keep their last action, and the slab's row is written again.
-        return arrays[0][row].copy()
-
-    return read
-
-
-def _attribute(env: Env, verb: str, name: str, arguments: Any) -> Any:
-    if verb == "set":
-        return env.set_wrapper_attr(name, arguments)
-    value = env.get_wrapper_attr(name)
-    if verb == "get" or not callable(value):
-        return value
-    args, kwargs = arguments
-    return value(*args, **kwargs)
-
-
-def _packed_result(result: Any, name: str) -> bytes:
-    try:
-        return pack_value(result)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"the result of {name!r} can't come back: {error}; results are plain data (numbers, "
-            "texts, NumPy arrays, lists, dicts), so let the environment return such"
-        ) from error
-
-
-def reward_of(value: Any) -> float:
-    """Returns a reward as float; a bool, a text, None or an array with axes is none."""
-    scalar = value[()] if isinstance(value, np.ndarray) and value.shape == () else value
-    if type(scalar) is int or isinstance(scalar, np.floating | np.integer | float):
-        with contextlib.suppress(OverflowError):  # an int beyond float64 is none, either
-            return float(scalar)
-    got = f"shape {list(value.shape)}" if isinstance(value, np.ndarray) else repr(value)[:80]
-    raise FormError("reward", f"expected a number, got {type(value).__name__} {got}")
-
-
-def flag_of(value: Any, name: str) -> bool:
-    """Returns a done flag as bool; a number or a text is none."""
-    scalar = value[()] if isinstance(value, np.ndarray) and value.shape == () else value
-    if isinstance(scalar, np.bool_ | bool):
-        return bool(scalar)
-    raise FormError(name, f"expected a bool, got {type(value).__name__} {repr(value)[:80]}")
-
-
-def _refuse_info(info: Any) -> None:
-    raise FormError("info", f"expected a dict, got {type(info).__name__} {repr(info)[:80]}")

@@ -1,7 +1,8 @@
 """Plain data on the wire: what an info may hold, as msgpack, and nothing that is code.
 
 None, bool, int, float, str, bytes, lists, tuples and dicts as they are; NumPy arrays and scalars
-as extensions whose dtype and size are checked before an array is made.
+as extensions whose dtype and size are checked before an array is made. What derives from a dict,
+a list or a tuple arrives as one, without its class.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
-ARRAY, SCALAR, TUPLE = 1, 2, 3
+ARRAY, SCALAR, TUPLE, WIDE_INT = 1, 2, 3, 4
 MAX_NDIM = 8
 _KINDS = frozenset("biufcSU")  # bool, integers, floats, complex, bytes, text: no objects
 
@@ -32,16 +33,23 @@ class FieldTypeError(FrameError):
     """A message with a field of another type than its class declares."""
 
 
-def _encode(value: Any) -> msgpack.ExtType:
-    """Turns what msgpack does not know into an extension; `TypeError` where that is impossible."""
+def _encode(value: Any) -> Any:
+    """Turns what msgpack does not know into what it does; `TypeError` where that is impossible."""
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in _KINDS:
         code = ARRAY if isinstance(value, np.ndarray) else SCALAR
         if not value.dtype.itemsize:  # an empty text: NumPy pads it to one character anyway
             value = value.astype(f"{value.dtype.kind}1")
         parts = [value.dtype.str, list(value.shape), value.tobytes()]
         return msgpack.ExtType(code, msgpack.packb(parts))
-    if type(value) is tuple:
+    if isinstance(value, tuple):
         return msgpack.ExtType(TUPLE, pack_value(list(value)))
+    if type(value) is int:  # msgpack's end at 64 bits; seeds that NumPy draws have 128
+        data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+        return msgpack.ExtType(WIDE_INT, data)
+    if isinstance(value, dict):
+        return dict(value)
+    if isinstance(value, list):
+        return list(value)
     raise TypeError(f"can't send a {type(value).__module__}.{type(value).__qualname__}")
 
 
@@ -50,12 +58,9 @@ def pack_value(value: Any) -> bytes:
 
     Raises:
         TypeError: it holds an object that is not plain data.
-        ValueError: it is nested too deeply, or holds an integer of more than 64 bits.
+        ValueError: it is nested too deeply.
     """
-    try:
-        return msgpack.packb(value, default=_encode, strict_types=True)  # type: ignore[no-any-return]
-    except OverflowError as error:
-        raise ValueError(f"can't send an integer of more than 64 bits: {error}") from error
+    return msgpack.packb(value, default=_encode, strict_types=True)  # type: ignore[no-any-return]
 
 
 def _decode(code: int, data: bytes) -> Any:
@@ -64,6 +69,8 @@ def _decode(code: int, data: bytes) -> Any:
         if type(items) is not list:
             raise FrameError("a tuple must hold a list")
         return tuple(items)
+    if code == WIDE_INT:
+        return int.from_bytes(data, "little", signed=True)
     if code not in (ARRAY, SCALAR):
         raise FrameError(f"unknown extension {code}")
     parts = _unpack(data)

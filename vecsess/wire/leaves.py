@@ -1,0 +1,120 @@
+"""A space as a list of leaves: arrays of a fixed shape, and values that have none.
+
+Each leaf is found along a path of dict keys and tuple positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+
+Array = npt.NDArray[Any]
+Space = spaces.Space[Any]
+Path = tuple[str | int, ...]
+
+MAX_LEAF_BYTES = 1 << 31
+_NUMERIC = "biuf"
+
+
+class FormError(ValueError):
+    """A value is not of the form that its space declares."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class UnsupportedSpaceError(TypeError):
+    """A space that can't be carried in shared memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One array of a space: where it is, and what it looks like."""
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    discrete: bool  # its values are bare integers rather than arrays
+    piped: bool = False  # it has no fixed shape: its values go by pipe, as objects
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of one row."""
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+
+def leaves_of(space: Space) -> Iterator[Leaf]:
+    """Yields the leaves of a space of arrays, in the order of its keys and positions.
+
+    Raises:
+        UnsupportedSpaceError: it holds a space without a fixed shape.
+    """
+    for leaf in all_leaves_of(space):
+        if leaf.piped:
+            raise UnsupportedSpaceError(
+                f"{type(part_at(space, leaf.path)).__name__} has no fixed shape; expected Box, "
+                "Discrete, MultiDiscrete, MultiBinary, or Dict and Tuple of these. Wrap the "
+                "environment, for instance with gymnasium.wrappers.FlattenObservation or "
+                "TransformObservation"
+            )
+        yield leaf
+
+
+def all_leaves_of(space: Space, path: Path = ()) -> Iterator[Leaf]:
+    """Yields the leaves of any space; those without a fixed shape are `piped`.
+
+    Raises:
+        UnsupportedSpaceError: an array of a dtype or a size that can't be shared.
+    """
+    match space:
+        case spaces.Dict():
+            for key, part in space.spaces.items():
+                yield from all_leaves_of(part, (*path, key))
+        case spaces.Tuple():
+            for position, part in enumerate(space.spaces):
+                yield from all_leaves_of(part, (*path, position))
+        case spaces.Discrete():
+            yield Leaf(path, (), np.dtype(space.dtype), discrete=True)
+        case spaces.Box() | spaces.MultiDiscrete() | spaces.MultiBinary():
+            leaf = Leaf(path, tuple(space.shape or ()), np.dtype(space.dtype), discrete=False)
+            if leaf.dtype.kind not in _NUMERIC or leaf.size_bytes > MAX_LEAF_BYTES:
+                raise UnsupportedSpaceError(f"{space} has a dtype or a size that can't be shared")
+            yield leaf
+        case _:
+            yield Leaf(path, (), np.dtype(object), discrete=False, piped=True)
+
+
+def part_at(space: Space, path: Path) -> Space:
+    """Returns the part of a space that lies at `path`."""
+    for key in path:
+        space = space.spaces[key]  # type: ignore[attr-defined]  # only Dict and Tuple have paths
+    return space
+
+
+def pick(value: Any, path: Path) -> Any:
+    """Returns the part of a nested value that lies at `path`."""
+    for key in path:
+        value = value[key]
+    return value
+
+
+def assemble(space: Space, arrays: Iterator[Array]) -> Any:
+    """Returns the nested value whose leaves are `arrays`, in the order of `leaves_of`."""
+    match space:
+        case spaces.Dict():
+            return {key: assemble(part, arrays) for key, part in space.spaces.items()}
+        case spaces.Tuple():
+            return tuple(assemble(part, arrays) for part in space.spaces)
+        case _:
+            return next(arrays)
+
+
+def field_name(name: str, path: Path) -> str:
+    """Returns the field as errors name it, such as `observation['image']`."""
+    return name + "".join(f"[{key!r}]" for key in path)
