@@ -85,9 +85,8 @@ class LocalHost:
         try:
             self.host = EnvHost(makers, mode, keep_rng=settings["keep_rng"])
         except BuildError as error:
-            assert isinstance(error.__cause__, Exception), "it is raised from one"
-            failed = Failed(0, error.row, *account_of(error.__cause__))
-            raise start_error(failed, 0, 0) from error.__cause__
+            failed = Failed(0, error.row, *account_of(error.reason))
+            raise start_error(failed, 0, 0) from error.reason
         self.channel = LocalChannel(self.host)
         self._exact = bool(settings["exact"])
 

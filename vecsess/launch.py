@@ -259,8 +259,9 @@ def _hear(supervisor: Supervisor, worker: Worker, deadline: float | None) -> Des
 
 def _died(supervisor: Supervisor, worker: Worker) -> WorkerDied:
     ended = supervisor.reap(worker, time.monotonic() + 10.0)
+    how = describe_exit(os.waitstatus_to_exitcode(ended.status))
     return WorkerDied(
-        f"the worker ended with {describe_exit(os.waitstatus_to_exitcode(ended.status))} while it built its environments; "
+        f"the worker ended with {how} while it built its environments; "
         f"its last output:\n{ended.stderr}",
         worker=worker.index,
     )

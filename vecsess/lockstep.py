@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from vecsess.blocks import Blocks
 from vecsess.errors import ProtocolError, ServerDied, WorkerDied, WorkerError, WorkerTimeout
 from vecsess.reports import breach_type, printable
 from vecsess.rollout import StepRows
@@ -82,7 +83,7 @@ class Lockstep:
         self._patience = Patience(spin_ns)
         self._hints = [views.reply[i : i + 1].data for i in range(len(workers))]
         self._running = views.running
-        self._rows = _RowCopies([worker.rows for worker in workers])
+        self._blocks = Blocks([worker.rows for worker in workers])
         n = sum(worker.rows for worker in workers)
         self.worker_of = np.repeat(np.arange(len(workers)), [w.rows for w in workers])
         self.row_of = np.concatenate([np.arange(worker.rows) for worker in workers])
@@ -93,7 +94,7 @@ class Lockstep:
     def begin_step(self, actions: list[Array], infos: int) -> None:
         """Sends every worker its actions: checked, `[N, *leaf]` per leaf."""
         for field, batch in zip(self.views.actions, actions, strict=True):
-            self._rows.scatter(batch, field)
+            self._blocks.scatter(batch, field)
         seq = self._next_seq(VALUE_BYTES if infos else CONTROL_BYTES, self._timeouts.step_s)
         data = step_command(seq, infos)
         self._message = lambda worker, seq: Step(seq, infos)
@@ -376,12 +377,12 @@ class Lockstep:
         Returns:
             The environments whose episode ended, `[K]` ascending; None where none did.
         """
-        views, copies = self.views, self._rows
+        views, blocks = self.views, self._blocks
         for field, out in zip(views.observations, leaves(rows.next_observations), strict=True):
-            copies.gather(field, out)
-        copies.gather(views.rewards, rows.rewards)
-        copies.gather(views.terminated, rows.terminated)
-        copies.gather(views.truncated, rows.truncated)
+            blocks.gather(field, out)
+        blocks.gather(views.rewards, rows.rewards)
+        blocks.gather(views.terminated, rows.terminated)
+        blocks.gather(views.truncated, rows.truncated)
         rows.valid.fill(True)
         done = np.logical_or(rows.terminated, rows.truncated, out=self._done)
         return np.flatnonzero(done) if np.count_nonzero(done) else None
@@ -389,7 +390,7 @@ class Lockstep:
     def read_observations(self, out: list[Array]) -> None:
         """Copies the observations to act on next; `out` holds `[N, *leaf]` per leaf."""
         for field, array in zip(self.views.observations, out, strict=True):
-            self._rows.gather(field, array)
+            self._blocks.gather(field, array)
 
     def read_finals(self, envs: Array) -> list[Array]:
         """Returns copies of the final observations of these environments, `[K, *leaf]` per leaf."""
@@ -419,41 +420,3 @@ def _raise(worker: Worker | None, error: WorkerError) -> None:
 def _nothing(worker: Worker, seq: int) -> Command | None:
     del worker, seq
     return None
-
-
-class _RowCopies:
-    """Copies between `[N, ...]` and `[workers, rows, ...]`, in one piece, or two where n % workers.
-
-    Args:
-        counts: how many environments each worker holds; larger ones come first.
-    """
-
-    def __init__(self, counts: list[int]) -> None:
-        larger = counts.count(counts[0])
-        self._even = larger == len(counts)
-        self._split = larger * counts[0]
-        self._large = (larger, counts[0])
-        self._small = (len(counts) - larger, counts[-1])
-
-    def gather(self, field: Array, out: Array) -> None:
-        """Copies `field [workers, rows, ...]` into `out [N, ...]`; a byte that is not 0 is True."""
-        if self._even:
-            out.reshape(field.shape)[...] = field
-            return
-        for part, target in self._blocks(field, out):
-            target[...] = part
-
-    def scatter(self, batch: Array, field: Array) -> None:
-        """Copies `batch [N, ...]` into `field [workers, rows, ...]`."""
-        if self._even:
-            field[...] = batch.reshape(field.shape)
-            return
-        for part, source in self._blocks(field, batch):
-            part[...] = source
-
-    def _blocks(self, field: Array, flat: Array) -> Iterator[tuple[Array, Array]]:
-        """Yields the larger workers' part of both, then that of the others."""
-        shape = field.shape[2:]
-        (larger, _), (_, rows) = self._large, self._small
-        yield field[:larger], flat[: self._split].reshape(self._large + shape)
-        yield field[larger:, :rows], flat[self._split :].reshape(self._small + shape)

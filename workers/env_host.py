@@ -58,7 +58,7 @@ class EnvHost:
         except Exception as error:
             row = len(self.envs)
             self.close()
-            raise BuildError(row) from error
+            raise BuildError(row, error) from error
         except BaseException:  # a Ctrl-C where this is the trainer's own process
             self.close()
             raise

@@ -14,11 +14,12 @@ Maker = Callable[[], Env]
 
 
 class BuildError(Exception):
-    """An environment could not be made; `__cause__` is what its constructor raised."""
+    """An environment could not be made; `reason` is what its constructor raised."""
 
-    def __init__(self, row: int) -> None:
+    def __init__(self, row: int, reason: Exception) -> None:
         super().__init__(f"row {row} could not be built")
         self.row = row
+        self.reason = reason
 
 
 def makers(source: bytes, first_env: int, rows: int) -> list[Maker]:

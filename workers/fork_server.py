@@ -263,7 +263,6 @@ def _spawn_worker(fds: list[int], stderr_fd: int) -> int:
         (os.POSIX_SPAWN_DUP2, stderr_fd, 2),
     ]
     return os.posix_spawn(sys.executable, arguments, environment, file_actions=actions, setpgroup=0)
-    return pid
 
 
 def _prepare(prepare: Prepare) -> None:

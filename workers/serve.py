@@ -129,8 +129,7 @@ def _build(channel: Channel, start: Start) -> EnvHost | None:
         )
         channel.send(frame(encode(describe_host(host, start.seq))), None)
     except BuildError as error:
-        assert isinstance(error.__cause__, Exception), "it is raised from one"
-        failed = Failed(start.seq, error.row, *account_of(error.__cause__))
+        failed = Failed(start.seq, error.row, *account_of(error.reason))
     except Exception as error:
         failed = Failed(start.seq, 0, *account_of(error))
     else:
