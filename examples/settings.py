@@ -1,0 +1,87 @@
+"""The settings of `ppo.py`, with CleanRL's hyperparameters as defaults, and its command line."""
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import gymnasium
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a run is made of; None stands for CleanRL's default, which depends on the spaces."""
+
+    env: str = "CartPole-v1"
+    seed: int = 1
+    steps: int = 300_000  # of the environments, in all
+    n: int = 16
+    workers: str = "auto"
+    horizon: int | None = None
+    learning_rate: float | None = None  # falls to 0 over all steps
+    minibatches: int | None = None  # in each epoch
+    epochs: int | None = None
+    clip: float | None = None  # of the ratio, and of the change of a value
+    entropy: float | None = None
+    value: float = 0.5
+    max_grad_norm: float = 0.5
+    gamma: float = 0.99
+    lam: float = 0.95
+    lstm: bool = False
+
+    def filled(self, observations: gymnasium.Space, actions: gymnasium.Space) -> "Settings":
+        """Returns these settings with the defaults of CleanRL's ppo.py or its siblings."""
+        rows = 512 if not is_image(observations) else 1024
+        found = {"learning_rate": 2.5e-4, "minibatches": 4, "epochs": 4, "entropy": 0.01}
+        found["clip"] = 0.1 if is_image(observations) else 0.2
+        if isinstance(actions, gymnasium.spaces.Box):
+            found |= {"learning_rate": 3e-4, "minibatches": 32, "epochs": 10, "entropy": 0.0}
+            rows = 2048
+        found["horizon"] = max(1, rows // self.n)
+        missing = {name: found[name] for name in found if getattr(self, name) is None}
+        return dataclasses.replace(self, **missing)
+
+
+def is_image(space: gymnasium.Space) -> bool:
+    return space.dtype == np.uint8 and len(space.shape or ()) == 3
+
+
+def env_maker(env_id: str) -> Callable[[], gymnasium.Env]:
+    """Returns what a worker makes its environments with: images as they are, all else flat."""
+
+    def make() -> gymnasium.Env:  # nested, so that it travels without this module, and torch
+        env = gymnasium.make(env_id)
+        space = env.observation_space
+        if isinstance(space, gymnasium.spaces.Box) and len(space.shape) in (1, 3):
+            return env
+        return gymnasium.wrappers.FlattenObservation(env)
+
+    return make
+
+
+def parse(about: str, argv: list[str] | None = None) -> tuple[Settings, argparse.Namespace]:
+    """Reads a flag for each field of the settings, and the options of the run."""
+    parser = argparse.ArgumentParser(description=about)
+    for field in dataclasses.fields(Settings):
+        flag = "--" + field.name.replace("_", "-")
+        if field.type is bool:
+            parser.add_argument(flag, action="store_true")
+        else:
+            optional = get_args(field.type)  # int | None
+            kind = optional[0] if optional else field.type
+            parser.add_argument(flag, type=kind, default=field.default, metavar=kind.__name__)
+    run = parser.add_argument_group("run")
+    run.add_argument("--logdir", help="TensorBoard scalars go here")
+    run.add_argument("--curve", type=Path, help="the learning curve goes here, as PNG")
+    run.add_argument("--checkpoint", type=Path, help="written now and then, and at the end")
+    run.add_argument("--save-every", type=int, default=50, help="updates between checkpoints")
+    run.add_argument("--resume", type=Path, help="a checkpoint; its settings hold")
+    run.add_argument("--stop-at", type=int, help="stop after so many environment steps")
+    run.add_argument("--chaos", type=float, nargs="?", const=0.5, metavar="SECONDS")
+    run.add_argument("--eval-episodes", type=int, default=100, help="0 for none")
+    run.add_argument("--require", type=float, help="fail where their mean return is below")
+    options = parser.parse_args(argv)
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Settings)}
+    return Settings(**given), options
