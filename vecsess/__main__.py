@@ -6,9 +6,10 @@ import argparse
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from vecsess._version import __version__
 
@@ -69,13 +70,27 @@ def _run(command: str, arguments: list[str]) -> int:
     module.add_arguments(parser)
     options = parser.parse_args(arguments)
     try:
-        return int(module.run(options))
+        with warnings.catch_warnings():
+            warnings.showwarning = _say_warning
+            return int(module.run(options))
     except BrokenPipeError:
         raise
     except EXPECTED as error:
         if options.debug:
             raise
         return _complain(explain(error))
+
+
+def _say_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    del category, filename, lineno, file, line  # a line for the user, who can't change ours
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _complain(text: str) -> int:

@@ -23,11 +23,16 @@ class StrangeEnv(CountingEnv):
         act: what, given the result of the step; returns the result to give out.
     """
 
-    def __init__(self, act: Act, **options: Any) -> None:
+    def __init__(self, act: Act) -> None:
         super().__init__(length=50)
         self._act = act
-        self.options = options
         self.kept: list[bytes] = []
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        self.episode = -1  # else it would tell episodes apart that are the same
+        return super().reset(seed=seed)
 
     def step(self, action: Any) -> Step:
         result = super().step(action)
@@ -75,7 +80,7 @@ def dawdle(env: StrangeEnv, result: Step) -> Step:
 
 
 def make(**options: Any) -> gymnasium.Env[Any, Any]:
-    return StrangeEnv(options.pop("act"), **options)
+    return StrangeEnv(**options)
 
 
 for name, act in {

@@ -30,7 +30,6 @@ from vecsess.wire.values import pack_value
 
 Env = gymnasium.Env[Any, Any]
 
-BUDGET_S = 3.0  # for the steps that are timed
 MIN_STEPS, MAX_STEPS = 50, 20_000
 SAME_STEPS = 300  # that two runs must agree on
 CHECKED_STEPS = 300
@@ -45,7 +44,7 @@ def main() -> None:
         source = Source.of(asked["env"], asked["make_kwargs"], 1)
         for module in (*source.modules, *asked["preload"]):
             importlib.import_module(module)
-        Probe(asked["env"], asked["make_kwargs"], found).run()
+        Probe(asked["env"], asked["make_kwargs"], found).run(asked["budget_s"])
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         found["error"] = {
@@ -68,8 +67,8 @@ class Probe:
     def __init__(self, env_id: str, make_kwargs: dict[str, Any], found: dict[str, Any]) -> None:
         self._id, self._kwargs, self.found = env_id, make_kwargs, found
 
-    def run(self) -> None:
-        """Does all of it, the cheap and the telling first."""
+    def run(self, budget_s: float) -> None:
+        """Does all of it, the cheap and the telling first; times steps for this long."""
         began_s = time.perf_counter()
         env = self._make()
         self.found["make_s"] = time.perf_counter() - began_s
@@ -77,7 +76,7 @@ class Probe:
         self._check_pickles(env)
         self._check_contract()
         self._check_determinism(env)
-        self._time_steps(env)
+        self._time_steps(env, budget_s)
         self.found["threads"] = psutil.Process().num_threads() - self._own_threads
         env.close()
         self.found["printed"] = os.fstat(1).st_size
@@ -127,7 +126,7 @@ class Probe:
         self.found["differs_again"] = _first_difference(runs[0], runs[1])
         self.found["differs_elsewhere"] = _first_difference(runs[0], runs[2])
 
-    def _time_steps(self, env: Env) -> None:
+    def _time_steps(self, env: Env, budget_s: float) -> None:
         """Times single steps, and watches memory and CPU time meanwhile."""
         env.action_space.seed(1)
         step_s: list[float] = []
@@ -137,7 +136,7 @@ class Probe:
         process, ended, length = psutil.Process(), True, 0
         began_s, began_cpu_s = time.perf_counter(), time.process_time()
         unplain: set[str] = set()
-        while len(step_s) < MIN_STEPS or time.perf_counter() - began_s < BUDGET_S:
+        while len(step_s) < MIN_STEPS or time.perf_counter() - began_s < budget_s:
             if ended:
                 lengths.append(length)
                 reset_s.append(_timed(env.reset)[0])

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from vecsess.cli.failures import CommandError
 from vecsess.cli.figures import seconds, short, size
 from vecsess.cli.findings import FAIL, NOTE, OK, WARN, Finding
-from vecsess.collect import collect_rollout
-from vecsess.errors import VecsessError
-from vecsess.policies import RandomPolicy
 from vecsess.supervisor import describe_exit
-from vecsess.vector import VecCheckedSession
 
 PROBE_TIMEOUT_S = 120.0
-ROUNDS, ROUND_S = 3, 0.2
 LEAK_BYTES = 2 * 2**20
 WAITING_SHARE = 0.5  # below it an environment mostly waits for something else
 TIE = 0.9  # rates this close are equal, and then the stronger isolation wins
@@ -49,50 +41,71 @@ def examine_env(
         raise CommandError(_could_not(env_id, found["error"]))
     findings = judge(found)
     if not any(finding.level == FAIL for finding in findings):
-        rates = _rates(env_id, make_kwargs, preload, n)
-        findings.append(recommend(rates, found["cpu_share"], n))
+        asked = {"env": env_id, "make_kwargs": make_kwargs, "preload": preload, "n": n}
+        tried = _run_apart("trials", asked)
+        if "error" in tried:
+            raise CommandError(f"{env_id} in a session: {tried['error']}")
+        findings.append(recommend(tried["rates"], found["cpu_share"], n))
     return findings
 
 
-def probe(env_id: str, make_kwargs: dict[str, Any], preload: list[str]) -> Found:
+def probe(
+    env_id: str, make_kwargs: dict[str, Any], preload: list[str], budget_s: float = 3.0
+) -> Found:
     """Returns what the probe found.
+
+    Args:
+        env_id: an id, also `module:EnvId`.
+        make_kwargs: for `gymnasium.make`.
+        preload: modules to import before.
+        budget_s: for how long steps are timed.
 
     Raises:
         CommandError: the process died or hung.
     """
+    asked = {"env": env_id, "make_kwargs": make_kwargs, "preload": preload, "budget_s": budget_s}
+    return _run_apart("env_probe", asked)
+
+
+def _run_apart(program: str, asked: dict[str, Any]) -> Found:
+    """Runs a program of this package that runs the environment; its output is kept from ours."""
     with tempfile.TemporaryDirectory() as folder:
         result, output = Path(folder) / "result.json", Path(folder) / "output"
-        asked = {
-            "env": env_id,
-            "make_kwargs": make_kwargs,
-            "preload": preload,
-            "result": str(result),
-        }
-        command = [sys.executable, "-m", "vecsess.cli.env_probe", json.dumps(asked)]
-        with output.open("wb") as stdout:
+        arguments = json.dumps({**asked, "result": str(result)})
+        with output.open("wb") as stdout, (Path(folder) / "errors").open("w+b") as stderr:
             try:
                 done = subprocess.run(
-                    command,
+                    [sys.executable, "-m", f"vecsess.cli.{program}", arguments],
                     stdin=subprocess.DEVNULL,
                     stdout=stdout,
-                    stderr=subprocess.PIPE,
+                    stderr=stderr,
                     timeout=PROBE_TIMEOUT_S,
                     check=False,
                 )
             except subprocess.TimeoutExpired as error:
-                raise CommandError(
-                    f"{env_id} was not through with its checks after {PROBE_TIMEOUT_S:.0f} s: a "
-                    "call of it hangs, or takes seconds; `vecsess collect --step-timeout 5` tells"
-                ) from error
+                raise CommandError(_took_too_long(asked["env"])) from error
+            stderr.seek(0)
+            said = stderr.read().decode(errors="replace").strip().splitlines()
         if not result.exists():
-            tail = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["nothing"]
-            raise CommandError(
-                f"{env_id} ended its process with {describe_exit(done.returncode)}; the last it "
-                f"said was: {tail[0]}. In a session each environment has a process of its own"
-            )
+            raise CommandError(_died(asked["env"], done.returncode, said))
         found: Found = json.loads(result.read_text())
-        found["printed_text"] = output.read_text(errors="replace").strip()[:60]
+        found["printed_text"] = output.read_text(errors="replace").strip()[:40]
         return found
+
+
+def _took_too_long(env_id: str) -> str:
+    return (
+        f"{env_id} was not through with its checks after {PROBE_TIMEOUT_S:.0f} s: a call of it "
+        "hangs, or takes seconds; `vecsess collect --step-timeout 5` tells"
+    )
+
+
+def _died(env_id: str, code: int, said: list[str]) -> str:
+    last = said[-1] if said else "nothing"
+    return (
+        f"{env_id} ended its process with {describe_exit(code)}; the last it said was: {last}. "
+        "In a session each environment has a process of its own, and the batch survives"
+    )
 
 
 def _could_not(env_id: str, error: dict[str, str]) -> str:
@@ -213,43 +226,6 @@ def _threads(found: Found) -> Finding:
 # --- which workers -------------------------------------------------------------------------------
 
 
-def _rates(
-    env_id: str, make_kwargs: dict[str, Any], preload: list[str], n: int
-) -> dict[str, float]:
-    """Returns steps/s for each grouping: medians of interleaved rounds, with random actions."""
-    groupings: list[tuple[str, int | str | None]] = [("None", None), ("'auto'", "auto"), ("0", 0)]
-    with contextlib.ExitStack() as stack:
-        trials = {}
-        for name, workers in groupings:
-            try:
-                vec = VecCheckedSession(
-                    env_id, n, make_kwargs=make_kwargs, workers=workers, preload=preload
-                )
-            except VecsessError as error:
-                raise CommandError(f"with workers={name}: {error}") from error
-            trials[name] = _Trial(stack.enter_context(vec))
-        rounds = [{name: trial.run() for name, trial in trials.items()} for _ in range(ROUNDS)]
-    return {name: statistics.median(rates[name] for rates in rounds) for name in trials}
-
-
-class _Trial:
-    """One grouping that is tried, for a while at a time."""
-
-    def __init__(self, vec: VecCheckedSession) -> None:
-        self._vec, self._horizon = vec, 1
-        self._policy = RandomPolicy(vec.single_action_space)
-        self.run()
-
-    def run(self) -> float:
-        """Collects for about `ROUND_S`; returns steps/s."""
-        began_s = time.perf_counter()
-        collect_rollout(self._vec, self._policy, self._horizon)
-        elapsed_s = time.perf_counter() - began_s
-        rate = self._horizon / elapsed_s
-        self._horizon = max(1, min(4096, int(rate * ROUND_S)))
-        return rate * self._vec.num_envs
-
-
 def recommend(rates: dict[str, float], cpu_share: float, n: int) -> Finding:
     """Names the faster grouping into processes, or the one of better isolation where they tie.
 
@@ -261,7 +237,7 @@ def recommend(rates: dict[str, float], cpu_share: float, n: int) -> Finding:
     measured = ", ".join(f"{name}: {short(rate)}" for name, rate in rates.items())
     chosen, why = "'auto'", "the faster one"
     if rates["None"] >= TIE * rates["'auto'"]:
-        chosen, why = "None", "as fast, and each environment is on its own"
+        chosen, why = "None", "the fastest or nearly, and each environment is on its own"
         if cpu_share < WAITING_SHARE:
             why = "it mostly waits, so more processes than cores help"
     advice = f"workers={chosen}: {why}"

@@ -59,10 +59,10 @@ def incidents_table(incidents: list[Incident]) -> Table:
     times: Counter[tuple[str, str]] = Counter()
     cases: dict[tuple[str, str], str] = {}
     for incident in incidents:
-        for env, outcome in incident.outcomes.items():
+        for outcome in incident.outcomes.values():
             done, _, remark = outcome.partition("; ")
             times[incident.kind, done] += 1
-            case = f"env {env}: {brief(incident.what)}"
+            case = brief(incident.what)
             cases[incident.kind, done] = f"{case}; {remark}" if remark else case
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("incident")
