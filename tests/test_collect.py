@@ -10,11 +10,18 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from vecsess import VecCheckedSession, tree
-from vecsess.collect import collect_from_callbacks, collect_rollout
+from vecsess.client import Client
+from vecsess.collect import (
+    collect_from_callbacks,
+    collect_from_client,
+    collect_from_session,
+    collect_rollout,
+)
 from vecsess.contract import Transition
 from vecsess.policies import RandomPolicy
 from vecsess.rollout import Finals, Rollout, StepRows
 from vecsess.sampling import categorical_log_prob, uniform_noise
+from vecsess.session import CheckedSession, Session
 from vecsess.tree import Tree
 
 ARRAYS = (
@@ -312,6 +319,42 @@ class TestStream:
         assert [e.length for e in rest.episodes] == [e.length for e in whole.episodes[2:]]
 
 
+class TestMovedByOthers:
+    """Between two rollouts the session belongs to its owner."""
+
+    def test_what_was_reset_begins_an_episode(self) -> None:
+        source = Scripted()
+        collect_rollout(source, Recorder(), 3, seed=5)
+        source.start(seed=8)
+        second = collect_rollout(source, Recorder(), 4)
+        assert second.episode_start[0].tolist() == [True, True, True]
+        assert [tuple(e) for e in second.episodes if e.env == 2] == [(90.0, 4, 2, 3)]
+
+    def test_what_was_stepped_begins_anew_and_the_others_go_on(self) -> None:
+        source = Scripted()
+        first = collect_rollout(source, Recorder(), 3, seed=5)
+        source._now[2, 2] += 1
+        second = collect_rollout(source, Recorder(), 3)
+        assert second.episode_start[0].tolist() == [False, True, True]
+        assert first.truncated[2].tolist() == [False, True, False]
+        assert [e.length for e in second.episodes if e.env == 0] == [2, 2]
+
+    def test_nan_that_stands_still_was_not_moved(self) -> None:
+        class Unknown(Scripted):
+            def observe(self) -> Tree:
+                return super().observe() * np.float32(np.nan)
+
+            def step_into(self, actions: Tree, rows: StepRows) -> Finals | None:
+                finals = super().step_into(actions, rows)
+                rows.next_observations[...] = np.nan
+                return finals
+
+        source = Unknown()
+        collect_rollout(source, Recorder(), 3, seed=5)
+        second = collect_rollout(source, Recorder(), 3)
+        assert second.episode_start[0].tolist() == [False, True, False]
+
+
 class TestInvalidRows:
     @pytest.fixture
     def rollout(self) -> Rollout:
@@ -604,6 +647,22 @@ class TestCallbacks:
         # Five steps are one episode, so the second half begins at a reset in both.
         np.testing.assert_array_equal(second.actions, whole.actions[5:])
 
+    def test_an_environment_that_changes_its_action_does_not_reach_the_batch(self) -> None:
+        def spoiling(count: int, action: Any) -> tuple[Transition, int]:
+            action[...] = 99
+            return self.step(count, action)
+
+        space = spaces.Box(-2, 2, (3,))
+        rollout = collect_from_callbacks(
+            lambda: 0,
+            lambda count: np.array([float(count)]),
+            spoiling,
+            RandomPolicy(space),
+            5,
+            action_space=space,
+        )
+        assert np.abs(rollout.actions).max() <= 2
+
     def test_an_observation_that_changes_its_form_is_refused(self) -> None:
         shapes = iter([np.zeros(1), np.zeros(1), np.zeros(2)])
         with pytest.raises(ValueError, match=r"expected an array \[1, 1\].*got \[1, 2\]"):
@@ -615,3 +674,54 @@ class TestCallbacks:
                 5,
                 action_space=spaces.Discrete(2),
             )
+
+
+class TestSingleSessions:
+    """A single session is a batch of one: the same rows as a vector session of one gives."""
+
+    @pytest.fixture
+    def expected(self, make_vec: Callable[..., VecCheckedSession]) -> Rollout:
+        vec = make_vec("CartPole-v1", n=1, workers=0)
+        return collect_rollout(vec, linear_pair(4, 2), 60, seed=4)
+
+    def test_a_session_over_a_gymnasium_environment(self, expected: Rollout) -> None:
+        with CheckedSession.from_gymnasium(gymnasium.make("CartPole-v1")) as session:
+            assert_same(collect_rollout(session, linear_pair(4, 2), 60, seed=4), expected)
+
+    def test_a_session_over_a_client(self, expected: Rollout) -> None:
+        with Session.open("CartPole-v1", seed=4) as session:
+            assert_same(collect_from_session(session, linear_pair(4, 2), 60, seed=4), expected)
+
+    def test_a_client_and_a_reset_seed(self, expected: Rollout) -> None:
+        with Client.spawn("CartPole-v1") as client:
+            for _ in range(2):
+                rollout = collect_from_client(client, 4, linear_pair(4, 2), 60, seed=4)
+                assert_same(rollout, expected)
+
+    def test_a_session_goes_on_where_it_is(self, expected: Rollout) -> None:
+        with CheckedSession.from_gymnasium(gymnasium.make("CartPole-v1")) as session:
+            first = collect_rollout(session, linear_pair(4, 2), 25, seed=4)
+            second = collect_rollout(session, linear_pair(4, 2), 35)
+        assert_same(joined(first, second), expected)
+
+    def test_a_session_that_was_started_anew_begins_an_episode(self) -> None:
+        with CheckedSession.from_gymnasium(gymnasium.make("CartPole-v1")) as session:
+            collect_rollout(session, linear_pair(4, 2), 5, seed=4)
+            session.start(9)
+            rollout = collect_rollout(session, linear_pair(4, 2), 60)
+        assert rollout.episode_start[0, 0]
+        assert rollout.episodes[0].length == rollout.episodes[0].end_step + 1
+
+    def test_casts(self) -> None:
+        with CheckedSession.from_gymnasium(gymnasium.make("CartPole-v1")) as session:
+            rollout = collect_from_session(
+                session,
+                linear_pair(2, 2),
+                20,
+                seed=4,
+                cast_observation=lambda observation: observation[2:].astype(np.float64),
+                cast_reward=lambda reward: reward / 2,
+            )
+        assert rollout.observations.shape == (20, 1, 2)
+        assert rollout.observations.dtype == np.float64
+        assert set(rollout.rewards.ravel().tolist()) == {0.5}

@@ -19,17 +19,19 @@ from vecsess.evaluate import (
     mean_episode_return,
 )
 from vecsess.evaluation import Evaluation, student_t_quantile
+from vecsess.gridworld import RIGHT, Cell, GridWorld
 from vecsess.rollout import Finals, StepRows
+from vecsess.session import CheckedSession
 
 
-class Walk:
+class Walk(CheckedSession):
     """A line of positions: action 12 goes right, 11 left; the end is at `length`, and pays 10.
 
     Each step costs 1. The seed of a start is where the walk begins.
     """
 
     observation_space = spaces.Box(-100, 100, (1,), np.float64)
-    action_space = spaces.Discrete(2, start=11)
+    action_space: spaces.Space[Any] = spaces.Discrete(2, start=11)
 
     def __init__(self, length: int = 4) -> None:
         self._length = length
@@ -128,9 +130,37 @@ class TestEpisode:
 
     def test_actions_that_are_not_discrete_are_refused(self) -> None:
         walk = Walk()
-        walk.action_space = spaces.Box(-1, 1)  # type: ignore[assignment]
+        walk.action_space = spaces.Box(-1, 1)
         with pytest.raises(TypeError, match="logits decide for Discrete"):
             episode_return(walk, rightwards)
+
+
+class TestOnTheGridWorld:
+    """Its optimum is known in closed form."""
+
+    @staticmethod
+    def towards_the_goal(observations: Any) -> NDArray[np.float64]:
+        row, column = np.divmod(observations.argmax(axis=1), 3)
+        return np.stack([0 * row, column < 2, column >= 2, 0 * row], axis=1).astype(np.float64)
+
+    def test_the_greedy_episode_is_the_optimal_one(self) -> None:
+        world = GridWorld(4, 3)
+        with CheckedSession.from_env(world) as session:
+            found = episode_return(session, self.towards_the_goal)
+            path = episode_path(session, self.towards_the_goal)
+        assert found == world.optimal_return(world.initial_state) == -5
+        assert [cell[:2] for cell in path] == [(0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (3, 2)]
+
+    def test_a_truncated_episode_ends_too(self) -> None:
+        with CheckedSession.from_env(GridWorld(4, 3, max_steps=2)) as session:
+            path = episode_path(session, lambda _: np.eye(4)[None, RIGHT])
+        assert path == [Cell(0, 0, 0), Cell(0, 1, 1), Cell(0, 2, 2)]
+
+    def test_evaluate_finds_it_in_each_episode(self) -> None:
+        with CheckedSession.from_env(GridWorld(4, 3)) as session:
+            found = evaluate(session, self.towards_the_goal, episodes=4)
+        assert found.returns.tolist() == [-5] * 4
+        assert found.interval() == (-5, -5)
 
 
 class TestMeanEpisodeReturn:

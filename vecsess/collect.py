@@ -13,14 +13,16 @@ from typing import Any, TypeVar
 import gymnasium
 import numpy as np
 
+from vecsess.client import Client
 from vecsess.contract import Transition
 from vecsess.errors import StateError
 from vecsess.loop import Books, SingleBooks, fill_rollout
 from vecsess.rollout import Rollout
+from vecsess.session import CheckedSession, Session
 from vecsess.single import SingleLockstep
 from vecsess.tree import Tree
 
-Session = TypeVar("Session")
+S = TypeVar("S")
 
 _books: weakref.WeakKeyDictionary[Any, SingleBooks] = weakref.WeakKeyDictionary()
 
@@ -74,7 +76,7 @@ def collect_rollout(
 
 
 def collect_from_session(
-    session: Any,
+    session: CheckedSession,
     policy: Any,
     horizon: int,
     *,
@@ -95,12 +97,20 @@ def collect_from_session(
         out: as for `collect_rollout`.
         cast_observation: applied to each observation before policy and batch see it.
         cast_reward: applied to each reward.
+
+    Example:
+        >>> from vecsess.gridworld import GridWorld
+        >>> policy = (lambda obs: np.zeros((1, 4)), lambda obs: np.zeros(1))
+        >>> with CheckedSession.from_env(GridWorld(2, 3)) as session:
+        ...     rollout = collect_from_session(session, policy, horizon=5, seed=0)
+        >>> rollout.observations.shape, rollout.rewards[:, 0].tolist()
+        ((5, 1, 6), [-1.0, -1.0, -1.0, -1.0, -1.0])
     """
 
-    def step_checked(session: Any, action: Any) -> tuple[Transition, Any]:
+    def step_checked(session: CheckedSession, action: Any) -> tuple[Transition, CheckedSession]:
         return session.step_checked(action), session
 
-    def start(seed: int | None) -> Any:
+    def start(seed: int | None) -> CheckedSession:
         session.start(seed)
         return session
 
@@ -117,7 +127,7 @@ def collect_from_session(
 
 
 def collect_from_client(
-    client: Any,
+    client: Client,
     reset_seed: int | None,
     policy: Any,
     horizon: int,
@@ -140,9 +150,14 @@ def collect_from_client(
         out: as for `collect_rollout`.
         cast_observation: applied to each observation before policy and batch see it.
         cast_reward: applied to each reward.
-    """
-    from vecsess.session import Session
 
+    Example:
+        >>> policy = (lambda obs: np.zeros((1, 2)), lambda obs: np.zeros(1))
+        >>> with Client.spawn("CartPole-v1") as client:
+        ...     rollout = collect_from_client(client, 7, policy, horizon=5, seed=0)
+        >>> rollout.observations.shape
+        (5, 1, 4)
+    """
     session = Session.start(client, reset_seed)
     return collect_from_session(
         session,
@@ -157,9 +172,9 @@ def collect_from_client(
 
 
 def collect_from_callbacks(
-    start: Callable[[], Session],
-    observe: Callable[[Session], Tree],
-    step_checked: Callable[[Session, Any], tuple[Transition, Session]],
+    start: Callable[[], S],
+    observe: Callable[[S], Tree],
+    step_checked: Callable[[S, Any], tuple[Transition, S]],
     policy: Any,
     horizon: int,
     *,
@@ -212,7 +227,7 @@ def collect_from_callbacks(
     return fill_rollout(source, SingleBooks(), policy, horizon, seed, counter, out)
 
 
-def _is_started(session: Any) -> bool:
+def _is_started(session: CheckedSession) -> bool:
     try:
         session.observe()
     except StateError:
@@ -227,5 +242,7 @@ def books_of(session: Any) -> Books:
     if not hasattr(session, "episode_returns"):
         session.episode_returns = np.zeros(session.num_envs)
         session.episode_lengths = np.zeros(session.num_envs, dtype=np.int64)
+    if not hasattr(session, "last_seen"):
+        session.last_seen = None
     books: Books = session
     return books

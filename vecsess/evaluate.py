@@ -19,6 +19,7 @@ from vecsess.evaluation import Evaluation
 from vecsess.loop import restart
 from vecsess.policies import CategoricalPolicy, Decision, Policy, Predictor, as_policy
 from vecsess.rollout import Episode, Rollout
+from vecsess.session import CheckedSession
 from vecsess.tree import Tree
 
 # Locksteps collected between two looks at what has ended: few enough to waste little at the end.
@@ -51,7 +52,11 @@ def greedy_action(logits: ArrayLike) -> Any:
 
 
 def episode_return(
-    session: Any, predict_logits: Predictor, max_steps: int = 1000, *, seed: int | None = None
+    session: CheckedSession,
+    predict_logits: Predictor,
+    max_steps: int = 1000,
+    *,
+    seed: int | None = None,
 ) -> float:
     """Plays one greedy episode from a fresh start; returns its undiscounted return.
 
@@ -62,15 +67,21 @@ def episode_return(
         seed: of its start.
 
     Example:
-        >>> episode_return(session, predict_logits, seed=3)  # doctest: +SKIP
-        500.0
+        >>> from vecsess.gridworld import GridWorld
+        >>> with CheckedSession.from_env(GridWorld(1, 4)) as session:
+        ...     episode_return(session, lambda obs: [[0, 1, 0, 0]])  # always to the right
+        -3.0
     """
     steps = _steps(session, predict_logits, session.start(seed), max_steps)
     return sum((float(step.reward) for step in steps), 0.0)
 
 
 def episode_path(
-    session: Any, predict_logits: Predictor, max_steps: int = 1000, *, seed: int | None = None
+    session: CheckedSession,
+    predict_logits: Predictor,
+    max_steps: int = 1000,
+    *,
+    seed: int | None = None,
 ) -> list[Any]:
     """Plays one greedy episode; returns the session's states, the first and the last included.
 
@@ -84,15 +95,17 @@ def episode_path(
         `session.state` after the start and after each step: steps + 1 of them.
 
     Example:
-        >>> episode_path(grid_world, predict_logits)  # doctest: +SKIP
-        [(0, 0), (0, 1), (1, 1)]
+        >>> from vecsess.gridworld import GridWorld
+        >>> with CheckedSession.from_env(GridWorld(1, 4)) as session:
+        ...     [cell.column for cell in episode_path(session, lambda obs: [[0, 1, 0, 0]])]
+        [0, 1, 2, 3]
     """
     steps = _steps(session, predict_logits, session.start(seed), max_steps)
     return [session.state, *(session.state for _ in steps)]
 
 
 def mean_episode_return(
-    make_session: Callable[[int], Any],
+    make_session: Callable[[int], CheckedSession],
     predict_logits: Predictor,
     base_seed: int,
     episodes: int,
@@ -109,8 +122,11 @@ def mean_episode_return(
         max_steps: where an episode is left, if it has not ended.
 
     Example:
-        >>> mean_episode_return(lambda seed: None, lambda obs: obs, base_seed=0, episodes=0)
-        0.0
+        >>> from vecsess.gridworld import GridWorld
+        >>> def make_session(seed):
+        ...     return CheckedSession.from_env(GridWorld(1, 4), seed=seed)
+        >>> mean_episode_return(make_session, lambda obs: [[0, 1, 0, 0]], base_seed=0, episodes=5)
+        -3.0
     """
     if episodes < 0:
         raise ValueError(f"expected 0 episodes or more, got {episodes}")
@@ -122,7 +138,7 @@ def mean_episode_return(
 
 
 def _steps(
-    session: Any, predict_logits: Predictor, observation: Tree, max_steps: int
+    session: CheckedSession, predict_logits: Predictor, observation: Tree, max_steps: int
 ) -> Iterator[Transition]:
     """Yields the transitions of a greedy episode; the session is not reset at its end."""
     if max_steps < 0:
@@ -130,7 +146,8 @@ def _steps(
     policy = _GreedyPolicy(predict_logits, session.action_space)
     for _ in range(max_steps):
         batch = tree.map_leaves(lambda leaf: np.asarray(leaf)[None], observation)
-        transition = session.step_checked(policy.actions(batch, 1)[0], reset_on_done=False)
+        action = policy.actions(batch, 1)[0]
+        transition = session.step_checked(action, reset_on_done=False)
         yield transition
         if transition.done:
             return

@@ -69,12 +69,15 @@ class Books(Protocol):
         noise_counter: number of the next lockstep in that stream.
         episode_returns: `[N]` float64, so far, of the episodes under way.
         episode_lengths: `[N]` int64, so far; 0 right after a reset.
+        last_seen: tree of `[N, *obs]`, the last observations of the last rollout, by which one
+            notices that somebody else moved the session since; None where that is unknown.
     """
 
     noise_seed: int
     noise_counter: int
     episode_returns: NDArray[np.float64]
     episode_lengths: NDArray[np.int64]
+    last_seen: Tree | None
 
 
 @dataclass(slots=True)
@@ -85,6 +88,7 @@ class SingleBooks:
     noise_counter: int = 0
     episode_returns: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
     episode_lengths: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
+    last_seen: Tree | None = None
 
 
 def fill_rollout(
@@ -102,6 +106,7 @@ def fill_rollout(
     actor = as_policy(policy, source.single_action_space)
     observations = _begin(source, books, seed, counter)
     noise = _noise_stream(source, books, horizon, actor.noise_size)
+    books.last_seen = None  # unknown, should a step fail
     envs = np.arange(source.num_envs)
     start = books.episode_lengths == 0
     decision = actor.act(observations, noise=next(noise), episode_start=start, envs=envs)
@@ -126,6 +131,7 @@ def fill_rollout(
             ended.add(t, rows, finals)
             rollout.episode_start[t + 1 : t + 2, finals.envs] = True  # no row after the last
     rollout.counter = books.noise_counter
+    books.last_seen = tree.map_leaves(np.copy, rollout.last_observations)
     _finish(rollout, actor, ended)
     return rollout
 
@@ -136,7 +142,25 @@ def _begin(source: LockstepSource, books: Books, seed: int | None, counter: int 
         books.noise_seed, books.noise_counter = seed, 0
     if counter is not None:
         books.noise_counter = counter
-    return source.observe() if source.started else restart(source, books, seed)
+    if not source.started:
+        return restart(source, books, seed)
+    observations = source.observe()
+    moved = _moved(books.last_seen, observations)
+    books.episode_returns[moved] = 0.0
+    books.episode_lengths[moved] = 0
+    return observations
+
+
+def _moved(last_seen: Tree | None, observations: Tree) -> NDArray[np.bool_]:
+    """Returns where somebody else reset or stepped an environment since the last rollout, `[N]`."""
+    now = tree.leaves(observations)
+    moved = np.zeros(len(now[0]), dtype=np.bool_)
+    for before, after in zip(tree.leaves(last_seen), now, strict=False):
+        if before is not None and before.shape == after.shape:  # else there is another cast now
+            not_nan = (before == before) | (after == after)  # NaN differs from NaN
+            differs = (before != after) & not_nan
+            moved |= differs.reshape(len(moved), -1).any(axis=1)
+    return moved
 
 
 def restart(source: Startable, books: Books, seed: int | None) -> Tree:

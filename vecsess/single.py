@@ -13,10 +13,10 @@ from vecsess.contract import Transition
 from vecsess.rollout import Finals, StepRows
 from vecsess.tree import Tree
 
-Session = TypeVar("Session")
+S = TypeVar("S")
 
 
-class SingleLockstep(Generic[Session]):
+class SingleLockstep(Generic[S]):
     """Steps one session, given as three callbacks; its state goes in and comes out of each.
 
     Args:
@@ -47,14 +47,14 @@ class SingleLockstep(Generic[Session]):
 
     def __init__(
         self,
-        start: Callable[[int | None], Session],
-        observe: Callable[[Session], Tree],
-        step_checked: Callable[[Session, Any], tuple[Transition, Session]],
+        start: Callable[[int | None], S],
+        observe: Callable[[S], Tree],
+        step_checked: Callable[[S, Any], tuple[Transition, S]],
         action_space: gymnasium.Space[Any],
         *,
         cast_observation: Callable[[Tree], Tree] | None = None,
         cast_reward: Callable[[float], float] | None = None,
-        session: Session | None = None,
+        session: S | None = None,
     ) -> None:
         self.single_action_space = action_space
         self._start, self._observe, self._step_checked = start, observe, step_checked
@@ -91,7 +91,7 @@ class SingleLockstep(Generic[Session]):
             return None
         return Finals(np.zeros(1, dtype=np.int64), self._as_row(transition.next_observation))
 
-    def _held(self) -> Session:
+    def _held(self) -> S:
         assert self._session is not None, "started before it is observed or stepped"
         return self._session
 

@@ -234,8 +234,7 @@ class _Reader:
             terminated=_flag(record["terminated"], "terminated"),
             truncated=_flag(record["truncated"], "truncated"),
         )
-        with np.errstate(over="ignore"):  # the squares of large numbers, on the way to a verdict
-            self._check(transition)
+        self._check(transition)
         return transition
 
     def _check(self, transition: Transition) -> None:
