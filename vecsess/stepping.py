@@ -198,7 +198,9 @@ class Stepping(VectorEnv[Any, Any, Any]):
                 return Violation(env, violation.field, violation.message)
         return violation
 
-    def _finals(self, ended: Array) -> Finals:
+    def _finals(self, ended: Array) -> Finals | None:
+        if self.metadata["autoreset_mode"] is not AutoresetMode.SAME_STEP:
+            return None  # what ended is in its row until the next step or reset
         arrays = iter(self._lockstep.read_finals(ended))
         return Finals(ended, assemble(self.single_observation_space, arrays))
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+from gymnasium.vector import AutoresetMode
 
 from vecsess.checkpoint import pack_session, recipe_of, unpack_session
 from vecsess.contract import Contract, Transition
@@ -40,6 +41,8 @@ class VecCheckedSession(Stepping):
         workers: None for one process per environment, a number to group them, "auto" for one
             process per core, 0 for the trainer's own process (no protection, no deadlines).
         contract: what a transition must satisfy.
+        autoreset_mode: Gymnasium's, or its name: "same_step", "next_step" or "disabled";
+            `step_checked` and collection need "same_step".
         preload: modules that are imported once, before the workers are forked.
         timeouts: how long each call of an environment may take.
         start_method: "fork" from a fork server, or "spawn" for what can't be forked.
@@ -72,6 +75,7 @@ class VecCheckedSession(Stepping):
         make_kwargs: dict[str, Any] | None = None,
         workers: int | str | None = None,
         contract: Contract | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         preload: Sequence[str] = (),
         timeouts: Timeouts | None = None,
         start_method: str = "fork",
@@ -89,8 +93,9 @@ class VecCheckedSession(Stepping):
             on_crash=on_crash, on_error=on_error, on_violation=on_violation, on_limit=on_limit
         )
         groups = group(n, workers)
+        mode = _autoreset_mode(autoreset_mode)
         settings = {
-            "autoreset_mode": "same_step",
+            "autoreset_mode": mode.name.lower(),
             "exact": contract.dtype == "exact",
             "keep_rng": True,
             "spin_ns": SPIN_NS if len(groups) <= cores() else 0,
@@ -98,8 +103,9 @@ class VecCheckedSession(Stepping):
         source = Source.of(env, make_kwargs, n)
         launched = launch(source, groups, n, settings, timeouts, preload, start_method)
         self._supervisor = launched.supervisor
-        recovery = Recovery(launched, n, "same_step", reactions, restart_policy)
+        recovery = Recovery(launched, n, mode.name.lower(), reactions, restart_policy)
         super().__init__(launched, n, contract, timeouts, reactions, recovery)
+        self.metadata["autoreset_mode"] = mode
         self.noise_seed = secrets.randbits(63)
         self.noise_counter = 0
         self._recipe = {
@@ -228,6 +234,12 @@ class VecCheckedSession(Stepping):
             As `step` does.
         """
         self._require(Phase.READY)
+        mode = self.metadata["autoreset_mode"]
+        if mode is not AutoresetMode.SAME_STEP:
+            raise StateError(
+                f"step_checked: expected autoreset_mode='same_step', got {mode.name.lower()!r}; "
+                "in others a row may be no transition. Use step(), or make the session without it"
+            )
         observation = self._read_observations()
         rows = self._new_rows()
         finals = self.step_into(actions, rows)
@@ -345,6 +357,15 @@ class VecCheckedSession(Stepping):
     def __repr__(self) -> str:
         workers = 0 if self._supervisor is None else len(self._supervisor.workers)
         return f"VecCheckedSession({self.num_envs} environments, {workers} workers)"
+
+
+def _autoreset_mode(given: AutoresetMode | str) -> AutoresetMode:
+    """Returns the mode that is meant by Gymnasium's enum, its value, or its name."""
+    for mode in AutoresetMode:
+        if given in (mode, mode.value, mode.name.lower()):
+            return mode
+    names = [mode.name.lower() for mode in AutoresetMode]
+    raise ValueError(f"autoreset_mode: expected one of {names}, got {given!r}")
 
 
 _sessions: weakref.WeakSet[VecCheckedSession] = weakref.WeakSet()
