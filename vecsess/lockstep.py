@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from vecsess.blocks import Blocks
 from vecsess.errors import ProtocolError, ServerDied, WorkerDied, WorkerError, WorkerTimeout
+from vecsess.piped_values import PipedValues
 from vecsess.reports import breach_type, printable
 from vecsess.rollout import StepRows
 from vecsess.supervisor import Supervisor, Timeouts, Worker, describe_exit
@@ -29,6 +30,7 @@ from vecsess.wire.messages import (
     Reply,
     Step,
     StepSome,
+    StepWith,
     acknowledgement,
     decode,
     encode,
@@ -83,6 +85,9 @@ class Lockstep:
         self._patience = Patience(spin_ns)
         self._hints = [views.reply[i : i + 1].data for i in range(len(workers))]
         self._running = views.running
+        self._piped = PipedValues(layout.observation_space, views)
+        self._sends_actions = any(leaf.piped for leaf in layout.actions)
+        self._step_cap = VALUE_BYTES if self._piped else CONTROL_BYTES
         self._blocks = Blocks([worker.rows for worker in workers])
         n = sum(worker.rows for worker in workers)
         self.worker_of = np.repeat(np.arange(len(workers)), [w.rows for w in workers])
@@ -95,13 +100,27 @@ class Lockstep:
         """Sends every worker its actions: checked, `[N, *leaf]` per leaf."""
         for field, batch in zip(self.views.actions, actions, strict=True):
             self._blocks.scatter(batch, field)
-        seq = self._next_seq(VALUE_BYTES if infos else CONTROL_BYTES, self._timeouts.step_s)
+        if self._sends_actions:
+            self.begin(
+                lambda worker, seq: self._step_with(worker, seq, infos), self._timeouts.step_s
+            )
+            return
+        seq = self._next_seq(VALUE_BYTES if infos else self._step_cap, self._timeouts.step_s)
         data = step_command(seq, infos)
         self._message = lambda worker, seq: Step(seq, infos)
         self._pending = self.active.copy()
         for worker in self._pending:
             self._send(worker, data)
         self.views.command[:] = seq  # after the pipes: who sees the hint finds the command
+
+    def _step_with(
+        self, worker: Worker, seq: int, infos: int, rows: list[int] | None = None
+    ) -> StepWith:
+        """Returns the step of a worker, with what of its actions goes by pipe."""
+        rows = list(range(worker.rows)) if rows is None else rows
+        pairs = zip(self.layout.actions, self.views.actions, strict=True)
+        parts = [field[worker.index, rows].tolist() for leaf, field in pairs if leaf.piped]
+        return StepWith(seq, infos, rows, parts)
 
     def command(
         self, make: Callable[[Worker, int], Command | None], limit_s: float | None
@@ -210,6 +229,8 @@ class Lockstep:
             return False
         if not isinstance(reply, Done):
             raise self._end(worker, ProtocolError, f"expected Done, got {type(reply).__name__}")
+        if self._piped:
+            self._piped.take(worker, reply)
         self._answers[worker.index] = reply
         return True
 
@@ -249,6 +270,8 @@ class Lockstep:
                 if self._supervisor is not None:
                     self._supervisor.wait_for(worker, until)
             reply = decode(payload, REPLIES)
+            if self._piped and isinstance(reply, Done):
+                self._piped.take(worker, reply)
         except FrameError as error:
             raise self._end(worker, breach_type(error), str(error)) from error
         except EndOfStreamError as error:
@@ -271,6 +294,9 @@ class Lockstep:
         if isinstance(message, Step) and without:
             rows = [row for row in range(worker.rows) if row not in without]
             message = StepSome(self._seq, message.infos, rows)
+        elif isinstance(message, StepWith) and without:
+            rows = [row for row in message.rows if row not in without]
+            message = self._step_with(worker, self._seq, message.infos, rows)
         if message is None:
             if worker in self._pending:
                 self._pending.remove(worker)

@@ -29,7 +29,7 @@ from vecsess.launch import Launched
 from vecsess.reports import failures_of
 from vecsess.reproducer import write_reproducer
 from vecsess.supervisor import Worker
-from vecsess.wire.messages import Done, Replay, Replayed, Reset, Step
+from vecsess.wire.messages import Done, Replay, Replayed, Reset, Step, StepWith
 
 _LOG = logging.getLogger("vecsess")
 _RESET_TRIES = 3
@@ -294,7 +294,7 @@ class Recovery:
 
     def _suspect(self, worker: Worker | None, env: int | None) -> set[int]:
         """Returns the environment if this is the second time that this very step kills."""
-        if worker is None or env is None or not isinstance(self._lockstep.message(worker), Step):
+        if worker is None or env is None or not isinstance(self._lockstep.message(worker), Step | StepWith):
             return set()
         place = (0, 0) if self._journal is None else self._journal.place(env)
         if self._suspects.get(env) == place:
@@ -391,7 +391,7 @@ class Recovery:
 
     def _place_actions(self, worker: Worker) -> None:
         """Puts the actions of the lockstep under way into a successor's range."""
-        if not isinstance(self._lockstep.message(worker), Step):
+        if not isinstance(self._lockstep.message(worker), Step | StepWith):
             return
         assert self._journal is not None
         for row in range(worker.rows):

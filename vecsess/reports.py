@@ -9,7 +9,6 @@ from typing import Any
 from vecsess.errors import (
     BadEncoding,
     ContractViolation,
-    EnvError,
     MissingField,
     ProtocolError,
     SpaceError,
@@ -17,6 +16,7 @@ from vecsess.errors import (
     WrongFieldType,
     env_error,
 )
+from vecsess.piped_values import FINAL, OBSERVATION
 from vecsess.supervisor import Worker
 from vecsess.wire.messages import Described, Done, Failed
 from vecsess.wire.values import (
@@ -55,7 +55,7 @@ def values_of(answers: dict[int, Done], workers: list[Worker]) -> Iterator[tuple
         ProtocolError: an entry that is not `[row, what, msgpack]`.
     """
     for env, what, value in _all_values(answers, workers):
-        if what != "warning":
+        if what not in ("warning", OBSERVATION, FINAL):
             yield env, what, value
 
 

@@ -84,6 +84,8 @@ class EnvHost:
         self.views = views
         self._resetting = layout.rows
         self._rows = Rows(views, self.envs[0].action_space)
+        pairs = zip(layout.actions, views.actions, strict=True)
+        self._piped_actions = [array[0] for leaf, array in pairs if leaf.piped]
         self._writers = []
         self._reset_forms = []
         self._final_forms = []
@@ -128,6 +130,12 @@ class EnvHost:
                 failures.append(self._failure(row, error))
         self._rows.running[0] = -1
         return values, failures
+
+    def place_actions(self, rows: list[int], actions: list[list[bytes]]) -> None:
+        """Takes the parts of actions that came by pipe; for each part one for each of `rows`."""
+        for array, packed in zip(self._piped_actions, actions, strict=True):
+            for row, data in zip(rows, packed, strict=True):
+                array[row] = data
 
     def step(self, infos: int, only: list[int] | None = None) -> tuple[Values, Failures]:
         """Steps every row, or only some, with the actions that lie in the slab."""

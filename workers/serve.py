@@ -24,6 +24,7 @@ from vecsess.wire.messages import (
     Start,
     Step,
     StepSome,
+    StepWith,
     acknowledgement,
     decode,
     encode,
@@ -88,6 +89,9 @@ def answer(host: EnvHost, command: Command) -> bytes:
         case Step():
             values, failures = host.step(command.infos)
         case StepSome():
+            values, failures = host.step(command.infos, command.rows)
+        case StepWith():
+            host.place_actions(command.rows, command.actions)
             values, failures = host.step(command.infos, command.rows)
         case Reset():
             values, failures = host.reset(

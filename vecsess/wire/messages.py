@@ -96,6 +96,16 @@ class StepSome(Command):
 
 
 @dataclass(frozen=True, slots=True)
+class StepWith(Command):
+    """Step these rows with parts of actions that have no place in the slab; answered `Done`."""
+
+    KIND: ClassVar[int] = 9
+    infos: int
+    rows: list[int]
+    actions: list[Any]  # for each such part a list with msgpack for each of `rows`
+
+
+@dataclass(frozen=True, slots=True)
 class Call(Command):
     """`verb` is "call", "get" or "set"; a pickle of arguments for each row; answered `Done`."""
 
@@ -224,7 +234,17 @@ class Exited(Message):
 # What the fork server writes to a hung worker's last output before it asks for the stack.
 STACK_MARK = "-- its stack, most recent call first:"
 
-COMMANDS: tuple[type[Command], ...] = (Start, Attach, Reset, Step, StepSome, Call, Replay, Close)
+COMMANDS: tuple[type[Command], ...] = (
+    Start,
+    Attach,
+    Reset,
+    Step,
+    StepSome,
+    StepWith,
+    Call,
+    Replay,
+    Close,
+)
 REPLIES: tuple[type[Reply], ...] = (Described, Done, Replayed, Failed)
 SERVER_COMMANDS = (Prepare, Spawn, Kill)
 SERVER_REPLIES = (Spawned, Exited)

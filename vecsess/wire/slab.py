@@ -73,6 +73,7 @@ class Layout:
 
     def __init__(self, observation_space: Space, action_space: Space, rows: int) -> None:
         self.rows = rows
+        self.observation_space = observation_space
         self.observations = list(all_leaves_of(observation_space))
         self.actions = list(all_leaves_of(action_space))
         self._observation_offsets, end = _place(self.observations, 0)

@@ -80,7 +80,14 @@ def build_space(plain: Any) -> Space:
         return _build(plain)
     except FrameError:
         raise
-    except (AttributeError, KeyError, TypeError, ValueError, AssertionError, OverflowError) as error:
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AssertionError,
+        OverflowError,
+    ) as error:
         raise FrameError(f"not the description of a space: {error!r}") from error
 
 
