@@ -9,7 +9,7 @@ MODULES = (
     "advantages",
     "batch",
     "collect",
-    "evaluate",
+    "episodes",
     "evaluation",
     "policies",
     "rollout",

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from vecsess.collect import collect_rollout as collect_rollout
     from vecsess.contract import Contract as Contract
     from vecsess.contract import Transition as Transition
+    from vecsess.episodes import episode_path as episode_path
+    from vecsess.episodes import episode_return as episode_return
+    from vecsess.episodes import evaluate as evaluate
+    from vecsess.episodes import greedy_action as greedy_action
+    from vecsess.episodes import mean_episode_return as mean_episode_return
     from vecsess.errors import ContractViolation as ContractViolation
     from vecsess.errors import EnvError as EnvError
     from vecsess.errors import VecsessError as VecsessError
@@ -39,6 +44,11 @@ _HOME = {
     "WorkerDied": "errors",
     "WorkerTimeout": "errors",
     "collect_rollout": "collect",
+    "episode_path": "episodes",
+    "episode_return": "episodes",
+    "evaluate": "episodes",
+    "greedy_action": "episodes",
+    "mean_episode_return": "episodes",
 }
 
 __all__ = ["__version__", *_HOME]  # noqa: PLE0604  # the keys are names

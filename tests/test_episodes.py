@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from vecsess import VecCheckedSession
 from vecsess.collect import collect_rollout
 from vecsess.contract import Transition
-from vecsess.errors import StateError, VecsessError
-from vecsess.evaluate import (
+from vecsess.episodes import (
     episode_path,
     episode_return,
     evaluate,
     greedy_action,
     mean_episode_return,
 )
+from vecsess.errors import StateError, VecsessError
 from vecsess.evaluation import Evaluation, student_t_quantile
 from vecsess.gridworld import RIGHT, Cell, GridWorld
 from vecsess.rollout import Finals, StepRows
