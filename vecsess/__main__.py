@@ -58,11 +58,12 @@ def _run(command: str, arguments: list[str]) -> int:
         module = importlib.import_module(f"vecsess.cli.{command}")
         from vecsess.cli.failures import EXPECTED, explain
     except ModuleNotFoundError as error:
-        if error.name not in EXTRAS:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in EXTRAS:
             raise
-        extra = EXTRAS[error.name]
+        extra = EXTRAS[missing]
         return _complain(
-            f"vecsess {command} needs {error.name}, which is not installed. "
+            f"vecsess {command} needs {missing}, which is not installed. "
             f"Install it with: {sys.executable} -m pip install 'vecsess[{extra}]'"
         )
     parser = _Parser(prog=f"vecsess {command}", description=COMMANDS[command])

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from vecsess.cli import archive, charts
@@ -70,26 +71,43 @@ class _Collection:
         self.interrupted = False
 
     def run(self, show: Show) -> None:
-        """Collects all rollouts."""
-        options = self._options
-        policy = _Watched(RandomPolicy(self._vec.single_action_space), self._look, show)
-        seed = options.seed
-        self._vec.start(seed)
-        self.tally = Tally(self._vec.num_envs)
-        for _ in range(options.rollouts):
-            policy.begin()
-            rollout = collect_rollout(
-                self._vec, policy, options.horizon, seed=seed, out=self._spare()
-            )
+        """Collects all rollouts, or what there is when Ctrl-C is pressed."""
+        vec = self._vec
+        policy = _Watched(RandomPolicy(vec.single_action_space), self._look, show)
+        vec.start(self._options.seed)
+        self.tally = Tally(vec.num_envs)
+        rollout, seed = self._allocate(), self._options.seed
+        returns, lengths = np.zeros(vec.num_envs), np.zeros(vec.num_envs, np.int64)
+        for _ in range(self._options.rollouts):
+            policy.asked = 0
+            try:
+                collect_rollout(vec, policy, self._options.horizon, seed=seed, out=rollout)
+            except KeyboardInterrupt:
+                self.interrupted = True
+                self.tally.add_part(rollout, max(0, policy.asked - 1), returns, lengths)
+                return
             seed = None  # the stream goes on
-            self._last = rollout
-            self.tally.reach(options.horizon)
+            returns, lengths = vec.episode_returns.copy(), vec.episode_lengths.copy()
             self.tally.add(rollout)
             show(self.tally, self._workers.states())
+            rollout = self._keep(rollout)
 
-    def _spare(self) -> Rollout | None:
-        """Returns the last rollout's memory, where nobody wants to keep it."""
-        return None if self._options.out is not None else self._last
+    def _allocate(self) -> Rollout:
+        vec = self._vec
+        return Rollout.empty(
+            self._options.horizon,
+            vec.num_envs,
+            vec.single_observation_space,
+            vec.single_action_space,
+        )
+
+    def _keep(self, rollout: Rollout) -> Rollout:
+        """Keeps a whole rollout where it is to be saved; returns the memory for the next."""
+        if self._options.out is None:
+            return rollout
+        free = self._last or self._allocate()
+        self._last = rollout
+        return free
 
     def _look(self, locksteps: int, show: Show) -> None:
         self.tally.reach(locksteps)
@@ -129,19 +147,15 @@ class _Watched:
     def __init__(self, policy: RandomPolicy, look: Any, show: Show) -> None:
         self.noise_size = policy.noise_size
         self._policy, self._look, self._show = policy, look, show
-        self._asked, self._looked_s = 0, 0.0
-
-    def begin(self) -> None:
-        """Notes that a new rollout begins."""
-        self._asked = 0
+        self.asked, self._looked_s = 0, 0.0
 
     def act(self, observations: Any, **where: Any) -> Decision:
         """See `Policy.act`."""
         now_s = time.monotonic()
         if now_s - self._looked_s > LOOK_EVERY_S:
             self._looked_s = now_s
-            self._look(self._asked, self._show)
-        self._asked += 1
+            self._look(self.asked, self._show)
+        self.asked += 1
         return self._policy.act(observations, **where)
 
     def value(self, observations: Any, *, envs: Any) -> Any:

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from vecsess.rollout import Rollout
 
@@ -49,15 +50,42 @@ class Tally:
 
     def add(self, rollout: Rollout) -> None:
         """Adds a whole rollout."""
+        self.reach(rollout.horizon)
         for episode in rollout.episodes:
-            self.returns.append(episode.return_)
-            self.lengths.append(episode.length)
-            self.ended_at.append(self._whole + (episode.end_step + 1) * self.num_envs)
+            self._end(episode.return_, episode.length, episode.end_step)
         self.invalid += int(np.count_nonzero(~rollout.valid))
         self.rollouts += 1
         self._whole += rollout.rewards.size
-        self.steps = self._whole
-        self.elapsed_s = time.perf_counter() - self._began_s
+
+    def add_part(
+        self,
+        rollout: Rollout,
+        locksteps: int,
+        returns: npt.NDArray[np.float64],
+        lengths: npt.NDArray[np.int64],
+    ) -> None:
+        """Adds the first locksteps of a rollout that was interrupted.
+
+        Args:
+            rollout: as far as it was filled.
+            locksteps: how far that is.
+            returns: `[N]`, of the episodes that were under way when it began; changed.
+            lengths: `[N]`, likewise.
+        """
+        self.reach(locksteps)
+        self.invalid += int(np.count_nonzero(~rollout.valid[:locksteps]))
+        for t in range(locksteps):
+            returns += rollout.rewards[t]
+            lengths += 1
+            done = rollout.terminated[t] | rollout.truncated[t]
+            for env in np.flatnonzero(done & rollout.valid[t]):
+                self._end(float(returns[env]), int(lengths[env]), t)
+            returns[done], lengths[done] = 0.0, 0
+
+    def _end(self, total: float, length: int, end_step: int) -> None:
+        self.returns.append(total)
+        self.lengths.append(length)
+        self.ended_at.append(self._whole + (end_step + 1) * self.num_envs)
 
     @property
     def steps_per_s(self) -> float:
