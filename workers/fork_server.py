@@ -100,7 +100,7 @@ class ForkServer:
         try:
             match decode(data, SERVER_COMMANDS):
                 case Prepare() as prepare:
-                    _prepare(prepare)
+                    self._prepare(prepare)
                 case Spawn() as spawn:
                     self._spawn(spawn, fds)
                 case Kill() as kill:
@@ -116,6 +116,17 @@ class ForkServer:
                 if kill.ask_ms:
                     _ask_for_stack(child, kill.ask_ms)
                 _kill_group(child.pid)
+
+    def _prepare(self, prepare: Prepare) -> None:
+        """Imports what the workers will need; a module that hangs must not outlive the manager."""
+        # Nobody polls the manager's pidfd now, so the kernel watches. Not for longer than this: it
+        # takes the end of the thread that started this process for the manager's.
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        try:
+            if not select.select([self._manager_fd], [], [], 0)[0]:
+                _prepare(prepare)
+        finally:
+            _LIBC.prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
 
     def _tell(self, message: Message, fds: list[int]) -> None:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
