@@ -73,3 +73,17 @@ def test_the_notebook_runs_headless(tmp_path: Path) -> None:
 def test_the_notebook_is_kept_without_outputs() -> None:
     notebook = read_notebook()
     assert not [cell for cell in notebook.cells if cell.get("outputs")]
+
+
+def test_a_native_environment_is_collected_from_and_reaches_its_optimum(tmp_path: Path) -> None:
+    example = EXAMPLES / "native_env.py"
+    printed = run(example, cwd=tmp_path).stdout
+    assert printed.splitlines() == promised_output(example.read_text())
+
+
+def test_evaluation_is_repeatable_and_gives_an_interval(tmp_path: Path) -> None:
+    example = EXAMPLES / "evaluate.py"
+    first, mean, interval = run(example, cwd=tmp_path).stdout.splitlines()
+    assert [first] == promised_output(example.read_text())
+    assert 0 < float(mean) <= 500
+    assert interval.startswith("100 episodes, mean ")
