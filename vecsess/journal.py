@@ -20,6 +20,7 @@ Array = npt.NDArray[Any]
 Script = list[list[Any]]
 
 CHUNK_STEPS = 256
+_ALL = slice(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class Journal:
     autoreset_mode: str
     limit_bytes: int
     t: int = 0  # how many locksteps are complete
+    ahead: dict[int, int] = field(default_factory=dict)  # how many more, of a worker at its own pace
     _chunks: dict[int, _Chunk] = field(default_factory=dict)  # by t // CHUNK_STEPS
     _events: list[list[Event]] = field(init=False)
     _starts: Array = field(init=False)  # [N] the lockstep at which the current episode began
@@ -97,14 +99,21 @@ class Journal:
 
     # --- writing ---------------------------------------------------------------------------------
 
-    def note(self, actions: list[Array]) -> None:
-        """Notes the actions of a lockstep that is about to be sent; `[N, *leaf]` per leaf."""
-        chunk = self._chunks.get(self.t // CHUNK_STEPS)
+    def note(self, actions: list[Array], envs: slice = _ALL, worker: int = 0) -> None:
+        """Notes the actions of a lockstep that is about to be sent.
+
+        Args:
+            actions: `[n, *leaf]` per leaf.
+            envs: whose actions these are.
+            worker: one of theirs.
+        """
+        t = self.t if not self.ahead else self.time_of(worker)
+        chunk = self._chunks.get(t // CHUNK_STEPS)
         if chunk is None:
-            chunk = self._new_chunk()
-        place = self.t % CHUNK_STEPS
+            chunk = self._new_chunk(t)
+        place = t % CHUNK_STEPS
         for column, batch in zip(chunk.actions, actions, strict=True):
-            column[place] = batch
+            column[place, envs] = batch
 
     def complete(self, ended: Array | None) -> None:
         """Takes the checksums of the lockstep that was noted last.
@@ -129,6 +138,30 @@ class Journal:
             self._starts[began] = self.t
             self._episodes[began] += 1
 
+    def complete_part(self, ended: Array | None, own: slice) -> None:
+        """Does what `complete` does for workers that go at their own pace; same-step auto-reset."""
+        t = self.time_of(own.start)
+        chunk = self._chunks[t // CHUNK_STEPS]
+        self._checksum.of_some(own, out=chunk.checksums[t % CHUNK_STEPS, own])
+        for worker in range(own.start, own.stop):
+            self.ahead[worker] = t + 1 - self.t
+        if ended is not None:
+            self._rng[own] = self.views.rng[own]
+            self._heads[ended] = self._checksum.of_observations(
+                self._workers[ended], self._rows[ended]
+            )
+            self._starts[ended] = t + 1
+            self._episodes[ended] += 1
+
+    def meet(self) -> None:
+        """All workers have come to the same lockstep again."""
+        self.t += max(self.ahead.values(), default=0)
+        self.ahead.clear()
+
+    def time_of(self, worker: int) -> int:
+        """Returns how many locksteps a worker has completed."""
+        return self.t + self.ahead.get(worker, 0)
+
     def reset(
         self,
         envs: Iterable[int],
@@ -152,9 +185,10 @@ class Journal:
             self._rng[worker, row] = self.views.rng[worker, row]
             rng = None if seed is not None else self._rng[worker, row].copy()
             checksum = self._checksum.of_row(worker, row)
-            event = Event(self.t + ahead, "reset", (seed, options, rng), checksum)
+            at = self.time_of(worker) + ahead
+            event = Event(at, "reset", (seed, options, rng), checksum)
             self._events[env].append(event)
-            self._starts[env] = self.t + ahead
+            self._starts[env] = at
             self._episodes[env] = 0
         if self._ended is not None:  # their episodes have begun, and will not by themselves
             self._ended = np.setdiff1d(self._ended, list(envs))
@@ -162,7 +196,7 @@ class Journal:
 
     def place(self, env: int) -> tuple[int, int]:
         """Returns where an environment stands: its episode's first lockstep, and the next one."""
-        return int(self._starts[env]), self.t
+        return int(self._starts[env]), self.time_of(int(self._workers[env]))
 
     def set(self, env: int, name: str, value: bytes) -> None:
         """Notes that an attribute was set; `value` is a pickle."""
@@ -178,12 +212,14 @@ class Journal:
             events.clear()
         self._chunks.clear()
         self._ended = None
+        self.meet()
 
     # --- reading ---------------------------------------------------------------------------------
 
     def pending_action(self, env: int) -> list[Array]:
         """Returns an environment's action in the lockstep that was noted but is not complete."""
-        chunk, place = self._chunks[self.t // CHUNK_STEPS], self.t % CHUNK_STEPS
+        t = self.time_of(int(self._workers[env]))
+        chunk, place = self._chunks[t // CHUNK_STEPS], t % CHUNK_STEPS
         return [column[place, env] for column in chunk.actions]
 
     def accounts(self, env: int, worker: int, row: int) -> list[Account]:
@@ -237,7 +273,8 @@ class Journal:
         rung: str,
     ) -> Account | None:
         """Returns the account from a start, None where the log does not reach or can't be run."""
-        if start < self.t and start // CHUNK_STEPS not in self._chunks:
+        end = self.time_of(worker)
+        if start < end and start // CHUNK_STEPS not in self._chunks:
             return None
         before: Script = []
         script: Script = [head]
@@ -261,8 +298,8 @@ class Journal:
                 expected.append(event.checksum)
             else:
                 script.append([event.verb, *event.arguments])
-        self._add_steps(env, worker, row, at, self.t, script, expected)
-        return Account([*before, *script], expected, rung, self.t - start)
+        self._add_steps(env, worker, row, at, end, script, expected)
+        return Account([*before, *script], expected, rung, end - start)
 
     def _add_steps(
         self,
@@ -337,13 +374,13 @@ class Journal:
 
     # --- bounds ----------------------------------------------------------------------------------
 
-    def _new_chunk(self) -> _Chunk:
+    def _new_chunk(self, t: int) -> _Chunk:
         steps, shape = CHUNK_STEPS, self.views.rewards.shape
         actions = [
             np.zeros((steps, self.n, *leaf.shape), leaf.dtype) for leaf in self.layout.actions
         ]
         chunk = _Chunk(actions, np.zeros((steps, *shape), np.uint64))
-        self._chunks[self.t // CHUNK_STEPS] = chunk
+        self._chunks[t // CHUNK_STEPS] = chunk
         while len(self._chunks) > 2 and len(self._chunks) * chunk.size_bytes > self.limit_bytes:
             del self._chunks[min(self._chunks)]
         return chunk

@@ -6,9 +6,10 @@ workers, one write and one read a worker, and no Python loop over environments.
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,13 @@ class Lockstep:
         views: the fields, `[workers, rows, ...]`.
         timeouts: how long an environment's call may take.
         spin_ns: how long a wait may spin.
+        own: the workers that this lockstep steps, where it is a part of a larger one.
+        numbers: gives each command its number; parts share it, so that numbers only grow.
+
+    Attributes:
+        envs: the environments of `own`.
+        steps: how many steps were completed.
+        last: the observations given out last, by reference: `[n, *leaf]` per leaf.
     """
 
     def __init__(
@@ -68,11 +76,20 @@ class Lockstep:
         views: Views,
         timeouts: Timeouts,
         spin_ns: int,
+        own: slice = slice(None),
+        numbers: Iterator[int] | None = None,
     ) -> None:
-        self.workers, self.views, self.layout = workers, views, layout
-        self.active = workers.copy()  # without those that are quarantined
+        self.workers, self.views, self.layout, self.own = workers, views, layout, own
+        self.active = workers[own]  # without those that are quarantined
+        first, last = self.active[0], self.active[-1]
+        self.envs = slice(first.first_env, last.first_env + last.rows)
+        self.steps = 0
+        self.last: list[Array] = []
+        self._numbers = itertools.count(1) if numbers is None else numbers
+        self._fields = views.of_workers(own)
         self._supervisor, self._timeouts = supervisor, timeouts
         self._seq = 0
+        self.unread = False  # the last command's results are still to come
         self._acknowledgement = b""
         self._reply_cap = CONTROL_BYTES
         self._pending: list[Worker] = []
@@ -88,17 +105,34 @@ class Lockstep:
         self._piped = PipedValues(layout.observation_space, views)
         self._sends_actions = any(leaf.piped for leaf in layout.actions)
         self._step_cap = VALUE_BYTES if self._piped else CONTROL_BYTES
-        self._blocks = Blocks([worker.rows for worker in workers])
-        n = sum(worker.rows for worker in workers)
+        self._blocks = Blocks([worker.rows for worker in self.active])
         self.worker_of = np.repeat(np.arange(len(workers)), [w.rows for w in workers])
         self.row_of = np.concatenate([np.arange(worker.rows) for worker in workers])
-        self._done = np.zeros(n, np.bool_)
+        self._done = np.zeros(self.envs.stop - self.envs.start, np.bool_)
+
+    def part(self, own: slice) -> Lockstep:
+        """Returns a lockstep that steps only the workers in `own`, from where this one stands."""
+        part = Lockstep(
+            self.workers,
+            self._supervisor,
+            self.layout,
+            self.views,
+            self._timeouts,
+            self._patience.spin_ns,
+            own,
+            self._numbers,
+        )
+        part.active = [worker for worker in part.active if worker in self.active]
+        part.steps = self.steps
+        part.last = [leaf[part.envs] for leaf in self.last]
+        part.watch(self._on_lost)
+        return part
 
     # --- commands --------------------------------------------------------------------------------
 
     def begin_step(self, actions: list[Array], infos: int) -> None:
         """Sends every worker its actions: checked, `[N, *leaf]` per leaf."""
-        for field, batch in zip(self.views.actions, actions, strict=True):
+        for field, batch in zip(self._fields.actions, actions, strict=True):
             self._blocks.scatter(batch, field)
         if self._sends_actions:
             self.begin(
@@ -111,7 +145,7 @@ class Lockstep:
         self._pending = self.active.copy()
         for worker in self._pending:
             self._send(worker, data)
-        self.views.command[:] = seq  # after the pipes: who sees the hint finds the command
+        self._fields.command[:] = seq  # after the pipes: who sees the hint finds the command
 
     def _step_with(
         self, worker: Worker, seq: int, infos: int, rows: list[int] | None = None
@@ -147,10 +181,13 @@ class Lockstep:
         for worker, message in messages:
             if message is not None:
                 self._send(worker, frame(encode(message)))
-        self.views.command[:] = seq
+        self._fields.command[:] = seq
 
     def _next_seq(self, reply_cap: int, limit_s: float | None) -> int:
-        self._seq += 1
+        self._seq = next(self._numbers)
+        self.unread = True
+        for worker in self.active:
+            worker.flight = self
         if self._supervisor is not None:
             self._supervisor.listen()
         self._acknowledgement = acknowledgement(self._seq)
@@ -187,6 +224,8 @@ class Lockstep:
         """
         until = None if timeout_s is None else time.monotonic() + timeout_s
         self._moved = {}
+        if self._supervisor is not None:
+            self._supervisor.listen()
         while self._pending:
             worker = self._pending[0]
             hint = self._hints[worker.index]
@@ -203,6 +242,7 @@ class Lockstep:
             except WorkerError as error:
                 self._on_lost(worker if error.worker is None else self.workers[error.worker], error)
             self._patience.over()
+        self.unread = False
 
     def _take_reply(self, worker: Worker) -> bool:
         """Takes a worker's reply if it has come; the usual one costs a read and a comparison."""
@@ -290,6 +330,8 @@ class Lockstep:
             worker: the successor, its environments brought back.
             without: rows that have had their part already.
         """
+        if not self.unread:
+            return  # all that it was told has been done, and read
         message = self.message(worker)
         if isinstance(message, Step) and without:
             rows = [row for row in range(worker.rows) if row not in without]
@@ -351,6 +393,13 @@ class Lockstep:
         if not ready:
             self._check_deadlines(time.monotonic())
 
+    def check_deadlines(self) -> None:
+        """Does what is due about workers that take too long, without waiting for any."""
+        try:
+            self._check_deadlines(time.monotonic())
+        except WorkerError as error:
+            self._on_lost(self.workers[error.worker or 0], error)
+
     def _check_deadlines(self, now: float) -> None:
         """Ends a worker whose environment has been in one call for too long."""
         for worker in self._pending:
@@ -403,7 +452,7 @@ class Lockstep:
         Returns:
             The environments whose episode ended, `[K]` ascending; None where none did.
         """
-        views, blocks = self.views, self._blocks
+        views, blocks = self._fields, self._blocks
         for field, out in zip(views.observations, leaves(rows.next_observations), strict=True):
             blocks.gather(field, out)
         blocks.gather(views.rewards, rows.rewards)
@@ -411,11 +460,11 @@ class Lockstep:
         blocks.gather(views.truncated, rows.truncated)
         rows.valid.fill(True)
         done = np.logical_or(rows.terminated, rows.truncated, out=self._done)
-        return np.flatnonzero(done) if np.count_nonzero(done) else None
+        return np.flatnonzero(done) + self.envs.start if np.count_nonzero(done) else None
 
     def read_observations(self, out: list[Array]) -> None:
         """Copies the observations to act on next; `out` holds `[N, *leaf]` per leaf."""
-        for field, array in zip(self.views.observations, out, strict=True):
+        for field, array in zip(self._fields.observations, out, strict=True):
             self._blocks.gather(field, array)
 
     def read_finals(self, envs: Array) -> list[Array]:

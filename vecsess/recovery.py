@@ -26,6 +26,7 @@ from vecsess.errors import (
 )
 from vecsess.journal import Account, Journal
 from vecsess.launch import Launched
+from vecsess.lockstep import Lockstep
 from vecsess.reports import failures_of
 from vecsess.reproducer import write_reproducer
 from vecsess.supervisor import Worker
@@ -195,6 +196,25 @@ class Recovery:
         if self._journal is not None:
             self._journal.complete(ended)
 
+    def begin_part(self, part: Lockstep, actions: list[Any]) -> None:
+        """Does what `begin_step` does, for workers that go at their own pace."""
+        for env in range(part.envs.start, part.envs.stop):
+            self.lost.pop(env, None)
+            if env in self.quarantined:
+                self.lost[env] = self.quarantined[env]
+        if self._journal is not None:
+            self._journal.note(actions, part.envs, part.own.start)
+
+    def complete_part(self, part: Lockstep, ended: Any) -> None:
+        """Does what `complete_step` does, for workers that go at their own pace."""
+        if self._journal is not None:
+            self._journal.complete_part(ended, part.own)
+
+    def meet(self) -> None:
+        """All workers have come to the same lockstep again."""
+        if self._journal is not None:
+            self._journal.meet()
+
     def settle(self, error: VecsessError, reaction: str) -> None:
         """Cuts off the episode of an environment that raised or broke the contract.
 
@@ -294,7 +314,11 @@ class Recovery:
 
     def _suspect(self, worker: Worker | None, env: int | None) -> set[int]:
         """Returns the environment if this is the second time that this very step kills."""
-        if worker is None or env is None or not isinstance(self._lockstep.message(worker), Step | StepWith):
+        if (
+            worker is None
+            or env is None
+            or not isinstance(worker.flight.message(worker), Step | StepWith)
+        ):
             return set()
         place = (0, 0) if self._journal is None else self._journal.place(env)
         if self._suspects.get(env) == place:
@@ -323,7 +347,7 @@ class Recovery:
 
     def _bring_back(self, worker: Worker, incident: Incident, poison: set[int]) -> None:
         """Brings each environment of a successor to where its predecessor's was."""
-        message = self._lockstep.message(worker)
+        message = worker.flight.message(worker) if worker.flight.unread else None
         again = set(message.rows) if isinstance(message, Reset) else set()
         for row in range(worker.rows):
             env = worker.first_env + row
@@ -340,9 +364,9 @@ class Recovery:
                 incident.outcomes[env] = self._climb(env, worker, row)
         self._place_actions(worker)
         without = {row for row in range(worker.rows) if worker.first_env + row in self.lost}
-        self._lockstep.resend(worker, without)
+        worker.flight.resend(worker, without)
 
-    def _climb(self, env: int, worker: Worker, row: int, ahead: int = 1) -> str:
+    def _climb(self, env: int, worker: Worker, row: int, ahead: int | None = None) -> str:
         """Goes down the ladder for one environment; returns what was done."""
         why = "on_crash='truncate'"
         if env in self.unreplayable:
@@ -356,7 +380,7 @@ class Recovery:
                     return f"replayed {account.rung}"
             if "another" in why:
                 self._give_up_replays(env)
-        return self.cut_off(env, why, ahead)
+        return self.cut_off(env, why, int(worker.flight.unread) if ahead is None else ahead)
 
     def _replay(self, env: int, worker: Worker, row: int, account: Account, *, afresh: bool) -> str:
         """Replays one environment; returns why that failed, "" where it did not."""
@@ -391,9 +415,10 @@ class Recovery:
 
     def _place_actions(self, worker: Worker) -> None:
         """Puts the actions of the lockstep under way into a successor's range."""
-        if not isinstance(self._lockstep.message(worker), Step | StepWith):
+        if not isinstance(worker.flight.message(worker), Step | StepWith):
             return
-        assert self._journal is not None
+        if self._journal is None or not worker.flight.unread:
+            return
         for row in range(worker.rows):
             actions = self._journal.pending_action(worker.first_env + row)
             for array, action in zip(self._lockstep.views.actions, actions, strict=True):
@@ -452,7 +477,9 @@ class Recovery:
 
     def _quarantine(self, worker: Worker, incident: Incident) -> None:
         """Leaves a worker's rows masked from now on; the others go on."""
-        self._lockstep.retire(worker)
+        worker.flight.retire(worker)
+        if worker in self._lockstep.active:
+            self._lockstep.retire(worker)
         for env in range(worker.first_env, worker.first_env + worker.rows):
             self.quarantined[env] = incident.outcomes[env] = "quarantined"
         _LOG.error("worker %d is quarantined: %s", worker.index, incident.what)

@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from vecsess.errors import ProtocolError, ServerDied, SpawnError
 from vecsess.wire.channel import Channel, DeadlineError, EndOfStreamError
@@ -79,6 +80,7 @@ class Worker:
     pidfd: int = -1
     exit: Exited | None = None
     dead: bool = False
+    flight: Any = None  # the lockstep that sent it its last command
 
 
 @dataclass(slots=True)

@@ -33,6 +33,10 @@ class Checksum:
         """Writes the checksums of all rows into `out [workers, rows]`."""
         np.matmul(self._words, self._weights, out=out)
 
+    def of_some(self, own: slice, out: npt.NDArray[np.uint64]) -> None:
+        """Writes the checksums of some workers' rows into `out [n, rows]`."""
+        np.matmul(self._words[own], self._weights, out=out)
+
     def of_row(self, worker: int, row: int) -> int:
         """Returns the checksum of one row."""
         return int(self._words[worker, row] @ self._weights)

@@ -18,7 +18,7 @@ import ctypes
 import fcntl
 import mmap
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,15 @@ class Views:
     written: list[Array]  # `observations`, but the digests of those that go by pipe
     written_finals: list[Array]
     actions: list[Array]
+
+    def of_workers(self, own: slice) -> Views:
+        """Returns the same fields of only these workers."""
+        cut: dict[str, Any] = {}
+        for part in fields(self):
+            value = getattr(self, part.name)
+            one = isinstance(value, np.ndarray)
+            cut[part.name] = value[own] if one else [array[own] for array in value]
+        return Views(**cut)
 
 
 class Layout:
