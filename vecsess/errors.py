@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import multiprocessing
 from functools import cache
 
 import gymnasium
@@ -58,7 +59,12 @@ class VecsessError(Exception):
 
 
 class ContractViolation(VecsessError):
-    """A transition broke the contract: a wrong type, shape, dtype or value came from the env."""
+    """A transition broke the contract: a wrong type, shape, dtype or value came from the env.
+
+    Example:
+        >>> print(ContractViolation("expected a finite number, got nan", env=3, field="reward"))
+        env 3, field 'reward': expected a finite number, got nan
+    """
 
 
 class ActionError(VecsessError, ValueError):
@@ -69,16 +75,44 @@ class SpaceError(VecsessError, TypeError):
     """A space that vecsess can't carry, or spaces that do not agree between environments."""
 
 
+class SpaceMismatchError(SpaceError, RuntimeError):
+    """Spaces that do not agree between environments; a `RuntimeError` as in Gymnasium's own."""
+
+
 class StateError(VecsessError, RuntimeError):
     """The call does not fit the session's state, for instance a step before the first reset."""
 
 
+class ResetNeededError(StateError, gymnasium.error.ResetNeeded, AssertionError):
+    """An episode has ended, and nothing resets it by itself; an assertion in Gymnasium's own."""
+
+
 class PendingCallError(StateError, gymnasium.error.AlreadyPendingCallError):
-    """A step or reset is still under way; wait for it, or reset."""
+    """A step, reset or call is still under way; wait for it, or reset.
+
+    Attributes:
+        name: what is under way: "step", "reset" or "call".
+    """
+
+    def __init__(self, message: str, name: str) -> None:
+        StateError.__init__(self, message)
+        self.name = name
 
 
 class NoPendingCallError(StateError, gymnasium.error.NoAsyncCallError):
-    """There is nothing to wait for: `step_async` or `reset_async` comes first."""
+    """There is nothing to wait for: `step_async`, `reset_async` or `call_async` comes first.
+
+    Attributes:
+        name: what there is none of: "step", "reset" or "call".
+    """
+
+    def __init__(self, message: str, name: str) -> None:
+        StateError.__init__(self, message)
+        self.name = name
+
+
+class CallTimeout(VecsessError, TimeoutError, multiprocessing.TimeoutError):
+    """A wait was too short; what it was for is still under way, and nothing is lost."""
 
 
 class ClosedError(StateError, gymnasium.error.ClosedEnvironmentError):
@@ -99,6 +133,11 @@ class EnvError(VecsessError):
     Attributes:
         remote_type: name of the exception's class in the worker.
         remote_traceback: the worker's own traceback, as text.
+
+    Example:
+        >>> error = env_error("KeyError", "'no such room'", "Traceback ...", env=2, step=7)
+        >>> isinstance(error, KeyError), error.step
+        (True, 7)
     """
 
     remote_type = ""
@@ -110,7 +149,12 @@ class WorkerError(VecsessError):
 
 
 class WorkerDied(WorkerError):
-    """A worker process ended without being asked to."""
+    """A worker process ended without being asked to.
+
+    Example:
+        >>> print(WorkerDied("the worker (pid 812) ended with exit code 7", worker=3, env=3))
+        worker 3, env 3: the worker (pid 812) ended with exit code 7
+    """
 
 
 class ServerDied(WorkerDied):
@@ -122,7 +166,12 @@ class RestartLimitExceeded(WorkerError):
 
 
 class WorkerTimeout(WorkerError, TimeoutError):
-    """An environment did not answer within its deadline."""
+    """An environment did not answer within its deadline.
+
+    Example:
+        >>> isinstance(WorkerTimeout("expected an answer within 60 s", env=3), TimeoutError)
+        True
+    """
 
 
 class ProtocolError(WorkerError):

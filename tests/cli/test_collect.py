@@ -198,9 +198,9 @@ def test_a_missing_extra_is_named(module: str, extra: str) -> None:
     assert f"'vecsess[{extra}]'" in complaint(run("-c", code, cwd=CHECKOUT, code=2))
 
 
-def test_a_worker_that_hangs_is_replaced_and_told_of() -> None:
+def test_a_worker_that_hangs_is_replaced_and_told_of(tmp_path: Path) -> None:
     arguments = ("--env", STRANGE + "Hanging-v0", "-n", "1", "--horizon", "3", "--rollouts", "1")
-    done = collect(*arguments, "--step-timeout", "0.3", TMPDIR="/tmp")
+    done = collect(*arguments, "--step-timeout", "0.3", TMPDIR=str(tmp_path))
     assert "WorkerTimeout" in done.stdout
     assert re.search(r"^ invalid rows +1 ", done.stdout, re.MULTILINE)
     assert "Traceback" not in done.stderr

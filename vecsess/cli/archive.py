@@ -20,6 +20,15 @@ from vecsess.tree import Tree
 
 Array = npt.NDArray[Any]
 
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    AttributeError,  # a lone array, from an .npy file
+    TypeError,
+    zipfile.BadZipFile,
+)
 _NEEDED = {"observations", "rewards", "valid", "episode_returns", "episode_lengths"}
 
 
@@ -99,13 +108,13 @@ def load(path: Path) -> Archive:
         CommandError: no such file, or not one of ours.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
         about = json.loads(str(arrays.pop("about")))
         missing = _NEEDED - {name.partition(".")[0] for name in arrays}
     except FileNotFoundError as error:
         raise CommandError(f"{path}: no such file; `vecsess collect --out` writes one") from error
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         # NumPy takes any bytes that it does not know for a pickle.
         why = "it is no .npz file" if "pickle" in str(error) else str(error)
         raise CommandError(_no_archive(path, why)) from error
