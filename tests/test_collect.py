@@ -18,6 +18,7 @@ from vecsess.collect import (
     collect_rollout,
 )
 from vecsess.contract import Transition
+from vecsess.errors import StateError
 from vecsess.policies import RandomPolicy
 from vecsess.rollout import Finals, Rollout, StepRows
 from vecsess.sampling import categorical_log_prob, uniform_noise
@@ -563,6 +564,15 @@ class TestOnRealEnvironments:
         assert rollout.observations.dtype == space.dtype
         assert all(space.contains(o) for o in rollout.observations.reshape(-1, *shape))
         assert rollout.actions.shape == (30, 2, *(vec.single_action_space.shape or ()))
+
+
+@pytest.mark.parametrize("mode", ["next_step", "disabled"])
+def test_other_auto_reset_modes_are_refused(
+    make_vec: Callable[..., VecCheckedSession], mode: str
+) -> None:
+    vec = make_vec("CartPole-v1", n=2, workers=0, autoreset_mode=mode)
+    with pytest.raises(StateError, match=f"expected autoreset_mode='same_step', got '{mode}'"):
+        collect_rollout(vec, linear_pair(4, 2), 3, seed=0)
 
 
 class Nested(gymnasium.Env[Any, Any]):

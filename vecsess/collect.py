@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import gymnasium
 import numpy as np
+from gymnasium.vector import AutoresetMode
 
 from vecsess.client import Client
 from vecsess.contract import Transition
@@ -60,6 +61,7 @@ def collect_rollout(
         ValueError: a horizon below 1, an `out` that does not fit, an answer of the policy in
             another shape.
         TypeError: no policy, or an answer of it in another dtype.
+        StateError: a vector session that does not reset in the same step.
 
     Example:
         >>> from vecsess import VecCheckedSession
@@ -71,6 +73,7 @@ def collect_rollout(
     """
     if not hasattr(session, "step_into"):
         return collect_from_session(session, policy, horizon, seed=seed, counter=counter, out=out)
+    _require_same_step(session)
     books = books_of(session)
     return fill_rollout(session, books, policy, horizon, seed, counter, out)
 
@@ -233,6 +236,16 @@ def _is_started(session: CheckedSession) -> bool:
     except StateError:
         return False
     return True
+
+
+def _require_same_step(vec: Any) -> None:
+    """Refuses the modes in which a lockstep may hold rows that are no transitions."""
+    mode = getattr(vec, "metadata", {}).get("autoreset_mode", AutoresetMode.SAME_STEP)
+    if mode is not AutoresetMode.SAME_STEP:
+        raise StateError(
+            f"collect_rollout: expected autoreset_mode='same_step', got {mode.name.lower()!r}, in "
+            "which a row may be a reset instead of a transition; make the session without it"
+        )
 
 
 def books_of(session: Any) -> Books:
