@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from vecsess.wire.leaves import pick as pick
 from vecsess.wire.values import FrameError, array_from
 
 _NUMERIC = "biuf"
+MAX_DEPTH = 32  # of spaces within spaces
 
 
 def describe(space: Space) -> dict[str, Any]:
@@ -76,6 +78,8 @@ def build_space(plain: Any) -> Space:
     Raises:
         FrameError: not the description of a space.
     """
+    if _box_bytes(plain, 0) > MAX_LEAF_BYTES:
+        raise FrameError(f"expected boxes of at most {MAX_LEAF_BYTES} bytes altogether")
     try:
         return _build(plain)
     except FrameError:
@@ -89,6 +93,21 @@ def build_space(plain: Any) -> Space:
         OverflowError,
     ) as error:
         raise FrameError(f"not the description of a space: {error!r}") from error
+
+
+def _box_bytes(plain: Any, depth: int) -> int:
+    """Returns how much memory the boxes of a description say that they take, building none."""
+    if depth > 2 * MAX_DEPTH:  # a space and its list of parts are a level each
+        raise FrameError(f"expected at most {MAX_DEPTH} spaces within each other")
+    if type(plain) is list:
+        return sum(_box_bytes(part, depth + 1) for part in plain)
+    if type(plain) is not dict:
+        return 0
+    total = sum(_box_bytes(part, depth + 1) for part in plain.values())
+    if plain.get("type") == "Box" and type(plain.get("shape")) is list:
+        sides = [side for side in plain["shape"] if type(side) is int and side > 0]
+        total += math.prod(sides) * _checked_dtype(plain.get("dtype")).itemsize
+    return total
 
 
 def _build(plain: Any) -> Space:
