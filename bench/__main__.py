@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             peers=given.peers,
             only=given.only,
             plots=given.plots,
+            kills=given.kills,
+            seed=given.seed,
         )
         data = command.run(options, _wide_console(), Console(stderr=True))
     except ValueError as error:
@@ -47,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.json is not None:
         text = json.dumps(document(given.command, options.plan, found, data), indent=1)
         given.json.write_text(text + "\n")
-    return 0
+    return int(any(table.get("failed") for table in data))
 
 
 def _wide_console() -> Console:
@@ -75,6 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--sleeping", action=argparse.BooleanOptionalAction, help="whether their steps sleep")
     add("--peers", default="all", metavar="KEYS", help="all (default), none, or sb3,envpool,...")
     add("--only", metavar="KEYS", help="measure these contenders and no others")
+    add("--kills", type=int, default=2000, metavar="K", help="of the fault campaign (2000)")
+    add("--seed", type=int, default=0, metavar="S", help="of the fault campaign (0)")
     add("--json", type=Path, metavar="FILE", help="write the figures, the machine, the versions")
     add("--plots", type=Path, metavar="DIR", help="write plots (PNG) into this folder")
     return parser

@@ -14,6 +14,7 @@ from rich.console import Console
 from vecsess.bench import registry
 from vecsess.bench.cases import Case
 from vecsess.bench.contenders import Contender
+from vecsess.bench.faults.command import run_faults
 from vecsess.bench.host import START_TIMEOUT_S
 from vecsess.bench.measure import Plan, Row, Table, measure, measure_starts
 from vecsess.bench.plots import plot_core_time, plot_throughput
@@ -37,6 +38,8 @@ class Options:
         peers: "all", "none" or keys.
         only: keys of the only contenders to measure, or None.
         plots: the folder for PNG files, or None for no plots.
+        kills: how many of the fault campaign; everything else in it follows.
+        seed: of the fault campaign.
     """
 
     case: Case
@@ -45,6 +48,8 @@ class Options:
     peers: str = "all"
     only: str | None = None
     plots: Path | None = None
+    kills: int = 2000
+    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +130,11 @@ def sweep(options: Options, console: Console, progress: Console) -> Data:
     return [table_data(table) for table in tables]
 
 
+def faults(options: Options, console: Console, progress: Console) -> Data:
+    """Prints what comes of faults, each figure beside its target."""
+    return run_faults(options.kills, options.seed, options.peers, console, progress)
+
+
 def too_large(row: Row, growth: float) -> bool:
     """Whether `growth` times as many workers would hardly fit into memory, or start too slowly."""
     if row.started is None:
@@ -170,5 +180,6 @@ COMMANDS = {
         run=sweep, about="throughput over N, with plots", sizes=(1, 2, 4, 8, 16, 32, 64, 128, 256)
     ),
     "checks": Command(run=checks, about="what the value checks cost"),
+    "faults": Command(run=faults, about="the fault campaign: kills, hangs, lies, leaks"),
     "start": Command(run=start, about="time to the first observation, memory", sizes=(16, 64)),
 }

@@ -28,7 +28,7 @@ from vecsess.vector import VecCheckedSession
 Array = NDArray[Any]
 
 SEGMENT = 32  # locksteps between two comparisons
-WARM_RESTARTS = 10  # before the manager's descriptors are counted for the first time
+WARM_RESTARTS = 3  # before the manager's descriptors are counted for the first time
 _REPORT_WITHIN_S = 30.0
 
 
@@ -57,6 +57,10 @@ class Tally:
     latencies_s: list[float] = field(default_factory=list)
     growth: dict[str, int] = field(default_factory=dict)
     stopped: str = ""
+
+    def as_data(self) -> dict[str, Any]:
+        """Returns it as plain data."""
+        return {**vars(self), "wrong": dict(self.wrong)}
 
     @property
     def sound(self) -> bool:
@@ -209,7 +213,7 @@ class Aim:
     """
 
     def __init__(self, vec: VecCheckedSession, hired: Killer, random: np.random.Generator) -> None:
-        self._workers: list[Worker] = vec._lockstep.workers  # noqa: SLF001  # who else knows pids
+        self._workers: list[Worker] = vec._lockstep.workers  # who else knows pids
         self._hired, self._random = hired, random
         self._targets: dict[int, Worker] = {}  # by pid: ordered, not yet recovered from
         self._killed_s: dict[int, float] = {}

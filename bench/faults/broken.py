@@ -1,0 +1,36 @@
+"""Builds that are broken on purpose: the campaign must say so, or it would see nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+
+from vecsess.lockstep import Lockstep
+from vecsess.supervisor import Worker
+
+# Imported by a fork server, it leaves out what ends a worker's process group and its orphans.
+WITHOUT_GROUP_KILL = "vecsess.bench.faults.broken_group_kill"
+
+
+@contextlib.contextmanager
+def acknowledgement_ignored() -> Iterator[None]:
+    """A lockstep takes whatever lies in the slab, and reads no pipe."""
+    kept = Lockstep._take_reply  # to break it is the purpose
+    Lockstep._take_reply = _take_anything  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Lockstep._take_reply = kept  # type: ignore[method-assign]
+
+
+def _take_anything(lockstep: Lockstep, worker: Worker) -> bool:
+    del lockstep, worker
+    return True
+
+
+def kill_alone(pid: int) -> None:
+    """Kills a process and nothing else."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,12 @@
+"""Imported into a fork server, it leaves out what ends a worker's process group and its orphans."""
+
+from __future__ import annotations
+
+import sys
+
+from vecsess.bench.faults.broken import kill_alone
+from vecsess.workers import fork_server
+
+if "--fork-server" in sys.argv:  # nowhere else
+    fork_server._kill_group = kill_alone  # to break it is the purpose
+    fork_server.ForkServer._kill_orphans = lambda _: None  # type: ignore[method-assign]
