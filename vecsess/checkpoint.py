@@ -21,7 +21,7 @@ def pack_session(session: Any, recipe: dict[str, Any]) -> dict[str, Any]:
         "noise": [session.noise_seed, session.noise_counter],
         "episodes": session._episodes,  # the session calls this for itself
         "begun": session._begun,
-        "steps": session._steps,
+        "steps": session._lockstep.steps,
         "returns": session.episode_returns,
         "lengths": session.episode_lengths,
         "recovery": session._recovery.dump(),
@@ -55,11 +55,11 @@ def unpack_session(session: Any, data: dict[str, Any]) -> dict[int, str]:
     session.noise_seed, session.noise_counter = state["noise"]
     session._episodes[:] = state["episodes"]  # the session calls this for itself
     session._begun[:] = state["begun"]
-    session._steps = state["steps"]
+    session._lockstep.steps = state["steps"]
     session.episode_returns[:] = state["returns"]
     session.episode_lengths[:] = state["lengths"]
     failed: dict[int, str] = session._recovery.load(state["recovery"])
     for env in failed:
         session.episode_returns[env], session.episode_lengths[env] = 0.0, 0
-        session._begun[env] = session._steps
+        session._begun[env] = session._lockstep.steps
     return failed

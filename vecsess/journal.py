@@ -73,7 +73,9 @@ class Journal:
     autoreset_mode: str
     limit_bytes: int
     t: int = 0  # how many locksteps are complete
-    ahead: dict[int, int] = field(default_factory=dict)  # how many more, of a worker at its own pace
+    ahead: dict[int, int] = field(
+        default_factory=dict
+    )  # how many more, of a worker at its own pace
     _chunks: dict[int, _Chunk] = field(default_factory=dict)  # by t // CHUNK_STEPS
     _events: list[list[Event]] = field(init=False)
     _starts: Array = field(init=False)  # [N] the lockstep at which the current episode began

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pickle
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,6 +27,7 @@ from vecsess.errors import (
     VecsessError,
 )
 from vecsess.launch import Launched
+from vecsess.lockstep import Lockstep
 from vecsess.phase import Phase
 from vecsess.recovery import Reactions, Recovery
 from vecsess.reports import failures_of, values_of, warn_once
@@ -71,8 +73,6 @@ class Stepping(VectorEnv[Any, Any, Any]):
         self._describe(launched.description, n)
         self._episodes = np.zeros(n, np.int64)  # how many each environment has finished
         self._begun = np.zeros(n, np.int64)  # the lockstep at which its episode began
-        self._steps = 0
-        self._last: list[Array] = []  # the observations given out last, by reference
         self._unrestored: dict[int, str] = {}
         self.episode_returns = np.zeros(n, np.float64)  # so far, as collection counts them
         self.episode_lengths = np.zeros(n, np.int64)
@@ -102,7 +102,7 @@ class Stepping(VectorEnv[Any, Any, Any]):
         seeds = spread(seed, self.num_envs)
         packed = b"" if options is None else pickle.dumps(options)
         self._episodes[:] = 0
-        self._begun[:] = self._steps
+        self._begun[:] = self._lockstep.steps
         self.episode_returns[:], self.episode_lengths[:] = 0.0, 0
         self._recovery.begin_reset(seeds, packed, continued=self._state is Phase.READY)
 
@@ -114,11 +114,11 @@ class Stepping(VectorEnv[Any, Any, Any]):
         self._lockstep.begin(message, self._timeouts.reset_s)
 
     def _finish_reset(self, timeout_s: float | None = None) -> tuple[Tree, Infos]:
-        self._gather(timeout_s)
-        self._raise_failures()
+        self._gather(self._lockstep, timeout_s)
+        self._raise_failures(self._lockstep)
         self._recovery.complete_reset()
         observations = self._read_observations()
-        self._last = leaves(observations)
+        self._lockstep.last = leaves(observations)
         infos = self._infos(None)
         self._state = Phase.READY
         return observations, infos
@@ -140,37 +140,51 @@ class Stepping(VectorEnv[Any, Any, Any]):
         return rows.next_observations, rows.rewards, rows.terminated, rows.truncated, infos
 
     def _complete_step(self, rows: StepRows, timeout_s: float | None) -> Finals | None:
-        self._gather(timeout_s)
-        if self._lockstep.answers:
-            self._settle_failures()
-        ended = self._lockstep.read_step(rows)
-        finals = None if ended is None else self._finals(ended)
-        while (violation := self._violation(rows, finals)) is not None:
-            self._settle_violation(violation)
-            ended = self._lockstep.read_step(rows)
-            finals = None if ended is None else self._finals(ended)
-        self._recovery.complete_step(ended)
-        if self._recovery.lost:
-            finals = self._mark_lost(rows, finals)
-        self._steps += 1
-        if finals is not None:
-            self._episodes[finals.envs] += 1
-            self._begun[finals.envs] = self._steps
-        self._last = leaves(rows.next_observations)
+        finals = self._take_step(self._lockstep, rows, timeout_s)
         self._state = Phase.READY
         return finals
 
-    def _mark_lost(self, rows: StepRows, finals: Finals | None) -> Finals:
+    def _take_step(
+        self, part: Lockstep, rows: StepRows, timeout_s: float | None = None
+    ) -> Finals | None:
+        """Waits for a step of some workers, checks it, and copies it into `rows [n, ...]`."""
+        self._gather(part, timeout_s)
+        if part.answers:
+            self._settle_failures(part)
+        ended = part.read_step(rows)
+        finals = None if ended is None else self._finals(ended)
+        while (violation := self._violation(part, rows, finals)) is not None:
+            self._settle_violation(part, violation)
+            ended = part.read_step(rows)
+            finals = None if ended is None else self._finals(ended)
+        if part is self._lockstep:
+            self._recovery.complete_step(ended)
+        else:
+            self._recovery.complete_part(part, ended)
+        if self._recovery.lost:
+            finals = self._mark_lost(part, rows, finals)
+        part.steps += 1
+        over = ended if finals is None else finals.envs
+        if over is not None:
+            self._episodes[over] += 1
+            self._begun[over] = part.steps
+        part.last = leaves(rows.next_observations)
+        return finals
+
+    def _mark_lost(self, part: Lockstep, rows: StepRows, finals: Finals | None) -> Finals | None:
         """Turns the rows of lost environments into marked truncations.
 
         Returns:
             The finals with the last good observation of each of them.
         """
-        lost = sorted(self._recovery.lost)
-        rows.rewards[lost], rows.valid[lost] = 0.0, False
-        rows.terminated[lost], rows.truncated[lost] = False, True
-        envs = np.array(lost, np.int64)
-        arrays = [leaf[lost] for leaf in self._last]
+        first, last = part.envs.start, part.envs.stop
+        envs = np.array(sorted(e for e in self._recovery.lost if first <= e < last), np.int64)
+        if not len(envs):
+            return finals
+        own = envs - first
+        rows.rewards[own], rows.valid[own] = 0.0, False
+        rows.terminated[own], rows.truncated[own] = False, True
+        arrays = [leaf[own] for leaf in part.last]
         if finals is not None:
             envs = np.concatenate([finals.envs, envs])
             pairs = zip(leaves(finals.observations), arrays, strict=True)
@@ -179,24 +193,22 @@ class Stepping(VectorEnv[Any, Any, Any]):
         parts = iter([array[order] for array in arrays])
         return Finals(envs[order], assemble(self.single_observation_space, parts))
 
-    def _violation(self, rows: StepRows, finals: Finals | None) -> Violation | None:
+    def _violation(self, part: Lockstep, rows: StepRows, finals: Finals | None) -> Violation | None:
         """Returns the first breach of the contract: of flags, reward, or an observation."""
-        contract = self._contract
+        contract, violation = self._contract, None
         if contract.require_exclusive_done_flags:
             violation = check_flags(contract, rows.terminated, rows.truncated)
-            if violation is not None:
-                return violation
-        violation = check_rewards(contract, rows.rewards)
         if violation is None:
-            violation = check_observations(
-                contract, leaves(rows.next_observations), self._next_fields
-            )
-        if violation is None and finals is not None:
-            violation = check_observations(contract, leaves(finals.observations), self._next_fields)
-            if violation is not None:
-                env = int(finals.envs[violation.env])
-                return Violation(env, violation.field, violation.message)
-        return violation
+            violation = check_rewards(contract, rows.rewards)
+        if violation is None:
+            arrays = leaves(rows.next_observations)
+            violation = check_observations(contract, arrays, self._next_fields)
+        if violation is not None:
+            return replace(violation, env=violation.env + part.envs.start)
+        if finals is None:
+            return None
+        violation = check_observations(contract, leaves(finals.observations), self._next_fields)
+        return violation and replace(violation, env=int(finals.envs[violation.env]))
 
     def _finals(self, ended: Array) -> Finals | None:
         if self.metadata["autoreset_mode"] is not AutoresetMode.SAME_STEP:
@@ -206,10 +218,10 @@ class Stepping(VectorEnv[Any, Any, Any]):
 
     # --- what came back --------------------------------------------------------------------------
 
-    def _gather(self, timeout_s: float | None) -> None:
+    def _gather(self, part: Lockstep, timeout_s: float | None) -> None:
         """Waits for the replies; whatever fails leaves a session that can be reset."""
         try:
-            self._lockstep.gather(timeout_s)
+            part.gather(timeout_s)
         except TimeoutError as error:
             if isinstance(error, VecsessError):
                 self._state = Phase.BROKEN
@@ -219,26 +231,26 @@ class Stepping(VectorEnv[Any, Any, Any]):
             self._state = Phase.BROKEN
             raise self._located(error) from error.__cause__
 
-    def _settle_failures(self) -> None:
+    def _settle_failures(self, part: Lockstep) -> None:
         """Raises what environments raised, or cuts their episodes off, as the session was told."""
-        warn_once(self._lockstep.answers, self._lockstep.workers, self._warned)
-        errors = failures_of(self._lockstep.answers, self._lockstep.workers)
+        warn_once(part.answers, part.workers, self._warned)
+        errors = failures_of(part.answers, part.workers)
         for error in errors:
             form = isinstance(error, ContractViolation)
             reaction = self._reactions.on_violation if form else self._reactions.on_error
             if reaction == "raise":
-                self._raise_failures()
+                self._raise_failures(part)
             self._recovery.settle(self._located(error), reaction)
 
-    def _settle_violation(self, violation: Violation) -> None:
+    def _settle_violation(self, part: Lockstep, violation: Violation) -> None:
         error = self._broken(violation)
         if self._reactions.on_violation == "raise":
             raise error
         self._recovery.settle(error, self._reactions.on_violation)
 
-    def _raise_failures(self) -> None:
-        warn_once(self._lockstep.answers, self._lockstep.workers, self._warned)
-        errors = failures_of(self._lockstep.answers, self._lockstep.workers)
+    def _raise_failures(self, part: Lockstep) -> None:
+        warn_once(part.answers, part.workers, self._warned)
+        errors = failures_of(part.answers, part.workers)
         if errors:
             self._state = Phase.BROKEN
             error = self._located(errors[0])
@@ -258,7 +270,9 @@ class Stepping(VectorEnv[Any, Any, Any]):
         """Adds episode and step of the environment that an error names."""
         if error.env is not None:
             error.episode = int(self._episodes[error.env])
-            error.step = int(self._steps - self._begun[error.env])
+            worker = self._lockstep.workers[int(self._lockstep.worker_of[error.env])]
+            steps = self._lockstep.steps if worker.flight is None else worker.flight.steps
+            error.step = int(steps - self._begun[error.env])
         return error
 
     def _infos(self, finals: Finals | None) -> Infos:

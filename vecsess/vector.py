@@ -331,7 +331,7 @@ class VecCheckedSession(Stepping):
                 stacklevel=3,
             )
         self._state = Phase.READY
-        self._last = leaves(self._read_observations())
+        self._lockstep.last = leaves(self._read_observations())
 
     # --- life ------------------------------------------------------------------------------------
 
