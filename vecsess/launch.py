@@ -125,6 +125,13 @@ class Launched:
     renew: Callable[[Worker | None], None] | None = None  # starts successors
     local: Any = None  # LocalHost where workers=0
 
+    def abandon(self) -> None:
+        """Ends everything, where there will be no session to close it."""
+        if self.supervisor is not None:
+            self.supervisor.close(0.5)
+        else:
+            self.local.channel.close()
+
 
 def launch(
     source: Source,

@@ -103,8 +103,12 @@ class VecCheckedSession(Stepping):
         source = Source.of(env, make_kwargs, n)
         launched = launch(source, groups, n, settings, timeouts, preload, start_method)
         self._supervisor = launched.supervisor
-        recovery = Recovery(launched, n, mode.name.lower(), reactions, restart_policy)
-        super().__init__(launched, n, contract, timeouts, reactions, recovery)
+        try:
+            recovery = Recovery(launched, n, mode.name.lower(), reactions, restart_policy)
+            super().__init__(launched, n, contract, timeouts, reactions, recovery)
+        except BaseException:
+            launched.abandon()
+            raise
         self.metadata["autoreset_mode"] = mode
         self.noise_seed = secrets.randbits(63)
         self.noise_counter = 0

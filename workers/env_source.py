@@ -55,6 +55,7 @@ def build(maker: Maker) -> Env:
 
     Raises:
         TypeError: it made something else.
+        UnsupportedSpaceError: something else than a space is called one.
     """
     env = maker()
     if not isinstance(env, gymnasium.Env):
@@ -62,4 +63,11 @@ def build(maker: Maker) -> Env:
             f"expected the callable to return a gymnasium.Env, got {type(env).__name__}; "
             "wrap other environments in a gymnasium.Env first"
         )
+    for name in ("observation_space", "action_space"):
+        space = getattr(env, name, None)
+        if not isinstance(space, gymnasium.Space):
+            raise UnsupportedSpaceError(
+                f"expected {name} to be a gymnasium.Space, got {type(space).__name__}; supported "
+                "are Box, Discrete, MultiDiscrete, MultiBinary, what is made of them, and Text"
+            )
     return env
