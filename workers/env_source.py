@@ -9,6 +9,8 @@ from typing import Any
 
 import gymnasium
 
+from vecsess.wire.leaves import UnsupportedSpaceError
+
 Env = gymnasium.Env[Any, Any]
 Maker = Callable[[], Env]
 
