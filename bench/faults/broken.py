@@ -18,7 +18,7 @@ WITHOUT_GROUP_KILL = "vecsess.bench.faults.broken_group_kill"
 def acknowledgement_ignored() -> Iterator[None]:
     """A lockstep takes whatever lies in the slab, and reads no pipe."""
     kept = Lockstep._take_reply  # to break it is the purpose
-    Lockstep._take_reply = _take_anything  # type: ignore[method-assign]
+    Lockstep._take_reply = _take_anything  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

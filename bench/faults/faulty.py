@@ -35,6 +35,10 @@ def _recurse() -> None:
     _recurse()
 
 
+def _segfault() -> None:
+    ctypes.string_at(0)
+
+
 def _kill_self() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -77,7 +81,7 @@ RAISES: dict[str, Callable[[], None]] = {
 DIES: dict[str, Callable[[], None]] = {
     "sys.exit()": sys.exit,
     "os._exit(0)": partial(os._exit, 0),
-    "segfault": partial(ctypes.string_at, 0),
+    "segfault": _segfault,
     "abort": os.abort,
     "SIGKILL": _kill_self,
     "child left, SIGKILL": partial(_first, partial(_leave, session=False), _kill_self),
@@ -139,7 +143,7 @@ class BreakingEnv(gymnasium.Env[Any, Any]):
         """Resets; cued by `CUE_OPTIONS`."""
         super().reset(seed=seed)
         self._count = 0
-        result = (self._observe(), 0.0, False, False, {})
+        result: Any = (self._observe(), 0.0, False, False, {})
         if options == CUE_OPTIONS:
             self._break_in("reset")
             if self._place == "reset" and self._fault in LIES:
@@ -149,7 +153,7 @@ class BreakingEnv(gymnasium.Env[Any, Any]):
     def step(self, action: Any) -> Any:
         """Steps; cued by the action `CUE`. Episodes do not end."""
         self._count += 1
-        result = (self._observe(), 1.0, False, False, {})
+        result: Any = (self._observe(), 1.0, False, False, {})
         if action == CUE:
             self._break_in("step")
             if self._place == "step" and self._fault in LIES:

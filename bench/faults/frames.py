@@ -76,7 +76,8 @@ def feed(count: int, seed: int) -> Fed:
     rng = random.Random(seed)  # an experiment
     originals = [encode(message) for message in _messages()]
     before = _peak_bytes()
-    accepted, refused, slow, crashes = 0, 0, 0, []
+    accepted, refused, slow = 0, 0, 0
+    crashes: list[str] = []
     for _ in range(count):
         frame = _mutated(rng.choice(originals), rng, originals)
         began = time.perf_counter()

@@ -177,7 +177,9 @@ class _Run:
     ) -> None:
         """Counts what is not as in the undisturbed run."""
         tally = self._tally
-        if mask is not None and not np.array_equal(again, self._oracle.reset_some(mask)):
+        if mask is not None and not np.array_equal(
+            np.asarray(again), self._oracle.reset_some(mask)
+        ):
             tally.wrong["reset"] += 1
         expected = self._oracle.step(actions)
         tally.locksteps += 1

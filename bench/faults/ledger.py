@@ -89,7 +89,8 @@ class LedgerEnv(gymnasium.Env[Row, np.int64]):
 def _tail(row: Row) -> Row:
     """Returns the words that follow from the first five; they wrap around."""
     mixed = np.bitwise_xor.reduce(row[:HEAD] * np.array([3, 5, 7, 11, 13], np.int64))
-    return _TAIL * (mixed | 1)
+    words: Row = _TAIL * (mixed | 1)
+    return words
 
 
 class Verdict(enum.Enum):
