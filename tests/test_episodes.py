@@ -205,6 +205,8 @@ class Uneven:
 
     def __init__(self, lost: frozenset[int] = frozenset()) -> None:
         self.noise_seed, self.noise_counter = 5, 40
+        self.episode_returns = np.zeros(2)
+        self.episode_lengths = np.zeros(2, dtype=np.int64)
         self.started = True
         self.step_count = 0
         self._lost = lost

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import gymnasium
-import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from vecsess.client import Client
@@ -64,6 +63,7 @@ def collect_rollout(
         StateError: a vector session that does not reset in the same step.
 
     Example:
+        >>> import numpy as np
         >>> from vecsess import VecCheckedSession
         >>> with VecCheckedSession("CartPole-v1", n=3, workers=0) as vec:
         ...     policy = (lambda obs: np.zeros((len(obs), 2)), lambda obs: np.zeros(len(obs)))
@@ -102,6 +102,7 @@ def collect_from_session(
         cast_reward: applied to each reward.
 
     Example:
+        >>> import numpy as np
         >>> from vecsess.gridworld import GridWorld
         >>> policy = (lambda obs: np.zeros((1, 4)), lambda obs: np.zeros(1))
         >>> with CheckedSession.from_env(GridWorld(2, 3)) as session:
@@ -155,6 +156,7 @@ def collect_from_client(
         cast_reward: applied to each reward.
 
     Example:
+        >>> import numpy as np
         >>> policy = (lambda obs: np.zeros((1, 2)), lambda obs: np.zeros(1))
         >>> with Client.spawn("CartPole-v1") as client:
         ...     rollout = collect_from_client(client, 7, policy, horizon=5, seed=0)
@@ -204,6 +206,7 @@ def collect_from_callbacks(
         cast_reward: applied to each reward.
 
     Example:
+        >>> import numpy as np
         >>> def step(count, action):
         ...     seen, after = np.array([count]), np.array([count + 1])
         ...     return Transition(seen, action, 1.0, after, False, False), count + 1
@@ -252,9 +255,6 @@ def books_of(session: Any) -> Books:
     """Returns where the stream and the episodes under way are kept; a vector session has them."""
     if not hasattr(session, "step_into"):
         return _books.setdefault(session, SingleBooks())
-    if not hasattr(session, "episode_returns"):
-        session.episode_returns = np.zeros(session.num_envs)
-        session.episode_lengths = np.zeros(session.num_envs, dtype=np.int64)
     if not hasattr(session, "last_seen"):
         session.last_seen = None
     books: Books = session
