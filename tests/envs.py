@@ -93,6 +93,14 @@ class DiscreteObservationEnv(CountingEnv):
         return self.told
 
 
+class SpaceEnv(CountingEnv):
+    """Calls anything its observation space."""
+
+    def __init__(self, space: Any) -> None:
+        super().__init__()
+        self.observation_space = space
+
+
 class FaultyEnv(CountingEnv):
     """Breaks as it is told to, by its arguments or by the options of `reset`.
 

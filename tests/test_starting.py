@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from tests.envs import CountingEnv, counting, faulty
-from tests.processes import run_script
+from tests.envs import CountingEnv, SpaceEnv, counting, faulty
+from tests.processes import all_gone, processes_below, run_script
 from tests.sessions import open_session
 from vecsess import EnvError, Timeouts, VecCheckedSession, WorkerDied
 from vecsess.errors import SpaceError, SpawnError
@@ -225,25 +225,29 @@ def test_environments_must_agree_on_their_spaces(workers: int) -> None:
     assert caught.value.env == 3
 
 
-UNSUPPORTED = [
-    spaces.Text(5),
-    spaces.Graph(spaces.Discrete(2), None),
-    spaces.Sequence(spaces.Discrete(2)),
-    spaces.OneOf([spaces.Discrete(2), spaces.Discrete(3)]),
-    spaces.Dict({"inner": spaces.Text(5)}),
-    spaces.Tuple([spaces.Sequence(spaces.Box(0, 1))]),
-]
+@pytest.mark.parametrize("workers", GROUPINGS)
+@pytest.mark.parametrize("space", [None, 4, spaces.Discrete, (spaces.Discrete(2),)], ids=repr)
+def test_what_is_no_space_is_refused_with_what_is(space: Any, workers: int) -> None:
+    maker = partial(SpaceEnv, space)
+    with pytest.raises(SpaceError, match="expected observation_space to be") as caught:
+        open_session([*counting(1), maker], 2, workers=workers)
+    assert caught.value.env == 1
+    for supported in ("Box", "Discrete", "MultiDiscrete", "MultiBinary"):
+        assert supported in str(caught.value)
 
 
 @pytest.mark.parametrize("workers", GROUPINGS)
-@pytest.mark.parametrize("space", UNSUPPORTED, ids=lambda space: type(space).__name__)
-def test_a_space_that_can_not_be_carried_is_refused_with_what_can(
-    space: spaces.Space[Any], workers: int
+def test_a_failure_after_the_workers_have_started_ends_them(
+    workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(SpaceError) as caught:
-        open_session(counting(2, action_space=space), 2, workers=workers)
-    for supported in ("Box", "Discrete", "MultiDiscrete", "MultiBinary"):
-        assert supported in str(caught.value)
+    def interrupt(*_: Any) -> None:
+        assert len(processes_below()) == (workers + 1 if workers else 0)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vecsess.vector.Recovery", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        open_session(counting(3), 3, workers=workers)
+    assert all_gone(processes_below(), 0.5)
 
 
 # --- groups --------------------------------------------------------------------------------------
