@@ -63,6 +63,10 @@ def draw(path: Path, tally: Tally, title: str) -> None:
 
 
 def _draw_returns(axes: Axes, tally: Tally) -> None:
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel("steps of all environments")
     axes.set_ylabel("return of an episode")
     if not tally.returns:
@@ -76,11 +80,16 @@ def _draw_returns(axes: Axes, tally: Tally) -> None:
 
 
 def _draw_rates(axes: Axes, tally: Tally) -> None:
+    from matplotlib.ticker import EngFormatter
+
+    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel("seconds")
     axes.set_ylabel("steps/s")
-    seconds, rates = zip(*tally.rates, strict=True) if tally.rates else ((), ())
-    axes.step(seconds, rates, where="pre", color=_LINE)
-    axes.axhline(tally.steps_per_s, color=_POINTS, linestyle="--", label="mean")
+    # A flat stretch up to the first point, which ends there.
+    points = [(0.0, tally.rates[0][1]), *tally.rates] if tally.rates else []
+    axes.step([s for s, _ in points], [rate for _, rate in points], where="pre", color=_LINE)
+    mean = f"mean {tally.steps_per_s:,.0f}"
+    axes.axhline(tally.steps_per_s, color=_POINTS, linestyle="--", label=mean)
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
     axes.legend(loc="lower right")

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from vecsess.rollout import Rollout
 
 RECENT = 100  # episodes in the running mean
+RATED_EVERY_S = 0.1  # over less a rate is mostly chance
 
 
 @dataclass(slots=True)
@@ -25,7 +26,7 @@ class Tally:
         returns: of each episode, in the order in which they ended.
         lengths: of each episode.
         ended_at: how many steps all environments together had taken then.
-        rates: `(seconds, steps/s)` for the plot, one for each stretch between updates.
+        rates: `(seconds, steps/s)` for the plot, each over a stretch that ends there.
     """
 
     num_envs: int
@@ -39,13 +40,16 @@ class Tally:
     elapsed_s: float = 0.0
     _began_s: float = field(default_factory=time.perf_counter)
     _whole: int = 0
+    _rated: tuple[float, int] = (0.0, 0)  # seconds and steps at the last of the rates
 
     def reach(self, locksteps: int) -> None:
         """Notes that the rollout under way has this many whole locksteps."""
         now_s = time.perf_counter() - self._began_s
         steps = self._whole + locksteps * self.num_envs
-        if steps > self.steps and now_s > self.elapsed_s:
-            self.rates.append((now_s, (steps - self.steps) / (now_s - self.elapsed_s)))
+        rated_s, rated_steps = self._rated
+        if now_s - rated_s >= RATED_EVERY_S:
+            self.rates.append((now_s, (steps - rated_steps) / (now_s - rated_s)))
+            self._rated = now_s, steps
         self.steps, self.elapsed_s = steps, now_s
 
     def add(self, rollout: Rollout) -> None:
