@@ -13,8 +13,8 @@ import gymnasium
 import numpy as np
 
 from vecsess.wire.spaces import Leaf, coerce, leaves_of
-from vecsess.workers.env_host import flag_of, reward_of
 from vecsess.workers.env_source import build, select
+from vecsess.workers.outcomes import flag_of, reward_of
 
 Reply = dict[str, Any]
 
