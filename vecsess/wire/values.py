@@ -7,6 +7,7 @@ a list or a tuple arrives as one, without its class.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -14,6 +15,7 @@ import numpy as np
 
 ARRAY, SCALAR, TUPLE, WIDE_INT = 1, 2, 3, 4
 MAX_NDIM = 8
+MAX_TUPLES = 32  # within each other; each one costs 40 KB of the C stack when it is unpacked
 _KINDS = frozenset("biufcSU")  # bool, integers, floats, complex, bytes, text: no objects
 
 
@@ -33,7 +35,7 @@ class FieldTypeError(FrameError):
     """A message with a field of another type than its class declares."""
 
 
-def _encode(value: Any) -> Any:
+def _encode(depth: int, value: Any) -> Any:
     """Turns what msgpack does not know into what it does; `TypeError` where that is impossible."""
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in _KINDS:
         code = ARRAY if isinstance(value, np.ndarray) else SCALAR
@@ -42,7 +44,7 @@ def _encode(value: Any) -> Any:
         parts = [value.dtype.str, list(value.shape), value.tobytes()]
         return msgpack.ExtType(code, msgpack.packb(parts))
     if isinstance(value, tuple):
-        return msgpack.ExtType(TUPLE, pack_value(list(value)))
+        return msgpack.ExtType(TUPLE, pack_value(list(value), depth + 1))
     if type(value) is int:  # msgpack's end at 64 bits; seeds that NumPy draws have 128
         data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
         return msgpack.ExtType(WIDE_INT, data)
@@ -53,19 +55,21 @@ def _encode(value: Any) -> Any:
     raise TypeError(f"can't send a {type(value).__module__}.{type(value).__qualname__}")
 
 
-def pack_value(value: Any) -> bytes:
-    """Returns `value` as msgpack.
+def pack_value(value: Any, depth: int = 0) -> bytes:
+    """Returns `value` as msgpack, `depth` tuples within each other.
 
     Raises:
         TypeError: it holds an object that is not plain data.
         ValueError: it is nested too deeply.
     """
-    return msgpack.packb(value, default=_encode, strict_types=True)  # type: ignore[no-any-return]
+    if depth > MAX_TUPLES:
+        raise ValueError(f"can't send more than {MAX_TUPLES} tuples within each other")
+    return msgpack.packb(value, default=_ENCODE[depth], strict_types=True)  # type: ignore[no-any-return]
 
 
-def _decode(code: int, data: bytes) -> Any:
+def _decode(depth: int, code: int, data: bytes) -> Any:
     if code == TUPLE:
-        items = unpack_value(data)
+        items = unpack_value(data, depth + 1)
         if type(items) is not list:
             raise FrameError("a tuple must hold a list")
         return tuple(items)
@@ -115,10 +119,16 @@ def _unpack(data: bytes | memoryview, **options: Any) -> Any:
         raise EncodingError(f"not valid msgpack: {error}") from error
 
 
-def unpack_value(data: bytes | memoryview) -> Any:
+_ENCODE = [partial(_encode, depth) for depth in range(MAX_TUPLES + 1)]
+_DECODE = [partial(_decode, depth) for depth in range(MAX_TUPLES + 1)]
+
+
+def unpack_value(data: bytes | memoryview, depth: int = 0) -> Any:
     """Returns what `pack_value` packed; the lengths in it are bounded by `len(data)`.
 
     Raises:
         FrameError: the bytes are not msgpack, or hold an array that does not fit its shape.
     """
-    return _unpack(data, strict_map_key=False, ext_hook=_decode)
+    if depth > MAX_TUPLES:
+        raise FrameError(f"expected at most {MAX_TUPLES} tuples within each other")
+    return _unpack(data, strict_map_key=False, ext_hook=_DECODE[depth])
