@@ -94,7 +94,7 @@ class PendingCallError(StateError, gymnasium.error.AlreadyPendingCallError):
         name: what is under way: "step", "reset" or "call".
     """
 
-    def __init__(self, message: str, name: str) -> None:
+    def __init__(self, message: str, name: str = "step") -> None:
         StateError.__init__(self, message)
         self.name = name
 
@@ -106,7 +106,7 @@ class NoPendingCallError(StateError, gymnasium.error.NoAsyncCallError):
         name: what there is none of: "step", "reset" or "call".
     """
 
-    def __init__(self, message: str, name: str) -> None:
+    def __init__(self, message: str, name: str = "step") -> None:
         StateError.__init__(self, message)
         self.name = name
 
