@@ -15,11 +15,12 @@ class Blocks:
 
     Args:
         counts: how many environments each worker holds; larger ones come first.
+        rows: how many rows there is room for in each worker's range.
     """
 
-    def __init__(self, counts: list[int]) -> None:
+    def __init__(self, counts: list[int], rows: int) -> None:
         larger = counts.count(counts[0])
-        self._even = larger == len(counts)
+        self._even = larger == len(counts) and counts[0] == rows
         self._split = larger * counts[0]
         self._large = (larger, counts[0])
         self._small = (len(counts) - larger, counts[-1])
@@ -43,6 +44,6 @@ class Blocks:
     def _pieces(self, field: Array, flat: Array) -> Iterator[tuple[Array, Array]]:
         """Yields the larger workers' part of both, then that of the others."""
         shape = field.shape[2:]
-        (larger, _), (_, rows) = self._large, self._small
-        yield field[:larger], flat[: self._split].reshape(self._large + shape)
+        (larger, most), (_, rows) = self._large, self._small
+        yield field[:larger, :most], flat[: self._split].reshape(self._large + shape)
         yield field[larger:, :rows], flat[self._split :].reshape(self._small + shape)

@@ -17,6 +17,7 @@ from vecsess.client import Client
 from vecsess.contract import Transition
 from vecsess.errors import StateError
 from vecsess.loop import Books, SingleBooks, fill_rollout
+from vecsess.pacing import PACES, fill_paced
 from vecsess.rollout import Rollout
 from vecsess.session import CheckedSession, Session
 from vecsess.single import SingleLockstep
@@ -35,6 +36,7 @@ def collect_rollout(
     seed: int | None = None,
     counter: int | None = None,
     out: Rollout | None = None,
+    pace: str = "lockstep",
 ) -> Rollout:
     """Collects `horizon` locksteps from a session, which goes on where it is.
 
@@ -52,6 +54,9 @@ def collect_rollout(
         counter: number of the first lockstep in the stream. None goes on, or begins at 0 where a
             seed is given.
         out: a rollout of the same layout to fill again, which saves fresh memory.
+        pace: "lockstep"; "pipelined", where one half of the workers steps while the policy works
+            on the other half; or "free", where each worker goes on as soon as its own actions are
+            known. The batch is the same (see `vecsess.pacing`).
 
     Returns:
         The rollout, `[T, N, ...]`; it is `out` where that is given.
@@ -74,8 +79,12 @@ def collect_rollout(
     if not hasattr(session, "step_into"):
         return collect_from_session(session, policy, horizon, seed=seed, counter=counter, out=out)
     _require_same_step(session)
+    if pace not in PACES:
+        raise ValueError(f"pace: expected one of {PACES}, got {pace!r}")
     books = books_of(session)
-    return fill_rollout(session, books, policy, horizon, seed, counter, out)
+    if pace == "lockstep":
+        return fill_rollout(session, books, policy, horizon, seed, counter, out)
+    return fill_paced(session, books, policy, horizon, seed, counter, out, pace)
 
 
 def collect_from_session(

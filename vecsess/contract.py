@@ -132,7 +132,7 @@ def check_observations(
 def _check(finite: bool, bounds: Range | None, array: Array, field: str) -> Violation | None:
     if finite and array.dtype.kind == "f" and not _all_finite(array):
         return _first(~np.isfinite(array), array, field, "a finite number")
-    if bounds is not None and array.size:
+    if bounds is not None and array.size and array.dtype.kind != "O":  # objects go by pipe
         low, high = bounds
         outside = (array < low) | (array > high)
         if np.count_nonzero(outside):

@@ -105,7 +105,7 @@ class Lockstep:
         self._piped = PipedValues(layout.observation_space, views)
         self._sends_actions = any(leaf.piped for leaf in layout.actions)
         self._step_cap = VALUE_BYTES if self._piped else CONTROL_BYTES
-        self._blocks = Blocks([worker.rows for worker in self.active])
+        self._blocks = Blocks([worker.rows for worker in self.active], layout.rows)
         self.worker_of = np.repeat(np.arange(len(workers)), [w.rows for w in workers])
         self.row_of = np.concatenate([np.arange(worker.rows) for worker in workers])
         self._done = np.zeros(self.envs.stop - self.envs.start, np.bool_)
@@ -209,6 +209,19 @@ class Lockstep:
     def pending(self) -> bool:
         """Whether a command was sent whose replies have not all come."""
         return bool(self._pending)
+
+    @property
+    def answered(self) -> bool:
+        """Whether all replies seem to have come, as far as the hints tell; never waits."""
+        return all(self._hints[worker.index][0] == self._seq for worker in self._pending)
+
+    def woken(self, timeout_s: float) -> set[int]:
+        """Returns the workers that have something to say, after at most this long."""
+        supervisor = self._supervisor
+        assert supervisor is not None, "an environment in this process has answered already"
+        supervisor.listen()
+        ready = supervisor.wait(timeout_s)
+        return {w.index for w in self.active if w.channel.read_fd in ready or w.pidfd in ready}
 
     @property
     def answers(self) -> dict[int, Done]:

@@ -101,17 +101,14 @@ def fill_rollout(
     out: Rollout | None,
 ) -> Rollout:
     """Fills a rollout; see `collect_rollout` for the arguments."""
-    if horizon <= 0:
-        raise ValueError(f"expected a positive horizon (locksteps to collect), got {horizon!r}")
     actor = as_policy(policy, source.single_action_space)
-    observations = _begin(source, books, seed, counter)
+    observations = begin_collecting(source, books, horizon, seed, counter)
     noise = _noise_stream(source, books, horizon, actor.noise_size)
-    books.last_seen = None  # unknown, should a step fail
     envs = np.arange(source.num_envs)
     start = books.episode_lengths == 0
     decision = actor.act(observations, noise=next(noise), episode_start=start, envs=envs)
 
-    rollout = _rollout_for(source, horizon, observations, decision, out)
+    rollout = rollout_for(source, horizon, observations, decision, out)
     tree.copy_into(tree.row(rollout.observations, 0), observations)
     rollout.episode_start[...] = False
     rollout.episode_start[0] = start
@@ -124,20 +121,27 @@ def fill_rollout(
                 episode_start=rollout.episode_start[t],
                 envs=envs,
             )
-        actions = _store(rollout, t, decision)
+        actions = store(rollout, t, decision)
         finals = source.step_into(actions, rows)
         ended.count(rows)
         if finals is not None:
             ended.add(t, rows, finals)
             rollout.episode_start[t + 1 : t + 2, finals.envs] = True  # no row after the last
     rollout.counter = books.noise_counter
-    books.last_seen = tree.map_leaves(np.copy, rollout.last_observations)
-    _finish(rollout, actor, ended)
+    end_rollout(rollout, books, actor, ended.finals, ended.episodes)
     return rollout
 
 
-def _begin(source: LockstepSource, books: Books, seed: int | None, counter: int | None) -> Tree:
-    """Chooses the noise stream, and starts the source where that has not been done."""
+def begin_collecting(
+    source: LockstepSource, books: Books, horizon: int, seed: int | None, counter: int | None
+) -> Tree:
+    """Chooses the noise stream, and starts the source where that has not been done.
+
+    Returns:
+        What to act on, `[N, *obs]`.
+    """
+    if horizon <= 0:
+        raise ValueError(f"expected a positive horizon (locksteps to collect), got {horizon!r}")
     if seed is not None:
         books.noise_seed, books.noise_counter = seed, 0
     if counter is not None:
@@ -146,6 +150,7 @@ def _begin(source: LockstepSource, books: Books, seed: int | None, counter: int 
         return restart(source, books, seed)
     observations = source.observe()
     moved = _moved(books.last_seen, observations)
+    books.last_seen = None  # unknown, should a step fail
     books.episode_returns[moved] = 0.0
     books.episode_lengths[moved] = 0
     return observations
@@ -182,7 +187,7 @@ def _noise_stream(
         yield from uniform_noise(seed, counter + begin, envs, noise_size, steps)
 
 
-def _rollout_for(
+def rollout_for(
     source: LockstepSource, horizon: int, observations: Tree, decision: Any, out: Rollout | None
 ) -> Rollout:
     """Returns `out`, or a new rollout, in the dtypes in which the policy answers."""
@@ -208,16 +213,16 @@ def _rollout_for(
     return rollout
 
 
-def _store(rollout: Rollout, t: int, decision: Decision) -> Tree:
-    """Stores a decision in row `t`; returns the actions as they were stored."""
+def store(rollout: Rollout, t: int, decision: Decision, envs: slice = slice(None)) -> Tree:
+    """Stores a decision about `envs` in row `t`; returns the actions as they were stored."""
     actions, log_probs, values = decision
-    row = tree.row(rollout.actions, t)
+    row = tree.row(rollout.actions, (t, envs))
     if isinstance(row, np.ndarray):
         _put("actions", actions, row)
     else:
         tree.map_leaves(lambda part, given: _put("actions", given, part), row, actions)
-    _put("log_probs", log_probs, rollout.log_probs[t])
-    _put("values", values, rollout.values[t])
+    _put("log_probs", log_probs, rollout.log_probs[t, envs])
+    _put("values", values, rollout.values[t, envs])
     return row
 
 
@@ -241,8 +246,7 @@ class _Ended:
 
     def __init__(self, books: Books) -> None:
         self.books = books
-        self.steps: list[int] = []
-        self.finals: list[Finals] = []
+        self.finals: list[tuple[int, Finals]] = []
         self.episodes: list[Episode] = []
 
     def count(self, rows: StepRows) -> None:
@@ -252,8 +256,7 @@ class _Ended:
 
     def add(self, t: int, rows: StepRows, finals: Finals) -> None:
         returns, lengths = self.books.episode_returns, self.books.episode_lengths
-        self.steps.append(t)
-        self.finals.append(finals)
+        self.finals.append((t, finals))
         for env in finals.envs.tolist():
             if rows.valid[env]:  # else it did not end, it was lost
                 self.episodes.append(Episode(float(returns[env]), int(lengths[env]), env, t))
@@ -261,21 +264,36 @@ class _Ended:
         lengths[finals.envs] = 0
 
 
-def _finish(rollout: Rollout, actor: Policy, ended: _Ended) -> None:
-    """Adds what is known only after the last lockstep."""
-    rollout.episodes = ended.episodes
+def end_rollout(
+    rollout: Rollout,
+    books: Books,
+    actor: Policy,
+    ended: list[tuple[int, Finals]],
+    episodes: list[Episode],
+) -> None:
+    """Adds what is known only after the last lockstep.
+
+    Args:
+        rollout: its rows are filled.
+        books: of the session.
+        actor: gives the values of the last and the final observations.
+        ended: the finals of each lockstep that brought some, with its `t`.
+        episodes: those that ended.
+    """
+    books.last_seen = tree.map_leaves(np.copy, rollout.last_observations)
+    rollout.episodes = episodes
     rollout.next_values[:-1] = rollout.values[1:]
     last = actor.value(rollout.last_observations, envs=np.arange(rollout.num_envs))
     _put("values", last, rollout.next_values[-1])
-    counts = [len(finals.envs) for finals in ended.finals]
-    rollout.final_steps = np.repeat(np.array(ended.steps, dtype=np.int64), counts)
+    counts = [len(finals.envs) for _, finals in ended]
+    rollout.final_steps = np.repeat(np.array([t for t, _ in ended], dtype=np.int64), counts)
     if not counts:
         rollout.final_envs = np.zeros(0, dtype=np.int64)
         none = tree.row(rollout.last_observations, slice(0, 0))
         rollout.final_observations = tree.map_leaves(np.copy, none)
         return
-    rollout.final_envs = np.concatenate([finals.envs for finals in ended.finals])
-    rollout.final_observations = tree.concatenate([finals.observations for finals in ended.finals])
+    rollout.final_envs = np.concatenate([finals.envs for _, finals in ended])
+    rollout.final_observations = tree.concatenate([finals.observations for _, finals in ended])
     values = np.empty(len(rollout.final_envs), dtype=rollout.values.dtype)
     given = actor.value(rollout.final_observations, envs=rollout.final_envs)
     _put("values", given, values)
