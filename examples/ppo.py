@@ -103,9 +103,13 @@ class Agent(nn.Module):
         self.size = int(actions.n) if self.discrete else math.prod(actions.shape)
         image, features = is_image(observations), math.prod(observations.shape)
         self.scale = nn.Identity() if image or self.discrete else Moments(*observations.shape)
-        self.encoder, self.lstm, head = nn.Flatten(), None, linear if image or lstm else mlp
+        self.encoder, self.lstm, self.shared = nn.Flatten(), None, image or lstm
+        head = linear if self.shared else mlp
         if image:
             self.encoder, features = Images(observations.shape), 512
+        elif lstm:
+            self.encoder = nn.Sequential(nn.Flatten(), linear(features, 64), nn.Tanh())
+            features = 64
         if lstm:
             self.lstm = nn.LSTM(features, CELLS)
             for name, weights in self.lstm.named_parameters():
@@ -187,7 +191,9 @@ class Trainer:
         shapes = vec.single_observation_space, vec.single_action_space
         self.vec, self.settings = vec, (s := settings.filled(*shapes))
         self.agent = Agent(*shapes, s.lstm)
-        self.rewards = nn.Identity() if self.agent.discrete else RewardScale(s.n, s.gamma)
+        # Where actor and critic share layers, large returns would drown the policy's gradient.
+        scaled = self.agent.shared or not self.agent.discrete
+        self.rewards = RewardScale(s.n, s.gamma) if scaled else nn.Identity()
         parameters = self.agent.parameters()
         self.optimizer = torch.optim.Adam(parameters, lr=s.learning_rate, eps=1e-5)
         self.player = Player(self.agent, s.n)
@@ -248,7 +254,7 @@ class Trainer:
             for part in tensors.minibatches(s.n * s.horizon // s.minibatches, rng):
                 yield part, self.agent.encode(part.observations)
             return
-        for chosen in np.array_split(rng.permutation(s.n), s.minibatches):
+        for chosen in np.array_split(rng.permutation(s.n), min(s.n, s.minibatches)):
             envs = torch.from_numpy(chosen)
             encoded = self.agent.encode(tensors.observations[:, envs].flatten(0, 1))
             steps = zip(encoded.split(len(envs)), tensors.episode_start[:, envs], strict=True)
