@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import multiprocessing
 from functools import cache
+from typing import Any
 
 import gymnasium
 
@@ -94,8 +95,8 @@ class PendingCallError(StateError, gymnasium.error.AlreadyPendingCallError):
         name: what is under way: "step", "reset" or "call".
     """
 
-    def __init__(self, message: str, name: str = "step") -> None:
-        StateError.__init__(self, message)
+    def __init__(self, message: str, name: str = "step", **where: Any) -> None:
+        StateError.__init__(self, message, **where)
         self.name = name
 
 
@@ -106,8 +107,8 @@ class NoPendingCallError(StateError, gymnasium.error.NoAsyncCallError):
         name: what there is none of: "step", "reset" or "call".
     """
 
-    def __init__(self, message: str, name: str = "step") -> None:
-        StateError.__init__(self, message)
+    def __init__(self, message: str, name: str = "step", **where: Any) -> None:
+        StateError.__init__(self, message, **where)
         self.name = name
 
 
