@@ -5,44 +5,45 @@ What a session does behind its public verbs, which are in vector.py.
 
 from __future__ import annotations
 
-import pickle
 import threading
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import cloudpickle
 import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space, create_empty_array
+from gymnasium.vector.utils import batch_space
 
 from vecsess.actions import ActionCheck
+from vecsess.agreement import Description
 from vecsess.contract import Contract, Violation, check_flags, check_observations, check_rewards
+from vecsess.conventions import NO_INFOS, Conventions, split_options
 from vecsess.errors import (
+    CallTimeout,
     ClosedError,
     ContractViolation,
     PendingCallError,
+    ResetNeededError,
     StateError,
     ThreadError,
     VecsessError,
 )
+from vecsess.infos import Infos, merge_infos
 from vecsess.launch import Launched
 from vecsess.lockstep import Lockstep
-from vecsess.phase import Phase
+from vecsess.phase import AT_REST, PENDING, STARTED, Phase
 from vecsess.recovery import Reactions, Recovery
-from vecsess.reports import failures_of, values_of, warn_once
+from vecsess.reports import failures_of, warn_once
 from vecsess.rollout import Finals, StepRows
-from vecsess.seeds import spread
+from vecsess.seeds import Seed, SeedChain, spread
 from vecsess.supervisor import Timeouts, Worker
-from vecsess.tree import Tree, leaves, map_leaves
+from vecsess.tree import Tree, leaves
+from vecsess.wire.leaves import all_leaves_of, assemble, field_name
 from vecsess.wire.messages import Reset
-from vecsess.wire.spaces import assemble, field_name, leaves_of
 
 Array = npt.NDArray[Any]
-Infos = dict[str, Any]
 E = TypeVar("E", bound=VecsessError)
-
-NO_INFOS, FINAL_INFOS, ALL_INFOS = 0, 1, 2
 
 
 class Stepping(VectorEnv[Any, Any, Any]):
@@ -55,6 +56,7 @@ class Stepping(VectorEnv[Any, Any, Any]):
         timeouts: how long each call of an environment may take.
         reactions: what is done about each kind of failure.
         recovery: brings lost environments back.
+        conventions: which of Gymnasium's are followed.
     """
 
     def __init__(
@@ -65,12 +67,20 @@ class Stepping(VectorEnv[Any, Any, Any]):
         timeouts: Timeouts,
         reactions: Reactions,
         recovery: Recovery,
+        conventions: Conventions,
     ) -> None:
         self._thread = threading.get_ident()
         self._contract, self._timeouts = contract, timeouts
         self._lockstep, self._local = launched.lockstep, launched.local
         self._reactions, self._recovery = reactions, recovery
+        self._conventions = conventions
+        self._same_step = conventions.autoreset_mode is AutoresetMode.SAME_STEP
         self._describe(launched.description, n)
+        seed_of = conventions.seed_of
+        self._chain = None if seed_of is None else SeedChain(seed_of, n)
+        self._ended = np.zeros(n, np.bool_)  # in their rows until a step or a reset; not same-step
+        self._given_up = False  # whether a wait for what is under way was broken off
+        self._shared: Tree | None = None  # what is given out each time where copy=False
         self._episodes = np.zeros(n, np.int64)  # how many each environment has finished
         self._begun = np.zeros(n, np.int64)  # the lockstep at which its episode began
         self._unrestored: dict[int, str] = {}
@@ -79,70 +89,94 @@ class Stepping(VectorEnv[Any, Any, Any]):
         self._warned: set[str] = set()
         self._state = Phase.NEW
 
-    def _describe(self, description: Any, n: int) -> None:
+    def _describe(self, description: Description, n: int) -> None:
         """Takes what the workers say of their environments as Gymnasium's attributes."""
         self.num_envs = n
         self.single_observation_space = description.observation_space
         self.single_action_space = description.action_space
-        self.observation_space = batch_space(self.single_observation_space, n)
+        self.observation_space = description.observation_batch
         self.action_space = batch_space(self.single_action_space, n)
         self.spec = description.spec
         self.render_mode = description.render_mode
-        self.metadata = {**description.metadata, "autoreset_mode": AutoresetMode.SAME_STEP}
+        self.metadata = {**description.metadata, "autoreset_mode": self._conventions.autoreset_mode}
         self._check_actions = ActionCheck(self.single_action_space, n, self._contract)
-        parts = list(leaves_of(self.single_observation_space))
+        self._leaves = parts = list(all_leaves_of(self.single_observation_space))
+        self._pipes = any(part.piped for part in parts)
         self._fields = [field_name("observation", part.path) for part in parts]
         self._next_fields = [field_name("next_observation", part.path) for part in parts]
 
     # --- one reset -------------------------------------------------------------------------------
 
     def _begin_reset(
-        self, seed: int | Sequence[int | None] | None, options: dict[str, Any] | None, infos: int
+        self, verb: str, seed: Seed, options: dict[str, Any] | None, infos: int
     ) -> None:
+        """Sends a reset to all environments, or to those of `options["reset_mask"]`."""
+        self._require(verb, *AT_REST)
         seeds = spread(seed, self.num_envs)
-        packed = b"" if options is None else pickle.dumps(options)
-        self._episodes[:] = 0
-        self._begun[:] = self._lockstep.steps
-        self.episode_returns[:], self.episode_lengths[:] = 0.0, 0
-        self._recovery.begin_reset(seeds, packed, continued=self._state is Phase.READY)
+        mask, options = split_options(options, self.num_envs)
+        envs = list(range(self.num_envs)) if mask is None else np.flatnonzero(mask).tolist()
+        if len(envs) < self.num_envs and self._state not in STARTED:
+            raise StateError(
+                f"{verb}: expected a reset of every environment first: {self._state.value}"
+            )
+        if self._chain is not None:
+            seeds = self._chain.asked(envs, seeds, self._episodes)
+        packed = b"" if options is None else cloudpickle.dumps(options)
+        self._recovery.begin_reset(
+            envs, [seeds[env] for env in envs], packed, continued=self._state in STARTED
+        )
+        self._open_books(envs)
 
-        def message(worker: Worker, seq: int) -> Reset:
-            envs = slice(worker.first_env, worker.first_env + worker.rows)
-            return Reset(seq, list(range(worker.rows)), seeds[envs], packed, infos)
+        def message(worker: Worker, seq: int) -> Reset | None:
+            rows = [env - worker.first_env for env in envs if worker.holds(env)]
+            own = [seeds[worker.first_env + row] for row in rows]
+            return Reset(seq, rows, own, packed, infos) if rows else None
 
         self._state = Phase.RESETTING
         self._lockstep.begin(message, self._timeouts.reset_s)
 
-    def _finish_reset(self, timeout_s: float | None = None) -> tuple[Tree, Infos]:
+    def _open_books(self, envs: list[int]) -> None:
+        """Begins to count anew for environments that are reset."""
+        self._episodes[envs] = 0
+        self._begun[envs] = self._lockstep.steps
+        self.episode_returns[envs], self.episode_lengths[envs] = 0.0, 0
+        self._ended[envs] = False
+
+    def _finish_reset(self, timeout_s: float | None = None) -> Tree:
+        """Waits for a reset; returns a copy of all observations."""
         self._gather(self._lockstep, timeout_s)
         self._raise_failures(self._lockstep)
         self._recovery.complete_reset()
         observations = self._read_observations()
         self._lockstep.last = leaves(observations)
-        infos = self._infos(None)
-        self._state = Phase.READY
-        return observations, infos
+        self._state = self._rest()
+        return observations
+
+    def _rest(self) -> Phase:
+        """Returns the phase after a call that went well."""
+        disabled = self._conventions.autoreset_mode is AutoresetMode.DISABLED
+        return Phase.ENDED if disabled and self._ended.any() else Phase.READY
 
     # --- one step --------------------------------------------------------------------------------
 
-    def _begin_step(self, actions: Any, infos: int) -> None:
+    def _begin_step(self, actions: Any, infos: int, verb: str = "step") -> None:
         if self._state is not Phase.READY or threading.get_ident() != self._thread:
-            self._require(Phase.READY)
+            self._require(verb, Phase.READY)
         checked = self._check_actions(actions)
         self._recovery.begin_step(checked)
         self._state = Phase.STEPPING
         self._lockstep.begin_step(checked, infos)
 
-    def _finish_step(self, timeout_s: float | None) -> tuple[Tree, Array, Array, Array, Infos]:
-        rows = self._new_rows()
-        finals = self._complete_step(rows, timeout_s)
-        infos = self._infos(finals) if finals is not None or self._lockstep.answers else {}
-        return rows.next_observations, rows.rewards, rows.terminated, rows.truncated, infos
-
     def _complete_step(self, rows: StepRows, timeout_s: float | None) -> Finals | None:
         finals = self._take_step(self._lockstep, rows, timeout_s)
         self._state = Phase.READY
-        return finals
+        if self._same_step:
+            return finals
+        np.logical_or(rows.terminated, rows.truncated, out=self._ended)
+        # The reset of "next_step" is a lockstep, but no step of an episode.
+        self._begun[self._ended] = self._lockstep.steps + 1
+        self._state = self._rest()
+        return None
 
     def _take_step(
         self, part: Lockstep, rows: StepRows, timeout_s: float | None = None
@@ -170,6 +204,40 @@ class Stepping(VectorEnv[Any, Any, Any]):
             self._begun[over] = part.steps
         part.last = leaves(rows.next_observations)
         return finals
+
+    # --- parts -----------------------------------------------------------------------------------
+
+    @property
+    def contract(self) -> Contract:
+        """What a transition must satisfy."""
+        return self._contract
+
+    def divide(self) -> Lockstep:
+        """Makes the session ready to be stepped in parts, until `unite`."""
+        self._require("divide", Phase.READY)
+        self._state = Phase.STEPPING
+        return self._lockstep
+
+    def begin_part(self, part: Lockstep, actions: list[Array]) -> None:
+        """Sends some workers their actions: checked, `[n, *leaf]` per leaf."""
+        self._recovery.begin_part(part, actions)
+        part.begin_step(actions, NO_INFOS)
+
+    def take_part(self, part: Lockstep, rows: StepRows) -> Finals | None:
+        """Waits for a step of some workers; see `step_into`."""
+        return self._take_step(part, rows)
+
+    def unite(self, parts: list[Lockstep]) -> None:
+        """Makes one lockstep of the parts, which have taken equally many steps."""
+        self._lockstep.steps = parts[0].steps
+        leaf_parts = zip(*(part.last for part in parts), strict=True)
+        self._lockstep.last = [np.concatenate(leaves_) for leaves_ in leaf_parts]
+        for worker in self._lockstep.workers:
+            worker.flight = self._lockstep
+        self._recovery.meet()
+        self._state = Phase.READY
+
+    # --- what came of a step ---------------------------------------------------------------------
 
     def _mark_lost(self, part: Lockstep, rows: StepRows, finals: Finals | None) -> Finals | None:
         """Turns the rows of lost environments into marked truncations.
@@ -211,7 +279,7 @@ class Stepping(VectorEnv[Any, Any, Any]):
         return violation and replace(violation, env=int(finals.envs[violation.env]))
 
     def _finals(self, ended: Array) -> Finals | None:
-        if self.metadata["autoreset_mode"] is not AutoresetMode.SAME_STEP:
+        if not self._same_step:
             return None  # what ended is in its row until the next step or reset
         arrays = iter(self._lockstep.read_finals(ended))
         return Finals(ended, assemble(self.single_observation_space, arrays))
@@ -220,16 +288,22 @@ class Stepping(VectorEnv[Any, Any, Any]):
 
     def _gather(self, part: Lockstep, timeout_s: float | None) -> None:
         """Waits for the replies; whatever fails leaves a session that can be reset."""
+        self._given_up = False
         try:
             part.gather(timeout_s)
-        except TimeoutError as error:
-            if isinstance(error, VecsessError):
-                self._state = Phase.BROKEN
-                raise self._located(error) from error.__cause__
-            raise
         except VecsessError as error:
             self._state = Phase.BROKEN
             raise self._located(error) from error.__cause__
+        except TimeoutError as error:
+            self._given_up = True
+            pending = PENDING[self._state]
+            raise CallTimeout(
+                f"expected all answers within {timeout_s} s; the {pending} is still pending: "
+                f"{pending}_wait() again, or reset()"
+            ) from error
+        except BaseException:  # such as Ctrl-C
+            self._given_up = True
+            raise
 
     def _settle_failures(self, part: Lockstep) -> None:
         """Raises what environments raised, or cuts their episodes off, as the session was told."""
@@ -248,11 +322,11 @@ class Stepping(VectorEnv[Any, Any, Any]):
             raise error
         self._recovery.settle(error, self._reactions.on_violation)
 
-    def _raise_failures(self, part: Lockstep) -> None:
+    def _raise_failures(self, part: Lockstep, then: Phase = Phase.BROKEN) -> None:
         warn_once(part.answers, part.workers, self._warned)
         errors = failures_of(part.answers, part.workers)
         if errors:
-            self._state = Phase.BROKEN
+            self._state = then
             error = self._located(errors[0])
             if len(errors) > 1:
                 error.add_note(f"{len(errors) - 1} more environments failed in the same call")
@@ -278,37 +352,30 @@ class Stepping(VectorEnv[Any, Any, Any]):
     def _infos(self, finals: Finals | None) -> Infos:
         """Returns Gymnasium's dict of arrays with `_key` masks."""
         infos: Infos = {}
+        if self._conventions.info_level != NO_INFOS:
+            answers, workers = self._lockstep.answers, self._lockstep.workers
+            infos = merge_infos(self._add_info, answers, workers, finals)
         if self._recovery.lost:
             infos["invalid"] = np.zeros(self.num_envs, np.bool_)
             infos["invalid"][list(self._recovery.lost)] = True
-        by_env: dict[int, list[tuple[str, Any]]] = {}
-        for env, what, value in values_of(self._lockstep.answers, self._lockstep.workers):
-            by_env.setdefault(env, []).append((what, value))
-        if finals is not None:
-            for k, env in enumerate(finals.envs.tolist()):
-                last = map_leaves(lambda leaf, k=k: leaf[k], finals.observations)
-                infos = self._add_info(infos, {"final_obs": last}, env)
-        for env in sorted(by_env):
-            for what, value in by_env[env]:
-                info = {"final_info": value} if what == "final_info" else value
-                infos = self._add_info(infos, info, env)
         return infos
 
     # --- arrays ----------------------------------------------------------------------------------
 
+    def _new_batch(self) -> Tree:
+        """Returns an uninitialised batch of observations; what goes by pipe as objects `[N]`."""
+        n = self.num_envs
+        arrays = (np.empty((n, *leaf.shape), leaf.dtype) for leaf in self._leaves)
+        return assemble(self.single_observation_space, arrays)
+
     def _new_rows(self) -> StepRows:
         n = self.num_envs
-        return StepRows(
-            create_empty_array(self.single_observation_space, n, np.empty),
-            np.empty(n, np.float64),
-            np.empty(n, np.bool_),
-            np.empty(n, np.bool_),
-            np.empty(n, np.bool_),
-        )
+        flags = [np.empty(n, np.bool_) for _ in range(3)]
+        return StepRows(self._new_batch(), np.empty(n, np.float64), *flags)
 
     def _read_observations(self) -> Tree:
         """Returns a checked copy of the observations in the slab."""
-        observations = create_empty_array(self.single_observation_space, self.num_envs, np.empty)
+        observations = self._new_batch()
         arrays = leaves(observations)
         self._lockstep.read_observations(arrays)
         violation = check_observations(self._contract, arrays, self._fields)
@@ -316,17 +383,35 @@ class Stepping(VectorEnv[Any, Any, Any]):
             raise self._broken(violation)
         return observations
 
-    def _require(self, *allowed: Phase) -> None:
+    # --- when ------------------------------------------------------------------------------------
+
+    def _require(self, verb: str, *allowed: Phase) -> None:
         """Raises the error that says why this call can't be made now."""
         if threading.get_ident() != self._thread:
             raise ThreadError(
                 "expected a call from the thread that made this session, got one from "
                 f"{threading.current_thread().name!r}; make a session for each thread"
             )
-        if self._state in allowed:
+        if self._state in allowed or self._may_abandon(verb):
             return
         if self._state is Phase.CLOSED:
-            raise ClosedError("this session was closed; make a new one")
-        if self._state in (Phase.STEPPING, Phase.RESETTING):
-            raise PendingCallError(f"{self._state.value}; wait for it, or reset()")
-        raise StateError(f"expected reset() first: {self._state.value}")
+            raise ClosedError(f"`{verb}`: this session was closed; make a new one")
+        if self._state in PENDING:
+            pending = PENDING[self._state]
+            raise PendingCallError(
+                f"Calling `{verb}` while waiting for a pending call to `{pending}` to complete: "
+                f"{self._state.value}; wait for it with {pending}_wait(), or reset()",
+                pending,
+            )
+        if self._state is Phase.ENDED:
+            ended = np.flatnonzero(self._ended).tolist()
+            raise ResetNeededError(
+                f"`{verb}`: expected reset() of environments {ended} first: {self._state.value}; "
+                "pass options={'reset_mask': mask}"
+            )
+        raise StateError(f"`{verb}`: expected reset() first: {self._state.value}")
+
+    def _may_abandon(self, verb: str) -> bool:
+        """Whether a reset may take the place of what is under way."""
+        asked = verb == "reset" or (verb == "reset_async" and self._given_up)
+        return asked and self._state in PENDING
