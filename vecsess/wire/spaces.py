@@ -159,4 +159,4 @@ def _expand(bound: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         size *= side
     if size * dtype.itemsize > MAX_LEAF_BYTES or len(shape) > 8 or bound.dtype != dtype:
         raise FrameError(f"a Box of {shape} {dtype} is too large, or its bounds do not fit")
-    return np.broadcast_to(bound.reshape(-1), shape) if bound.size == 1 else bound.reshape(shape)
+    return np.broadcast_to(bound.reshape(()), shape) if bound.size == 1 else bound.reshape(shape)
