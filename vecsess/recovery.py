@@ -231,8 +231,9 @@ class Recovery:
             return
         self.lost[env] = str(error)
         self._launched.renew(worker)
+        worker.flight.unread = True  # the others of its group take this step a second time
         self._bring_back(worker, incident, set())
-        self._lockstep.gather()
+        worker.flight.gather()
 
     # --- checkpoints -----------------------------------------------------------------------------
 
@@ -480,7 +481,7 @@ class Recovery:
         if worker in self._lockstep.active:
             self._lockstep.retire(worker)
         for env in range(worker.first_env, worker.first_env + worker.rows):
-            self.quarantined[env] = incident.outcomes[env] = "quarantined"
+            self.quarantined[env] = self.lost[env] = incident.outcomes[env] = "quarantined"
         _LOG.error("worker %d is quarantined: %s", worker.index, incident.what)
 
     def _record(self, worker: Worker | None, error: VecsessError) -> Incident:
