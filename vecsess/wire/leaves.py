@@ -17,7 +17,7 @@ Array = npt.NDArray[Any]
 Space = spaces.Space[Any]
 Path = tuple[str | int, ...]
 
-MAX_LEAF_BYTES = 1 << 31
+MAX_LEAF_BYTES = 1 << 28  # of one row; also the most that a worker's words can make us allocate
 _NUMERIC = "biuf"
 
 
