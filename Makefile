@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --editable
-TRAIN ?= examples/train.py
+TRAIN ?= examples/ppo.py --curve runs/CartPole-v1.png --require 475
 ARGS ?=
 
 .PHONY: help run test check bench train test-train clean
@@ -29,7 +29,7 @@ check: $(VENV)/.installed-dev  ## style, types, layers
 bench: $(VENV)/.installed-bench  ## measure, beside other libraries
 	$(PY) -m vecsess.bench $(ARGS)
 
-train: $(VENV)/.installed-train  ## train the example (TRAIN=examples/...)
+train: $(VENV)/.installed-train  ## train PPO on CartPole-v1 to 475 (TRAIN='examples/ppo.py ...')
 	$(PY) $(TRAIN) $(ARGS)
 
 test-train: $(VENV)/.installed-dev $(VENV)/.installed-train  ## the tests that need torch

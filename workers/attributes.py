@@ -24,7 +24,7 @@ def set_attribute(env: Env, name: str, packed: bytes) -> None:
     env.set_wrapper_attr(name, pickle.loads(packed))  # noqa: S301
 
 
-def get_attribute(env: Env, name: str) -> Any:
+def get_attribute(env: Env, name: str, _packed: bytes) -> Any:
     """Returns an attribute of an environment or of one of its wrappers."""
     return env.get_wrapper_attr(name)
 
@@ -36,6 +36,23 @@ def call_method(env: Env, name: str, packed: bytes) -> Any:
         return value
     args, kwargs = pickle.loads(packed)  # noqa: S301  # from the manager
     return value(*args, **kwargs)
+
+
+def is_wrapped(env: Env, name: str, _packed: bytes) -> bool:
+    """Returns whether one of an environment's wrappers is of a class, or derived from it.
+
+    Args:
+        env: with all its wrappers.
+        name: of the class, with its module: nothing is imported here to find it.
+    """
+    while isinstance(env, gymnasium.Wrapper):
+        if name in (f"{kind.__module__}.{kind.__qualname__}" for kind in type(env).__mro__):
+            return True
+        env = env.env
+    return False
+
+
+READS = {"call": call_method, "get": get_attribute, "wrapped": is_wrapped}
 
 
 def pack_result(result: Any, name: str) -> tuple[str, bytes]:

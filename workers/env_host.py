@@ -15,7 +15,7 @@ from vecsess.wire.forms import Form
 from vecsess.wire.leaves import FormError, Space
 from vecsess.wire.slab import Layout, Views
 from vecsess.wire.values import pack_value
-from vecsess.workers.attributes import call_method, get_attribute, pack_result, set_attribute
+from vecsess.workers.attributes import READS, pack_result, set_attribute
 from vecsess.workers.env_source import BuildError, Env, Maker, build
 from vecsess.workers.episodes import Episodes
 from vecsess.workers.exceptions import account_of, told
@@ -180,7 +180,7 @@ class EnvHost:
 
         Args:
             rows: of which environments.
-            verb: "call", "get" or "set".
+            verb: "set", or one of `READS`.
             name: of the attribute.
             arguments: for each of `rows` a pickle: `(args, kwargs)`, or the value to set.
         """
@@ -193,9 +193,7 @@ class EnvHost:
                 if verb == "set":
                     set_attribute(env, name, packed)
                 else:
-                    call = verb == "call"
-                    result = call_method(env, name, packed) if call else get_attribute(env, name)
-                    values.append([row, *pack_result(result, name)])
+                    values.append([row, *pack_result(READS[verb](env, name, packed), name)])
             except Exception as error:
                 failures.append(self._failure(row, error))
         self._rows.running[0] = -1

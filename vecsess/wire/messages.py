@@ -107,7 +107,7 @@ class StepWith(Command):
 
 @dataclass(frozen=True, slots=True)
 class Call(Command):
-    """`verb` is "call", "get" or "set"; a pickle of arguments for each row; answered `Done`."""
+    """`verb` is "call", "get", "set" or "wrapped"; for each row a pickle; answered `Done`."""
 
     KIND: ClassVar[int] = 5
     rows: list[int]

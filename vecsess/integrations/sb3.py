@@ -1,0 +1,178 @@
+"""A session as a Stable-Baselines3 `VecEnv`: what SB3's own `SubprocVecEnv` does, to the letter."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from vecsess.errors import StateError
+from vecsess.extras import extra
+from vecsess.reports import values_of
+from vecsess.rollout import Finals
+from vecsess.tree import Tree, row
+from vecsess.vector import VecCheckedSession
+
+with extra("sb3", needed_by="vecsess.integrations.sb3"):
+    from stable_baselines3.common.vec_env.base_vec_env import VecEnv
+
+Indices = int | Iterable[int] | None
+
+
+class SB3VecEnv(VecEnv):
+    """The environments of a session, for Stable-Baselines3.
+
+    What SB3 documents for `VecEnv` holds: seeds and options take effect at the next reset and
+    once; a finished environment is reset at once, its last observation is in the info as
+    `terminal_observation`; `TimeLimit.truncated` is in every info; the infos of resets are in
+    `reset_infos`. Observations are fresh arrays that no later step changes; rewards are float32,
+    as those of `DummyVecEnv`.
+
+    Two things differ from `SubprocVecEnv`: nothing that a worker sends is unpickled, so what
+    `env_method` and `get_attr` return, and what infos hold, is plain data (numbers, texts, NumPy
+    arrays, lists, dicts). And `set_attr` sets an attribute where `get_attr` finds it, rather than
+    on the outermost wrapper. A row whose environment was lost has `invalid` in its info.
+
+    Args:
+        vec: a session with same-step auto-reset; closing this closes it.
+
+    Example:
+        >>> with VecCheckedSession("CartPole-v1", n=4, workers=2) as vec:
+        ...     SB3VecEnv(vec).reset().shape
+        (4, 4)
+    """
+
+    def __init__(self, vec: VecCheckedSession) -> None:
+        mode = vec.metadata.get("autoreset_mode")
+        if mode is not AutoresetMode.SAME_STEP:
+            raise StateError(f"expected a session with same-step auto-reset, got {mode}")
+        self.session = vec
+        super().__init__(vec.num_envs, vec.single_observation_space, vec.single_action_space)
+
+    # --- reset and step --------------------------------------------------------------------------
+
+    def reset(self) -> Tree:
+        """Resets every environment with its seed and options; cancels a step under way."""
+        groups = _groups(self._options)
+        for number, (options, envs) in enumerate(groups):
+            chosen = dict(options)
+            if number or (len(envs) < self.num_envs and self.session.started):
+                chosen["reset_mask"] = np.isin(np.arange(self.num_envs), envs)
+            observations, _ = self.session.reset(seed=self._seeds, options=chosen or None)
+            found = self._told()
+            for env in envs:
+                self.reset_infos[env] = found.get(env, {}).get("info", {})
+        # Seeds and options are only used once.
+        self._reset_seeds()
+        self._reset_options()
+        return observations
+
+    def step_async(self, actions: Any) -> None:
+        """Sends an action to each environment."""
+        self.session.step_async(actions)
+
+    def step_wait(self) -> tuple[Tree, np.ndarray[Any, Any], np.ndarray[Any, Any], list[Any]]:
+        """Waits for the step; returns observations, rewards, dones and infos."""
+        rows = self.session._new_rows()
+        finals = self.session._complete_step(rows, None)
+        found = self._told()
+        infos = [found.get(env, {}).get("info", {}) for env in range(self.num_envs)]
+        if finals is not None:
+            self._end_episodes(infos, finals, found)
+        cut_off = (rows.truncated & ~rows.terminated).tolist()
+        for env, info in enumerate(infos):
+            info["TimeLimit.truncated"] = cut_off[env]
+            if not rows.valid[env]:
+                info["invalid"] = True
+        dones = rows.terminated | rows.truncated
+        return rows.next_observations, rows.rewards.astype(np.float32), dones, infos
+
+    def _end_episodes(
+        self, infos: list[dict[str, Any]], finals: Finals, found: dict[int, dict[str, Any]]
+    ) -> None:
+        """Parts the last step's info from the reset's, which came in the same step."""
+        for k, env in enumerate(finals.envs.tolist()):
+            self.reset_infos[env] = infos[env]
+            infos[env] = found.get(env, {}).get("final_info", {})
+            infos[env]["terminal_observation"] = row(finals.observations, k)
+
+    def _told(self) -> dict[int, dict[str, Any]]:
+        """Returns what came beside the arrays, by environment: each info as it was."""
+        lockstep = self.session._lockstep
+        found: dict[int, dict[str, Any]] = {}
+        for env, what, value in values_of(lockstep.answers, lockstep.workers):
+            found.setdefault(env, {})[what] = value
+        return found
+
+    def close(self) -> None:
+        """Closes the session; a second call does nothing."""
+        self.session.close()
+
+    # --- attributes and methods ------------------------------------------------------------------
+
+    def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
+        """Returns an attribute of the environments, which is plain data."""
+        return self._ask("get", attr_name, indices)
+
+    def has_attr(self, attr_name: str) -> bool:
+        """Returns whether every environment has an attribute, of any type."""
+        return all(self.session.call("has_wrapper_attr", attr_name))
+
+    def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
+        """Sets an attribute of the environments to one value."""
+        envs = list(self._get_indices(indices))
+        self.session.set_attr(attr_name, [value] * len(envs), indices=envs)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Calls a method of the environments; the results are plain data."""
+        envs = list(self._get_indices(indices))
+        return list(self.session.call(method_name, *method_args, indices=envs, **method_kwargs))
+
+    def env_is_wrapped(self, wrapper_class: type[Any], indices: Indices = None) -> list[bool]:
+        """Returns which environments are wrapped with a class, or with one derived from it.
+
+        The workers are told its name, not the class: they need not import what it needs.
+        """
+        name = f"{wrapper_class.__module__}.{wrapper_class.__qualname__}"
+        return self._ask("wrapped", name, indices)
+
+    def get_images(self) -> Sequence[Any]:
+        """Returns a frame of each environment, where they render as `rgb_array`."""
+        if self.render_mode != "rgb_array":
+            warnings.warn(
+                f"The render mode is {self.render_mode}, but this method assumes it is "
+                "`rgb_array` to obtain images.",
+                stacklevel=2,
+            )
+            return [None] * self.num_envs
+        return self.env_method("render")
+
+    def _ask(self, verb: str, name: str, indices: Indices) -> list[Any]:
+        envs = self.session._chosen(list(self._get_indices(indices)))
+        self.session._begin_call(verb, name, envs, [b""] * len(envs))
+        return list(self.session._finish_call(None))
+
+
+def _groups(options: list[dict[str, Any]]) -> list[tuple[dict[str, Any], list[int]]]:
+    """Returns the environments that share their options; one reset serves each group."""
+    groups: list[tuple[dict[str, Any], list[int]]] = []
+    for env, own in enumerate(options):
+        for shared, envs in groups:
+            if _same(shared, own):
+                envs.append(env)
+                break
+        else:
+            groups.append((own, [env]))
+    return groups
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two options are the same; arrays in them are compared as a whole."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    return type(one) is type(other) and bool(np.all(np.array_equal(one, other)))
