@@ -168,6 +168,7 @@ class TestClose:
     def test_before_the_first_reset(self) -> None:
         closes_in_time(open_session(counting(N), N, workers=2))
 
+    @pytest.mark.filterwarnings("ignore:.*Calling `close` while waiting:UserWarning")
     @pytest.mark.parametrize("fault", ["sleep", "SIGSTOP"])
     def test_hung_in_a_step(self, fault: str) -> None:
         vec = open_session(faulty(N, 1, fault), N, timeouts=BRIEF)

@@ -10,7 +10,10 @@ from gymnasium import spaces
 
 from vecsess.contract import Contract
 from vecsess.errors import ActionError
-from vecsess.wire.spaces import Leaf, Space, field_name, leaves_of, pick
+from vecsess.piped_values import object_array
+from vecsess.wire.custom_space import is_custom
+from vecsess.wire.leaves import FormError, Leaf, Space, all_leaves_of, field_name, part_at, pick
+from vecsess.wire.piped import pack_piped
 
 Array = npt.NDArray[Any]
 
@@ -27,7 +30,8 @@ class ActionCheck:
     def __init__(self, space: Space, n: int, contract: Contract) -> None:
         self._n = n
         self._leaves = [
-            _leaf_check(leaf, _part(space, leaf.path), n, contract) for leaf in leaves_of(space)
+            _leaf_check(leaf, part_at(space, leaf.path), n, contract)
+            for leaf in all_leaves_of(space)
         ]
         self._single = len(self._leaves) == 1 and not self._leaves[0].leaf.path
 
@@ -50,12 +54,6 @@ class ActionCheck:
                 ) from error
             checked.append(check(part))
         return checked
-
-
-def _part(space: Space, path: tuple[str | int, ...]) -> Space:
-    for key in path:
-        space = space.spaces[key]  # type: ignore[attr-defined]  # only Dict and Tuple have paths
-    return space
 
 
 class _LeafCheck:
@@ -84,7 +82,9 @@ class _LeafCheck:
         try:
             array = np.asarray(actions)
         except (ValueError, TypeError) as error:
-            raise self._error(f"expected an array, got {type(actions).__name__}: {error}") from error
+            raise self._error(
+                f"expected an array, got {type(actions).__name__}: {error}"
+            ) from error
         if array.shape != self.shape:
             raise self._error(
                 f"expected shape {list(self.shape)}, one action for each environment, "
@@ -156,7 +156,43 @@ class _MultiBinaryCheck(_LeafCheck):
         return actions
 
 
+class _PipedCheck(_LeafCheck):
+    """Texts, sequences, graphs, choices and custom spaces: one value for each environment."""
+
+    def __init__(self, leaf: Leaf, n: int, space: Space, action_range: str) -> None:
+        super().__init__(leaf, n)
+        self._space = space
+        # What is in a space of their own only the environments know: `contains` may be a stub.
+        self._look = action_range == "raise" and not is_custom(space)
+
+    def __call__(self, actions: Any) -> Array:
+        """Returns `[N]` objects, each the msgpack of one action."""
+        sequence = isinstance(actions, tuple | list | np.ndarray)
+        if not sequence or len(actions) != self.shape[0]:
+            got = len(actions) if sequence else type(actions).__name__
+            raise self._error(
+                f"expected a tuple of {self.shape[0]}, one action for each environment, got {got}"
+            )
+        packed: Array = object_array([self._pack(*pair) for pair in enumerate(actions)])
+        return packed
+
+    def _pack(self, env: int, action: Any) -> bytes:
+        try:
+            packed = pack_piped(self._space, action, self.field, exact=False, warn=_cast)
+        except FormError as error:
+            raise self._error(str(error), env) from error
+        if self._look and not self._space.contains(action):
+            raise self._error(f"expected an action in {self._space}, got {action!r}", env)
+        return packed
+
+
+def _cast(text: str) -> None:
+    """An action of another width is cast, as those are that go through shared memory."""
+
+
 def _leaf_check(leaf: Leaf, space: Space, n: int, contract: Contract) -> _LeafCheck:
+    if leaf.piped:
+        return _PipedCheck(leaf, n, space, contract.action_range)
     match space:
         case spaces.Discrete():
             return _DiscreteCheck(leaf, n, space)

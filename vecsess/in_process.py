@@ -10,16 +10,16 @@ import mmap
 from typing import Any
 
 from vecsess.reports import start_error
-from vecsess.wire.channel import HEADER
+from vecsess.wire.channel import CONTROL_BYTES, HEADER, Channel
 from vecsess.wire.messages import COMMANDS, Described, Failed, decode
 from vecsess.wire.slab import Layout, Views
 from vecsess.workers.env_host import EnvHost
 from vecsess.workers.env_source import BuildError, select
 from vecsess.workers.exceptions import account_of
-from vecsess.workers.serve import answer, describe_host
+from vecsess.workers.serve import answer, describe_host, episodes_of
 
 
-class LocalChannel:
+class LocalChannel(Channel):
     """Has the shape of a `Channel` to a worker; a command is carried out as it is sent.
 
     Args:
@@ -58,7 +58,7 @@ class LocalChannel:
         self._reply = b""
         return True
 
-    def receive_ready(self, max_bytes: int) -> bytes | None:
+    def receive_ready(self, max_bytes: int = CONTROL_BYTES) -> bytes | None:
         """Takes the reply's payload, if there is one."""
         del max_bytes  # nobody here lies about a length
         reply, self._reply = self._reply, b""
@@ -83,7 +83,9 @@ class LocalHost:
         makers = select(kind, parts, 0, n)
         mode = settings["autoreset_mode"]
         try:
-            self.host = EnvHost(makers, mode, keep_rng=settings["keep_rng"])
+            self.host = EnvHost(
+                makers, mode, keep_rng=settings["keep_rng"], episodes=episodes_of(settings, 0, n)
+            )
         except BuildError as error:
             failed = Failed(0, error.row, *account_of(error.reason))
             raise start_error(failed, 0, 0) from error.reason

@@ -12,6 +12,7 @@ from typing import Any
 import cloudpickle
 import gymnasium
 
+from vecsess.agreement import Description, ObservationMode, agree
 from vecsess.errors import ProtocolError, SpaceError, SpawnError, WorkerDied
 from vecsess.lockstep import Lockstep
 from vecsess.reports import breach_type, check_description, start_error
@@ -20,11 +21,12 @@ from vecsess.wire.channel import VALUE_BYTES, DeadlineError, EndOfStreamError, f
 from vecsess.wire.messages import Attach, Described, Failed, Start, decode, encode
 from vecsess.wire.patience import SPIN_NS
 from vecsess.wire.slab import Layout, Slab, seal
-from vecsess.wire.spaces import Space, UnsupportedSpaceError, build_space
+from vecsess.wire.spaces import UnsupportedSpaceError
 from vecsess.wire.values import FrameError, pack_value
 
 Env = gymnasium.Env[Any, Any]
-EnvLike = str | Callable[[], Env] | Sequence[Callable[[], Env]]
+EnvSpec = gymnasium.envs.registration.EnvSpec
+EnvLike = str | EnvSpec | Callable[[], Env] | Sequence[Callable[[], Env]]
 
 
 def cores() -> int:
@@ -64,7 +66,9 @@ class Source:
 
     @classmethod
     def of(cls, env: EnvLike, make_kwargs: dict[str, Any] | None, n: int) -> Source:
-        """Returns the source for an id, a callable, or a sequence of n callables."""
+        """Returns the source for an id or a spec, a callable, or a sequence of n callables."""
+        if isinstance(env, EnvSpec):
+            return cls(("id", env.id, env, make_kwargs or {}), _modules_of_id(env.id, env))
         if isinstance(env, str):
             spec = gymnasium.registry.get(env)
             return cls(("id", env, spec, make_kwargs or {}), _modules_of_id(env, spec))
@@ -86,12 +90,13 @@ class Source:
             SpawnError: it holds something that can't be pickled, such as a lock or an open file.
         """
         try:
-            return cloudpickle.dumps(self.parts)
+            pickled: bytes = cloudpickle.dumps(self.parts)
         except Exception as error:
             raise SpawnError(
                 f"expected a callable that can be pickled, got {error!r}. Make what it needs "
                 "inside of the callable, or use workers=0"
             ) from error
+        return pickled
 
 
 def _modules_of_id(env_id: str, spec: Any) -> tuple[str, ...]:
@@ -101,17 +106,6 @@ def _modules_of_id(env_id: str, spec: Any) -> tuple[str, ...]:
     entry_point = getattr(spec, "entry_point", None)
     names = [entry_point.partition(":")[0]] if isinstance(entry_point, str) else []
     return (*names, "ale_py") if rest.startswith("ALE/") else tuple(names)
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """What the workers say of their environments, checked to agree."""
-
-    observation_space: Space
-    action_space: Space
-    spec: gymnasium.envs.registration.EnvSpec | None
-    metadata: dict[str, Any]
-    render_mode: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +135,7 @@ def launch(
     timeouts: Timeouts,
     preload: Sequence[str],
     start_method: str,
+    observation_mode: ObservationMode = "same",
 ) -> Launched:
     """Starts everything; on any error nothing is left behind.
 
@@ -153,7 +148,7 @@ def launch(
     if start_method not in ("fork", "spawn"):
         raise ValueError(f"start_method: expected 'fork' or 'spawn', got {start_method!r}")
     if not groups:
-        return _launch_local(source, n, settings, timeouts)
+        return _launch_local(source, n, settings, timeouts, observation_mode)
     deadline = None if timeouts.start_s is None else time.monotonic() + timeouts.start_s
     pickled = source.pickled()
     supervisor = Supervisor(groups, (*source.modules, *preload), start_method)
@@ -162,7 +157,7 @@ def launch(
         for worker in supervisor.workers:
             introduce(supervisor, worker, pickled, settings, deadline)
         described = [_hear(supervisor, worker, deadline) for worker in supervisor.workers]
-        description = _agree(supervisor.workers, described)
+        description = agree(supervisor.workers, described, observation_mode)
         layout = _layout(description, groups[0][1])
         slab = Slab(layout, len(groups))
         spin_ns = settings["spin_ns"]
@@ -175,7 +170,7 @@ def launch(
     except BaseException:
         supervisor.close(0.5)
         raise
-    shape = (described[0].spaces[0], layout, slab)
+    shape = ([one.spaces[0] for one in described], layout, slab)
     renew = partial(_renew, supervisor, lockstep, pickled, settings, timeouts, shape)
     return Launched(lockstep, supervisor, description, pickled, renew)
 
@@ -201,7 +196,7 @@ def _renew(
         introduce(supervisor, one, pickled, settings, deadline)
     for one in renewed:
         described = _hear(supervisor, one, deadline)
-        if pack_value(described.spaces[0]) != pack_value(spaces):
+        if pack_value(described.spaces[0]) != pack_value(spaces[one.index]):
             raise SpaceError("expected the spaces of its predecessor", worker=one.index)
         attach(slab, layout, one)
         lockstep.exchange(
@@ -209,14 +204,20 @@ def _renew(
         )
 
 
-def _launch_local(source: Source, n: int, settings: dict[str, Any], timeouts: Timeouts) -> Launched:
+def _launch_local(
+    source: Source,
+    n: int,
+    settings: dict[str, Any],
+    timeouts: Timeouts,
+    observation_mode: ObservationMode,
+) -> Launched:
     # Not earlier: only workers=0 may have the worker's side in the trainer's process.
     from vecsess.in_process import LocalHost
 
     local = LocalHost(source.parts, n, settings)
     worker = Worker(0, 0, n, local.channel, -1, pid=os.getpid())
     try:
-        description = _agree([worker], [local.describe()])
+        description = agree([worker], [local.describe()], observation_mode)
         layout = _layout(description, n)
     except UnsupportedSpaceError as error:
         local.channel.close()
@@ -295,32 +296,3 @@ def _layout(description: Description, rows: int) -> Layout:
         return Layout(description.observation_space, description.action_space, rows)
     except UnsupportedSpaceError as error:
         raise SpaceError(str(error)) from error
-
-
-def _agree(workers: list[Worker], described: list[Described]) -> Description:
-    """Returns the description that all environments share."""
-    first = described[0].spaces[0]
-    try:
-        observation_space, action_space = build_space(first[0]), build_space(first[1])
-        for worker, description in zip(workers, described, strict=True):
-            for row, entry in enumerate(description.spaces):
-                if entry is None or pack_value(entry) == pack_value(first):
-                    continue
-                _require_same(worker.first_env + row, observation_space, build_space(entry[0]))
-                _require_same(worker.first_env + row, action_space, build_space(entry[1]))
-    except FrameError as error:
-        raise ProtocolError(f"a worker described its spaces wrongly: {error}") from error
-    head = described[0]
-    spec = gymnasium.envs.registration.EnvSpec.from_json(head.spec) if head.spec else None
-    return Description(
-        observation_space, action_space, spec, head.metadata, head.render_mode or None
-    )
-
-
-def _require_same(env: int, first: Space, other: Space) -> None:
-    if first != other:
-        raise SpaceError(
-            f"expected the space of env 0, {first}, got {other}; all environments of a session "
-            "share their spaces",
-            env=env,
-        )

@@ -188,8 +188,6 @@ class Lockstep:
         self.unread = True
         for worker in self.active:
             worker.flight = self
-        if self._supervisor is not None:
-            self._supervisor.listen()
         self._acknowledgement = acknowledgement(self._seq)
         self._reply_cap = reply_cap
         self._limit_s = limit_s
@@ -215,13 +213,10 @@ class Lockstep:
         """Whether all replies seem to have come, as far as the hints tell; never waits."""
         return all(self._hints[worker.index][0] == self._seq for worker in self._pending)
 
-    def woken(self, timeout_s: float) -> set[int]:
-        """Returns the workers that have something to say, after at most this long."""
-        supervisor = self._supervisor
-        assert supervisor is not None, "an environment in this process has answered already"
-        supervisor.listen()
-        ready = supervisor.wait(timeout_s)
-        return {w.index for w in self.active if w.channel.read_fd in ready or w.pidfd in ready}
+    def woken(self, workers: list[Worker], timeout_s: float) -> set[int]:
+        """Returns those of `workers` that have something to say, after at most this long."""
+        assert self._supervisor is not None, "an environment in this process has answered already"
+        return self._supervisor.wait_any(workers, timeout_s)
 
     @property
     def answers(self) -> dict[int, Done]:
@@ -237,25 +232,26 @@ class Lockstep:
         """
         until = None if timeout_s is None else time.monotonic() + timeout_s
         self._moved = {}
-        if self._supervisor is not None:
-            self._supervisor.listen()
         while self._pending:
-            worker = self._pending[0]
-            hint = self._hints[worker.index]
-            seen = hint[0]
-            if seen != self._seq:
-                self._patience.spin(hint, seen)
+            # The last first: by the time that it has answered the others have too, and none of
+            # them has woken this process for itself.
+            worker = self._pending[-1]
             try:
-                if self._take_reply(worker):
+                if self._has_answered(worker) or self._block(worker, until):
                     self._pending.remove(worker)
-                else:
-                    self._block(until)
             except ServerDied as error:
                 self._on_lost(None, error)
             except WorkerError as error:
                 self._on_lost(worker if error.worker is None else self.workers[error.worker], error)
-            self._patience.over()
         self.unread = False
+
+    def _has_answered(self, worker: Worker) -> bool:
+        """Takes a worker's reply, if it comes while it pays to spin for it."""
+        hint = self._hints[worker.index]
+        seen = hint[0]
+        if seen != self._seq:
+            self._patience.spin(hint, seen)
+        return self._take_reply(worker)
 
     def _take_reply(self, worker: Worker) -> bool:
         """Takes a worker's reply if it has come; the usual one costs a read and a comparison."""
@@ -384,27 +380,32 @@ class Lockstep:
 
     # --- waiting and losing ----------------------------------------------------------------------
 
-    def _block(self, until: float | None) -> None:
-        """Sleeps until a reply or a death, or for a slice of time; then looks at who moves on."""
+    def _block(self, worker: Worker, until: float | None) -> bool:
+        """Sleeps until a worker answers or ends, or for a slice of time; whether it answered."""
         supervisor = self._supervisor
         assert supervisor is not None, "an environment in this process has answered already"
         now = time.monotonic()
         if until is not None and now >= until:
             raise TimeoutError("expected all replies in time; the call is still pending")
         slice_s = SLICE_S if until is None else min(SLICE_S, until - now)
-        ready = supervisor.wait(slice_s)
-        for worker in self.workers:
-            if worker.channel.read_fd not in ready and worker.pidfd not in ready:
-                continue
-            if worker not in self._pending:
-                # It has answered, its rows stand: whatever it has now is for the next command.
-                supervisor.mute(worker)
-            elif self._take_reply(worker):
-                self._pending.remove(worker)
-            elif worker.pidfd in ready:  # only now: it may have answered before it ended
-                raise self._lost(worker)
-        if not ready:
-            self._check_deadlines(time.monotonic())
+        if supervisor.wait(worker, slice_s):
+            self._patience.over()
+            return self._answered_or_lost(worker)
+        for other in self._pending[:-1]:
+            if supervisor.wait(other, 0.0) and self._answered_or_lost(other):
+                self._pending.remove(other)
+                return False  # the list has changed under the loop: look again
+        self._check_deadlines(time.monotonic())
+        return False
+
+    def _answered_or_lost(self, worker: Worker) -> bool:
+        """Takes the reply of a worker that has something to say, or raises that it has ended."""
+        assert self._supervisor is not None, "only processes can be lost"
+        if self._take_reply(worker):
+            return True
+        if self._supervisor.has_ended(worker):  # only now: it may have answered before that
+            raise self._lost(worker)
+        return False
 
     def check_deadlines(self) -> None:
         """Does what is due about workers that take too long, without waiting for any."""

@@ -157,15 +157,18 @@ class Recovery:
 
     # --- what the session does -------------------------------------------------------------------
 
-    def begin_reset(self, seeds: list[int | None], options: bytes, *, continued: bool) -> None:
-        """Notes a reset of every environment that is about to be sent; revives dead workers.
+    def begin_reset(
+        self, envs: list[int], seeds: list[int | None], options: bytes, *, continued: bool
+    ) -> None:
+        """Notes a reset that is about to be sent; revives dead workers.
 
         Args:
-            seeds: one for each environment.
+            envs: the environments that are reset.
+            seeds: one for each of them.
             options: a pickle, empty for none.
             continued: the last call was completed, so the log before it still holds.
         """
-        self._reset = (list(range(len(seeds))), seeds, options)
+        self._reset = (envs, seeds, options)
         first = next((seed for seed in seeds if seed is not None), None)
         if first is not None:
             self._root_seed = abs(first)
@@ -214,6 +217,16 @@ class Recovery:
         """All workers have come to the same lockstep again."""
         if self._journal is not None:
             self._journal.meet()
+
+    def note_set(self, env: int, name: str, packed: bytes) -> None:
+        """Logs that an attribute was set; `packed` is a pickle of its value."""
+        if self._journal is not None:
+            self._journal.set(env, name, packed)
+
+    def note_call(self, env: int) -> None:
+        """Logs a call that may have changed an environment: its episode can't be replayed."""
+        if self._journal is not None:
+            self._journal.called(env)
 
     def settle(self, error: VecsessError, reaction: str) -> None:
         """Cuts off the episode of an environment that raised or broke the contract.

@@ -80,7 +80,12 @@ class Worker:
     pidfd: int = -1
     exit: Exited | None = None
     dead: bool = False
+    watch: select.poll = field(default_factory=select.poll)  # its replies and its end
     flight: Any = None  # the lockstep that sent it its last command
+
+    def holds(self, env: int) -> bool:
+        """Whether an environment lives in this worker."""
+        return self.first_env <= env < self.first_env + self.rows
 
 
 @dataclass(slots=True)
@@ -149,8 +154,6 @@ class Supervisor:
         self._start_method = start_method
         self.workers: list[Worker] = []
         self._spawned: dict[tuple[int, int], Spawned] = {}
-        self._poll = select.poll()
-        self._muted: set[int] = set()
 
     # --- start -----------------------------------------------------------------------------------
 
@@ -184,8 +187,6 @@ class Supervisor:
         for worker in self.workers:
             _kill_surely(worker)
         _kill_marked(self._mark)
-        self._poll = select.poll()
-        self._muted.clear()
         self._start_server()
         for worker in self.workers:
             worker.dead = True
@@ -230,29 +231,28 @@ class Supervisor:
         while key not in self._spawned:
             self._hear(deadline)
         self._spawned.pop(key)
-        self._register(worker)
+        worker.watch = select.poll()
+        worker.watch.register(worker.channel.read_fd, select.POLLIN)
+        worker.watch.register(worker.pidfd, select.POLLIN)
 
     # --- watch -----------------------------------------------------------------------------------
 
-    def wait(self, timeout_s: float) -> set[int]:
-        """Returns the descriptors of replies and pidfds that are ready, after at most this long."""
-        return {fd for fd, _ in self._poll.poll(max(0.0, timeout_s) * 1000)}
+    def wait(self, worker: Worker, timeout_s: float) -> bool:
+        """Whether a worker has something to say or has ended, after at most this long."""
+        return bool(worker.watch.poll(timeout_s * 1000))
 
-    def mute(self, worker: Worker) -> None:
-        """Leaves a worker out of `wait` until the next `listen`."""
-        if worker.index not in self._muted:
-            self._muted.add(worker.index)
+    def has_ended(self, worker: Worker) -> bool:
+        """Whether a worker's process has ended, even if what it started keeps its pipe open."""
+        return any(fd == worker.pidfd for fd, _ in worker.watch.poll(0))
+
+    def wait_any(self, workers: Iterable[Worker], timeout_s: float) -> set[int]:
+        """Returns those of `workers`, by index, of which `wait` would tell something."""
+        poll, owners = select.poll(), {}
+        for worker in workers:
             for fd in (worker.channel.read_fd, worker.pidfd):
-                self._poll.unregister(fd)
-
-    def listen(self) -> None:
-        """Takes the muted workers into `wait` again."""
-        while self._muted:
-            self._register(self.workers[self._muted.pop()])
-
-    def _register(self, worker: Worker) -> None:
-        self._poll.register(worker.channel.read_fd, select.POLLIN)
-        self._poll.register(worker.pidfd, select.POLLIN)
+                poll.register(fd, select.POLLIN)
+                owners[fd] = worker.index
+        return {owners[fd] for fd, _ in poll.poll(timeout_s * 1000)}
 
     def wait_for(self, worker: Worker, deadline: float | None) -> None:
         """Waits until a worker has written something.
@@ -261,11 +261,8 @@ class Supervisor:
             DeadlineError: it has not in time.
             EndOfStreamError: it has ended, even if a process that it started keeps its pipe open.
         """
-        poll = select.poll()
-        poll.register(worker.channel.read_fd, select.POLLIN)
-        poll.register(worker.pidfd, select.POLLIN)
         timeout_ms = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-        ready = {fd for fd, _ in poll.poll(timeout_ms)}
+        ready = {fd for fd, _ in worker.watch.poll(timeout_ms)}
         if not ready:
             raise DeadlineError("the worker did not answer in time")
         if worker.channel.read_fd not in ready:
@@ -284,10 +281,7 @@ class Supervisor:
         """Waits until a dead worker has been reaped, and all that it started with it."""
         while worker.exit is None:
             self._hear(deadline)
-        if not worker.dead:
-            worker.dead = True
-            self.mute(worker)
-            self._muted.discard(worker.index)
+        worker.dead = True
         return worker.exit
 
     def _tell(self, message: Message, fds: list[int]) -> None:

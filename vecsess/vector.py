@@ -9,24 +9,35 @@ import weakref
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
+from vecsess.agreement import ObservationMode
 from vecsess.checkpoint import pack_session, recipe_of, unpack_session
 from vecsess.contract import Contract, Transition
-from vecsess.errors import NoPendingCallError, StateError, VecsessError
+from vecsess.conventions import (
+    NO_INFOS,
+    Conventions,
+    EpisodeOptions,
+    EpisodeSeeds,
+    InfoLevel,
+    autoreset_mode_of,
+)
+from vecsess.errors import StateError, VecsessError
+from vecsess.gym_vector import GymVector
 from vecsess.launch import EnvLike, Source, cores, group, launch
-from vecsess.phase import Phase
+from vecsess.phase import AT_REST, PENDING, STARTED, Phase
 from vecsess.recovery import FailureReaction, Incident, Reaction, Reactions, Recovery, RestartPolicy
 from vecsess.rollout import Finals, StepRows
-from vecsess.stepping import ALL_INFOS, NO_INFOS, Array, Infos, Stepping
+from vecsess.seeds import Seed
 from vecsess.supervisor import Timeouts, Worker
 from vecsess.tree import Tree, leaves, map_leaves
 from vecsess.wire.messages import Close
 from vecsess.wire.patience import SPIN_NS
 
 
-class VecCheckedSession(Stepping):
+class VecCheckedSession(GymVector):
     """N Gymnasium environments in worker processes, stepped together, every transition checked.
 
     It is a `gymnasium.vector.VectorEnv`, and the session that `collect_rollout` fills batches
@@ -34,15 +45,25 @@ class VecCheckedSession(Stepping):
     randomness is in `np_random`.
 
     Args:
-        env: an id (also `module:EnvId`), a zero-argument callable that returns a `gymnasium.Env`,
-            or a sequence of n such callables.
-        n: how many environments.
+        env: an id (also `module:EnvId`) or an `EnvSpec`, a zero-argument callable that returns a
+            `gymnasium.Env`, or a sequence of n such callables.
+        n: how many environments; None for as many as `env` has callables, else 16.
         make_kwargs: arguments for `gymnasium.make`, where `env` is an id.
         workers: None for one process per environment, a number to group them, "auto" for one
             process per core, 0 for the trainer's own process (no protection, no deadlines).
         contract: what a transition must satisfy.
         autoreset_mode: Gymnasium's, or its name: "same_step", "next_step" or "disabled";
             `step_checked` and collection need "same_step".
+        observation_mode: "same" for equal observation spaces; "different" for such of one shape
+            and dtype; or a pair (space of a batch, space of one environment).
+        copy: False gives out the same observation arrays with each `reset` and `step`.
+        infos: "all"; "final" for those of an episode's last step; "none" costs nothing.
+        episode_seeds: "continue" lets an environment's own stream go on from episode to episode,
+            as Gymnasium does; "per_episode" gives each a seed of its own: the first the one of
+            `reset`, the others `vecsess.wire.episode_seeds.episode_seed(seed, env, episode)`. A
+            callable `(seed, env, episode)` returns that seed, or None.
+        episode_options: a dict, or a callable `(env, episode)` that returns one or None: the
+            options of episodes for which `reset` gave none.
         preload: modules that are imported once, before the workers are forked.
         timeouts: how long each call of an environment may take.
         start_method: "fork" from a fork server, or "spawn" for what can't be forked.
@@ -70,12 +91,17 @@ class VecCheckedSession(Stepping):
     def __init__(
         self,
         env: EnvLike = "CartPole-v1",
-        n: int = 16,
+        n: int | None = None,
         *,
         make_kwargs: dict[str, Any] | None = None,
         workers: int | str | None = None,
         contract: Contract | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        observation_mode: ObservationMode = "same",
+        copy: bool = True,
+        infos: InfoLevel = "all",
+        episode_seeds: EpisodeSeeds = "continue",
+        episode_options: EpisodeOptions = None,
         preload: Sequence[str] = (),
         timeouts: Timeouts | None = None,
         start_method: str = "fork",
@@ -86,121 +112,52 @@ class VecCheckedSession(Stepping):
         restart_policy: RestartPolicy | None = None,
     ) -> None:
         self._state = Phase.CLOSED  # until all of it stands: `__del__` may come before
-        if type(n) is not int or n < 1:
-            raise ValueError(f"n: expected a positive number of environments, got {n!r}")
+        n = _count(env, n)
         contract, timeouts = contract or Contract(), timeouts or Timeouts()
         reactions = Reactions(
             on_crash=on_crash, on_error=on_error, on_violation=on_violation, on_limit=on_limit
         )
         groups = group(n, workers)
-        mode = _autoreset_mode(autoreset_mode)
+        conventions = Conventions(
+            autoreset_mode=autoreset_mode_of(autoreset_mode),
+            observation_mode=observation_mode,
+            copy=bool(copy),
+            infos=infos,
+            episode_seeds=episode_seeds,
+            episode_options=episode_options,
+        )
         settings = {
-            "autoreset_mode": mode.name.lower(),
+            **conventions.for_workers(),
             "exact": contract.dtype == "exact",
             "keep_rng": True,
             "spin_ns": SPIN_NS if len(groups) <= cores() else 0,
         }
         source = Source.of(env, make_kwargs, n)
-        launched = launch(source, groups, n, settings, timeouts, preload, start_method)
+        launched = launch(
+            source, groups, n, settings, timeouts, preload, start_method, observation_mode
+        )
         self._supervisor = launched.supervisor
         try:
-            recovery = Recovery(launched, n, mode.name.lower(), reactions, restart_policy)
-            super().__init__(launched, n, contract, timeouts, reactions, recovery)
+            mode = settings["autoreset_mode"]
+            recovery = Recovery(launched, n, mode, reactions, restart_policy)
+            super().__init__(launched, n, contract, timeouts, reactions, recovery, conventions)
         except BaseException:
             launched.abandon()
             raise
-        self.metadata["autoreset_mode"] = mode
+        self.autoreset_mode = conventions.autoreset_mode
+        self.observation_mode, self.copy = observation_mode, conventions.copy
         self.noise_seed = secrets.randbits(63)
         self.noise_counter = 0
         self._recipe = {
             "env": env if isinstance(env, str) else None,
             "n": n,
             "make_kwargs": make_kwargs if isinstance(env, str) else None,
+            "autoreset_mode": settings["autoreset_mode"],
+            "infos": infos,
+            "episode_seeds": "continue" if callable(episode_seeds) else episode_seeds,
+            "episode_options": episode_options if isinstance(episode_options, dict) else None,
         }
         _sessions.add(self)
-
-    # --- Gymnasium -------------------------------------------------------------------------------
-
-    def reset(
-        self,
-        *,
-        seed: int | Sequence[int | None] | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> tuple[Tree, Infos]:
-        """Resets every environment.
-
-        Args:
-            seed: an int gives environment i the seed `seed + i`; a sequence one each; None lets
-                each go on with its own stream.
-            options: passed on to every environment.
-
-        Returns:
-            Observations `[N, *obs]` of the space's dtype, and infos as Gymnasium's.
-
-        Raises:
-            EnvError: an environment raised; the session can be reset again.
-            ContractViolation: an observation is not of its space's form, or not finite.
-        """
-        self._require(Phase.NEW, Phase.READY, Phase.BROKEN, Phase.STEPPING, Phase.RESETTING)
-        self._begin_reset(seed, options, ALL_INFOS)
-        return self._finish_reset()
-
-    def step(self, actions: Any) -> tuple[Tree, Array, Array, Array, Infos]:
-        """Steps every environment; one whose episode ends is reset in the same step.
-
-        Args:
-            actions: `[N, *action]`, checked before any worker is told.
-
-        Returns:
-            Observations `[N, *obs]` (the reset's where an episode ended), rewards `[N]` float64,
-            terminations and truncations `[N]` bool, infos with `final_obs` and `final_info`.
-
-        Raises:
-            ActionError: not a batch of the action space; nothing has happened.
-            EnvError: an environment raised; reset before the next step.
-            ContractViolation: a transition broke the contract; reset before the next step.
-            WorkerError: a worker died, missed a deadline, or breached the protocol.
-        """
-        self._begin_step(actions, ALL_INFOS)
-        return self._finish_step(None)
-
-    def step_async(self, actions: Any) -> None:
-        """Sends the actions without waiting for what comes of them."""
-        self._begin_step(actions, ALL_INFOS)
-
-    def step_wait(self, timeout: float | None = None) -> tuple[Tree, Array, Array, Array, Infos]:
-        """Waits for what `step_async` began.
-
-        Args:
-            timeout: in seconds; past it the step stays pending: wait again, or reset.
-
-        Raises:
-            TimeoutError: the timeout passed.
-        """
-        if self._state is not Phase.STEPPING:
-            raise NoPendingCallError("expected step_async() before step_wait()")
-        return self._finish_step(timeout)
-
-    def close_extras(self, **kwargs: Any) -> None:
-        """Ends the workers; `VectorEnv.close` calls it once."""
-        del kwargs
-        if self._state is Phase.CLOSED:
-            return
-        state, self._state = self._state, Phase.CLOSED
-        _sessions.discard(self)
-        if self._supervisor is None:
-            self._local.channel.close()
-            return
-        self._lockstep.unwatch()  # whoever is lost now need not come back
-        try:
-            if state in (Phase.NEW, Phase.READY) and self._timeouts.close_s > 0:
-                self._lockstep.command(self._close_message, self._timeouts.close_s)
-        except (VecsessError, OSError) as error:
-            warnings.warn(
-                f"a worker did not close in order: {error}", ResourceWarning, stacklevel=2
-            )
-        finally:
-            self._supervisor.close(self._timeouts.close_s)
 
     # --- checked ---------------------------------------------------------------------------------
 
@@ -212,17 +169,19 @@ class VecCheckedSession(Stepping):
     @property
     def started(self) -> bool:
         """Whether the environments have been reset and can be stepped."""
-        return self._state is Phase.READY
+        return self._state in STARTED
 
-    def start(self, seed: int | Sequence[int | None] | None = None) -> Tree:
-        """Resets every environment and returns only the observations `[N, *obs]`."""
-        self._require(Phase.NEW, Phase.READY, Phase.BROKEN, Phase.STEPPING, Phase.RESETTING)
-        self._begin_reset(seed, None, NO_INFOS)
-        return self._finish_reset()[0]
+    def start(self, seed: Seed = None) -> Tree:
+        """Resets every environment and returns only the observations `[N, *obs]`.
+
+        What of them has no fixed shape, such as texts, comes as an array of N objects.
+        """
+        self._begin_reset("reset", seed, None, NO_INFOS)
+        return self._finish_reset()
 
     def observe(self) -> Tree:
         """Returns a copy of the observations to act on next, `[N, *obs]`."""
-        self._require(Phase.READY)
+        self._require("observe", *STARTED)
         return self._read_observations()
 
     def step_checked(self, actions: Any) -> Transition:
@@ -237,13 +196,8 @@ class VecCheckedSession(Stepping):
         Raises:
             As `step` does.
         """
-        self._require(Phase.READY)
-        mode = self.metadata["autoreset_mode"]
-        if mode is not AutoresetMode.SAME_STEP:
-            raise StateError(
-                f"step_checked: expected autoreset_mode='same_step', got {mode.name.lower()!r}; "
-                "in others a row may be no transition. Use step(), or make the session without it"
-            )
+        self._require("step_checked", *STARTED)
+        self._require_same_step("step_checked")
         observation = self._read_observations()
         rows = self._new_rows()
         finals = self.step_into(actions, rows)
@@ -275,8 +229,19 @@ class VecCheckedSession(Stepping):
         Raises:
             As `step` does.
         """
+        if not self._same_step:
+            self._require_same_step("step_into")
         self._begin_step(actions, NO_INFOS)
         return self._complete_step(rows, None)
+
+    def _require_same_step(self, verb: str) -> None:
+        """Refuses what needs the reset in the same step."""
+        if not self._same_step:
+            raise StateError(
+                f"`{verb}`: expected autoreset_mode='same_step', got "
+                f"{self.autoreset_mode.name.lower()!r}, where a row may be a reset and no "
+                "transition. Use step(), or make the session without autoreset_mode"
+            )
 
     # --- checkpoints -----------------------------------------------------------------------------
 
@@ -289,7 +254,7 @@ class VecCheckedSession(Stepping):
         Raises:
             StateError: not between two steps, or without a log (`on_crash` is not "replay").
         """
-        self._require(Phase.READY)
+        self._require("checkpoint", Phase.READY)
         return pack_session(self, self._recipe)
 
     @classmethod
@@ -339,6 +304,42 @@ class VecCheckedSession(Stepping):
 
     # --- life ------------------------------------------------------------------------------------
 
+    def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
+        """Ends the workers; `close` calls it once, and passes its arguments on.
+
+        Args:
+            timeout: for the environments to close, in seconds; None for `timeouts.close_s`. What
+                is left then is killed.
+            terminate: kill the workers at once; their environments are not closed.
+        """
+        if self._state is Phase.CLOSED:
+            return
+        state, self._state = self._state, Phase.CLOSED
+        _sessions.discard(self)
+        close_s = self._timeouts.close_s if timeout is None else timeout
+        if self._supervisor is None:
+            self._local.channel.close()
+        else:
+            self._end_workers(close_s, in_order=state in AT_REST and not terminate)
+        if state in PENDING and not self._given_up:
+            gymnasium.logger.warn(
+                "Calling `close` while waiting for a pending call to "
+                f"`{PENDING[state]}` to complete."
+            )
+
+    def _end_workers(self, close_s: float, *, in_order: bool) -> None:
+        """Lets the workers close their environments where that is in order, and ends them."""
+        self._lockstep.unwatch()  # whoever is lost now need not come back
+        try:
+            if in_order and close_s > 0:
+                self._lockstep.command(self._close_message, close_s)
+        except (VecsessError, OSError) as error:
+            warnings.warn(
+                f"a worker did not close in order: {error}", ResourceWarning, stacklevel=2
+            )
+        finally:
+            self._supervisor.close(close_s if in_order else min(close_s, 1.0))
+
     def __enter__(self) -> VecCheckedSession:
         return self
 
@@ -360,16 +361,17 @@ class VecCheckedSession(Stepping):
 
     def __repr__(self) -> str:
         workers = 0 if self._supervisor is None else len(self._supervisor.workers)
-        return f"VecCheckedSession({self.num_envs} environments, {workers} workers)"
+        spec = "" if self.spec is None else f"{self.spec.id}, "
+        return f"VecCheckedSession({spec}num_envs={self.num_envs}, workers={workers})"
 
 
-def _autoreset_mode(given: AutoresetMode | str) -> AutoresetMode:
-    """Returns the mode that is meant by Gymnasium's enum, its value, or its name."""
-    for mode in AutoresetMode:
-        if given in (mode, mode.value, mode.name.lower()):
-            return mode
-    names = [mode.name.lower() for mode in AutoresetMode]
-    raise ValueError(f"autoreset_mode: expected one of {names}, got {given!r}")
+def _count(env: EnvLike, n: int | None) -> int:
+    """Returns how many environments there are to be."""
+    if n is None:
+        n = len(env) if isinstance(env, Sequence) and not isinstance(env, str) else 16
+    if type(n) is not int or n < 1:
+        raise ValueError(f"n: expected a positive number of environments, got {n!r}")
+    return n
 
 
 _sessions: weakref.WeakSet[VecCheckedSession] = weakref.WeakSet()

@@ -110,3 +110,8 @@ def _find(module: str, name: str) -> type[Space] | None:
     own = module.partition(".")[0] == "gymnasium"
     is_space = isinstance(found, type) and issubclass(found, spaces.Space)
     return found if is_space and not own else None
+
+
+def is_custom(space: Space) -> bool:
+    """Whether a space is none of Gymnasium's own."""
+    return type(space).__module__.partition(".")[0] != "gymnasium"
