@@ -51,7 +51,7 @@ def _reader(space: Space, leaves: Iterator[tuple[Leaf, Array]]) -> Reader:
         readers = [_reader(part, leaves) for part in space.spaces]
         return lambda row: tuple([read(row) for read in readers])
     leaf, array = next(leaves)
-    if leaf.discrete:
+    if leaf.discrete or (leaf.shape == () and not leaf.piped):
         return array.__getitem__  # a NumPy scalar of the space's dtype
     if leaf.piped:
         return lambda row: unpack_piped(space, array[row], "action")
