@@ -209,9 +209,9 @@ class Journal:
         self._events[env].append(Event(self.t, "call"))
 
     def break_off(self) -> None:
-        """Forgets everything: the last lockstep was not completed."""
+        """Forgets all but what attributes were set to: the last lockstep was not completed."""
         for events in self._events:
-            events.clear()
+            events[:] = [event for event in events if event.verb == "set"]
         self._chunks.clear()
         self._ended = None
         self.meet()
