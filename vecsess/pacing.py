@@ -86,7 +86,8 @@ class Paced:
 
     def _block(self, flying: list[int]) -> list[int]:
         """Sleeps until a worker has something to say, at most for a slice of time."""
-        woken = self._lockstep.woken(SLICE_S)
+        workers = [worker for index in flying for worker in self.parts[index].active]
+        woken = self._lockstep.woken(workers, SLICE_S)
         if not woken:
             for index in flying:
                 self.parts[index].check_deadlines()
