@@ -197,7 +197,11 @@ class Lockstep:
     def _send(self, worker: Worker, data: bytes) -> None:
         try:
             if not worker.channel.send_at_once(data):
-                worker.channel.send(data, time.monotonic() + SLICE_S)
+                # Half a command would be taken for a whole one with the next: a busy worker may
+                # take as long to come to it as its calls that are still under way.
+                limit_s = self._limit_s
+                until = None if limit_s is None else time.monotonic() + limit_s * worker.rows
+                worker.channel.send(data, until)
         except (EndOfStreamError, DeadlineError):
             pass  # a dead or stopped worker: `gather` finds that out, and says why
 
