@@ -240,7 +240,7 @@ class GymVector(Stepping):
     def render(self) -> tuple[Any, ...]:
         """Returns a frame of every environment, as its `render_mode` has it."""
         envs = self._chosen(None)
-        self._begin_call("get", "render", envs, [cloudpickle.dumps(((), {}))] * len(envs))
+        self._begin_call("read", "render", envs, [cloudpickle.dumps(((), {}))] * len(envs))
         return self._finish_call(None)
 
     @property

@@ -8,7 +8,8 @@ from typing import Any
 from vecsess.reports import values_of
 from vecsess.rollout import Finals
 from vecsess.supervisor import Worker
-from vecsess.tree import row
+from vecsess.tree import leaves, row
+from vecsess.wire.leaves import Space, all_leaves_of, assemble
 from vecsess.wire.messages import Done
 
 Infos = dict[str, Any]
@@ -16,12 +17,17 @@ AddInfo = Callable[[Infos, dict[str, Any], int], Infos]
 
 
 def merge_infos(
-    add: AddInfo, answers: dict[int, Done], workers: list[Worker], finals: Finals | None
+    add: AddInfo,
+    space: Space,
+    answers: dict[int, Done],
+    workers: list[Worker],
+    finals: Finals | None,
 ) -> Infos:
     """Returns the infos of a step or a reset, equal to those of Gymnasium's `SyncVectorEnv`.
 
     Args:
         add: `VectorEnv._add_info`.
+        space: of one environment's observations.
         answers: what came beside the slab, by worker.
         workers: all of them.
         finals: of the environments that were reset in the same step.
@@ -35,10 +41,16 @@ def merge_infos(
         own = found.get(env, {})
         if finals is not None and env in last:
             final = {
-                "final_obs": row(finals.observations, last[env]),
+                "final_obs": _as_one(space, row(finals.observations, last[env])),
                 "final_info": own.get("final_info", {}),
             }
             infos = add(infos, final, env)
         if "info" in own:
             infos = add(infos, own["info"], env)
     return infos
+
+
+def _as_one(space: Space, observation: Any) -> Any:
+    """Returns an observation out of a batch as environments give it: what is discrete as an int."""
+    parts = zip(all_leaves_of(space), leaves(observation), strict=True)
+    return assemble(space, iter([int(one) if leaf.discrete else one for leaf, one in parts]))

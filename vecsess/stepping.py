@@ -353,8 +353,8 @@ class Stepping(VectorEnv[Any, Any, Any]):
         """Returns Gymnasium's dict of arrays with `_key` masks."""
         infos: Infos = {}
         if self._conventions.info_level != NO_INFOS:
-            answers, workers = self._lockstep.answers, self._lockstep.workers
-            infos = merge_infos(self._add_info, answers, workers, finals)
+            space, lockstep = self.single_observation_space, self._lockstep
+            infos = merge_infos(self._add_info, space, lockstep.answers, lockstep.workers, finals)
         if self._recovery.lost:
             infos["invalid"] = np.zeros(self.num_envs, np.bool_)
             infos["invalid"][list(self._recovery.lost)] = True

@@ -52,7 +52,8 @@ def is_wrapped(env: Env, name: str, _packed: bytes) -> bool:
     return False
 
 
-READS = {"call": call_method, "get": get_attribute, "wrapped": is_wrapped}
+# "read" is a call that changes nothing, such as `render`.
+READS = {"call": call_method, "read": call_method, "get": get_attribute, "wrapped": is_wrapped}
 
 
 def pack_result(result: Any, name: str) -> tuple[str, bytes]:

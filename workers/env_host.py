@@ -193,6 +193,8 @@ class EnvHost:
                 if verb == "set":
                     set_attribute(env, name, packed)
                 else:
+                    if verb == "call" and callable(env.get_wrapper_attr(name)):
+                        values.append([row, "called", pack_value(None)])  # it may change things
                     values.append([row, *pack_result(READS[verb](env, name, packed), name)])
             except Exception as error:
                 failures.append(self._failure(row, error))
