@@ -28,12 +28,13 @@ from vecsess.wire.messages import (
     acknowledgement,
     decode,
     encode,
+    step_numbers,
 )
 from vecsess.wire.patience import Patience
 from vecsess.wire.slab import Layout, Views
 from vecsess.wire.spaces import describe
 from vecsess.wire.values import pack_value
-from vecsess.workers.env_host import EnvHost
+from vecsess.workers.env_host import EnvHost, Failures, Values
 from vecsess.workers.env_source import BuildError, Env, makers
 from vecsess.workers.episodes import Episodes
 from vecsess.workers.exceptions import account_of
@@ -70,16 +71,20 @@ def _loop(channel: Channel, host: EnvHost, views: Views, patience: Patience) -> 
     seq, rows = written[0], len(host.envs)
     while True:
         patience.spin(expected, seq)  # the manager writes to the pipe first, then the hint
-        command = _next(channel)
+        payload = channel.receive(None, VALUE_BYTES)
         patience.over()
-        began = perf_counter_ns()
-        reply = answer(host, command)
-        seq = command.seq
-        channel.send(reply, None)
-        written[0] = seq
-        if type(command) is Step:
+        if (step := step_numbers(payload)) is not None:
+            began = perf_counter_ns()
+            seq, infos = step
+            channel.send(report(host, seq, *host.step(infos)), None)
+            written[0] = seq
             histogram[((perf_counter_ns() - began) // rows).bit_length()] += 1
-        elif type(command) is Close:
+            continue
+        command = decode(payload, COMMANDS)
+        seq = command.seq
+        channel.send(answer(host, command), None)
+        written[0] = seq
+        if type(command) is Close:
             return
 
 
@@ -108,11 +113,16 @@ def answer(host: EnvHost, command: Command) -> bytes:
             values, failures = [], []
         case _:
             raise AssertionError(f"{type(command).__name__} comes only once, at the start")
+    return report(host, command.seq, values, failures)
+
+
+def report(host: EnvHost, seq: int, values: Values, failures: Failures) -> bytes:
+    """Returns the frame of the reply to a command that was carried out."""
     if host.asides:
         values += host.take_asides()
     if values or failures:
-        return frame(encode(Done(command.seq, values, failures)))
-    return acknowledgement(command.seq)
+        return frame(encode(Done(seq, values, failures)))
+    return acknowledgement(seq)
 
 
 def _next(channel: Channel) -> Command:

@@ -111,7 +111,8 @@ class Channel:
             FrameError: the frame says that it is longer than `max_bytes`.
         """
         while (payload := self._take(max_bytes)) is None:
-            self._fill(deadline)
+            if (whole := self._fill(deadline, max_bytes)) is not None:
+                return whole
         return payload
 
     def _take(self, max_bytes: int) -> bytes | None:
@@ -128,7 +129,8 @@ class Channel:
         del self._received[:end]
         return payload
 
-    def _fill(self, deadline: float | None) -> None:
+    def _fill(self, deadline: float | None, max_bytes: int) -> bytes | None:
+        """Reads what has come; returns the payload if that is just one frame, as it nearly is."""
         while True:
             try:
                 data = os.read(self.read_fd, CONTROL_BYTES)
@@ -137,8 +139,10 @@ class Channel:
                 continue
             if not data:
                 raise EndOfStreamError("the other side closed the pipe")
+            if not self._received and _is_whole(data) and len(data) <= max_bytes:
+                return data[HEADER.size :]
             self._received += data
-            return
+            return None
 
     def receive_ready(self, max_bytes: int = CONTROL_BYTES) -> bytes | None:
         """Returns the payload of the next frame, or None where it is not there yet.
@@ -178,6 +182,11 @@ class Channel:
                 raise EndOfStreamError("the other side closed the pipe")
             self._received += data
         return False
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether this is one frame, no more and no less."""
+    return len(data) >= HEADER.size and HEADER.unpack_from(data)[0] == len(data) - HEADER.size
 
 
 def _wait(fd: int, event: int, deadline: float | None) -> None:

@@ -270,6 +270,9 @@ _FIELDS = {
 M = TypeVar("M", bound=Message)
 
 
+_STEP_HEAD = msgpack.packb((Step.KIND, 0, 0))[:2]  # an array of three, the first the kind
+
+
 def acknowledgement(seq: int) -> bytes:
     """Returns the frame of the plainest reply, `Done` with nothing in it, ready to be compared."""
     return frame(msgpack.packb((Done.KIND, seq, (), ())))
@@ -278,6 +281,17 @@ def acknowledgement(seq: int) -> bytes:
 def step_command(seq: int, infos: int) -> bytes:
     """Returns the frame of a `Step`; the same bytes go to every worker."""
     return frame(msgpack.packb((Step.KIND, seq, infos)))
+
+
+def step_numbers(payload: bytes) -> tuple[int, int] | None:
+    """Returns `(seq, infos)` where the payload is a `Step`, None where it is another command.
+
+    The worker's hot path: it may trust the manager, so it looks at no more than the kind.
+    """
+    if payload[:2] != _STEP_HEAD:
+        return None
+    _, seq, infos = msgpack.unpackb(payload)
+    return seq, infos
 
 
 def encode(message: Message) -> bytes:
