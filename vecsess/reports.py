@@ -77,7 +77,7 @@ def warn_once(answers: dict[int, Done], workers: list[Worker], warned: set[str])
 def _all_values(
     answers: dict[int, Done], workers: list[Worker]
 ) -> Iterator[tuple[int, str, Any]]:
-    for index, answer in answers.items():
+    for index, answer in sorted(answers.items()):
         worker = workers[index]
         for entry in answer.values:
             _require(worker, entry, _SHAPE)
@@ -91,7 +91,7 @@ def _all_values(
 def failures_of(answers: dict[int, Done], workers: list[Worker]) -> list[VecsessError]:
     """Returns an `EnvError` or `ContractViolation` for each failure that the workers report."""
     errors: list[VecsessError] = []
-    for index, answer in answers.items():
+    for index, answer in sorted(answers.items()):  # they came in whatever order
         worker = workers[index]
         for entry in answer.failures:
             _require(worker, entry, _FAILURE)
