@@ -82,6 +82,8 @@ class Worker:
     dead: bool = False
     watch: select.poll = field(default_factory=select.poll)  # its replies and its end
     flight: Any = None  # the lockstep that sent it its last command
+    losses: int = 0  # how often it was lost, and replaced
+    waited_s: float = 0.0  # how long the manager has slept for it
 
     def holds(self, env: int) -> bool:
         """Whether an environment lives in this worker."""
