@@ -90,6 +90,7 @@ class Lockstep:
         self._supervisor, self._timeouts = supervisor, timeouts
         self._seq = 0
         self.unread = False  # the last command's results are still to come
+        self.on_pause: Callable[[], None] | None = None  # called after each sleep
         self._acknowledgement = b""
         self._reply_cap = CONTROL_BYTES
         self._pending: list[Worker] = []
@@ -392,7 +393,11 @@ class Lockstep:
         if until is not None and now >= until:
             raise TimeoutError("expected all replies in time; the call is still pending")
         slice_s = SLICE_S if until is None else min(SLICE_S, until - now)
-        if supervisor.wait(worker, slice_s):
+        ready = supervisor.wait(worker, slice_s)
+        worker.waited_s += time.monotonic() - now
+        if self.on_pause is not None:
+            self.on_pause()
+        if ready:
             self._patience.over()
             return self._answered_or_lost(worker)
         for other in self._pending[:-1]:
