@@ -248,6 +248,51 @@ class Recovery:
         self._bring_back(worker, incident, set())
         worker.flight.gather()
 
+    # --- workers that are due --------------------------------------------------------------------
+
+    def begin_recycling(self, due: dict[int, str], close_s: float) -> dict[int, str]:
+        """Lets workers close their environments before the next step is sent.
+
+        Args:
+            due: why, by worker.
+            close_s: how long that may take; what is left then is killed.
+
+        Returns:
+            Those of `due` whose environments can be brought back.
+        """
+        workers = self._lockstep.workers
+        kept = {index for index in due if not self._can_bring_back(workers[index])}
+        for index in due.keys() - kept:
+            with contextlib.suppress(WorkerError):  # it is replaced in any case
+                self._lockstep.exchange(workers[index], Close, close_s)
+        return {index: why for index, why in due.items() if index not in kept}
+
+    def recycle(self, due: dict[int, str], on_ready: Callable[[Worker], None]) -> None:
+        """Replaces workers that were told to close, once the next step has been sent.
+
+        Args:
+            due: why, by worker.
+            on_ready: called with each that stands again.
+        """
+        assert self._launched.renew is not None, "only processes are ever due"
+        for index, why in due.items():
+            worker = self._lockstep.workers[index]
+            done = Incident(why, "Recycled", index, worker.generation, None)
+            try:
+                self._launched.renew(worker)
+                self._bring_back(worker, done, set())
+                on_ready(worker)
+            except WorkerError as error:
+                self._worker_lost(worker, error)
+            _LOG.info("worker %d: %s; %s", index, why, done.outcomes)
+
+    def _can_bring_back(self, worker: Worker) -> bool:
+        envs = range(worker.first_env, worker.first_env + worker.rows)
+        if self._journal is None or not self.unreplayable.isdisjoint(envs):
+            return False
+        accounts = [self._journal.accounts(env, *self._place(env)) for env in envs]
+        return all(accounts) and worker in self._lockstep.active
+
     # --- checkpoints -----------------------------------------------------------------------------
 
     def dump(self) -> dict[str, Any]:
@@ -324,6 +369,7 @@ class Recovery:
         assert self._launched.renew is not None, "only processes can be lost"
         self._launched.renew(worker)
         for one in self._lockstep.active if worker is None else [worker]:
+            one.losses += 1
             self._bring_back(one, incident, poison)
 
     def _suspect(self, worker: Worker | None, env: int | None) -> set[int]:
