@@ -29,11 +29,13 @@ from vecsess.errors import (
     ThreadError,
     VecsessError,
 )
+from vecsess.health import Health
 from vecsess.infos import Infos, merge_infos
 from vecsess.launch import Launched
 from vecsess.lockstep import Lockstep
 from vecsess.phase import AT_REST, PENDING, STARTED, Phase
 from vecsess.recovery import Reactions, Recovery
+from vecsess.recycling import Recycling
 from vecsess.reports import failures_of, warn_once
 from vecsess.rollout import Finals, StepRows
 from vecsess.seeds import Seed, SeedChain, spread
@@ -44,6 +46,8 @@ from vecsess.wire.messages import Reset
 
 Array = npt.NDArray[Any]
 E = TypeVar("E", bound=VecsessError)
+
+_TICK_MASK = 255  # steps between two looks at the clock of health, less one
 
 
 class Stepping(VectorEnv[Any, Any, Any]):
@@ -87,6 +91,9 @@ class Stepping(VectorEnv[Any, Any, Any]):
         self.episode_returns = np.zeros(n, np.float64)  # so far, as collection counts them
         self.episode_lengths = np.zeros(n, np.int64)
         self._warned: set[str] = set()
+        about = {"env": self.spec.id if self.spec is not None else "", "n": n}
+        self._health = Health(self._lockstep, about)
+        self._recycling: Recycling | None = None
         self._state = Phase.NEW
 
     def _describe(self, description: Description, n: int) -> None:
@@ -163,9 +170,18 @@ class Stepping(VectorEnv[Any, Any, Any]):
         if self._state is not Phase.READY or threading.get_ident() != self._thread:
             self._require(verb, Phase.READY)
         checked = self._check_actions(actions)
+        due = self._due_workers() if self._recycling is not None else {}
         self._recovery.begin_step(checked)
         self._state = Phase.STEPPING
         self._lockstep.begin_step(checked, infos)
+        if due and self._recycling is not None:
+            self._recovery.recycle(due, self._recycling.renewed)
+
+    def _due_workers(self) -> dict[int, str]:
+        """Returns the workers to replace now, and why; they have closed their environments."""
+        assert self._recycling is not None, "asked only where there are limits"
+        due = self._recycling.take_due()
+        return self._recovery.begin_recycling(due, self._timeouts.close_s) if due else due
 
     def _complete_step(self, rows: StepRows, timeout_s: float | None) -> Finals | None:
         finals = self._take_step(self._lockstep, rows, timeout_s)
@@ -202,6 +218,10 @@ class Stepping(VectorEnv[Any, Any, Any]):
         if over is not None:
             self._episodes[over] += 1
             self._begun[over] = part.steps
+            if self._recycling is not None:
+                self._recycling.note(over)
+        if not part.steps & _TICK_MASK:
+            self._health.tick()
         part.last = leaves(rows.next_observations)
         return finals
 
