@@ -6,12 +6,14 @@ A replay counts only if every checksum in it is the one that was logged.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import secrets
 import time
 import warnings
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -30,7 +32,7 @@ from vecsess.lockstep import Lockstep
 from vecsess.reports import failures_of
 from vecsess.reproducer import write_reproducer
 from vecsess.supervisor import Worker
-from vecsess.wire.messages import Done, Replay, Replayed, Reset, Step, StepWith
+from vecsess.wire.messages import Close, Done, Replay, Replayed, Reset, Step, StepWith
 
 _LOG = logging.getLogger("vecsess")
 _RESET_TRIES = 3
@@ -406,10 +408,13 @@ class Recovery:
     def _bring_back(self, worker: Worker, incident: Incident, poison: set[int]) -> None:
         """Brings each environment of a successor to where its predecessor's was."""
         message = worker.flight.message(worker) if worker.flight.unread else None
-        again = set(message.rows) if isinstance(message, Reset) else set()
+        again = {}
+        if isinstance(message, Reset):
+            again = dict(zip(message.rows, message.seeds, strict=True))
         for row in range(worker.rows):
             env = worker.first_env + row
             if row in again:
+                self._prepare_reset(env, worker, row, again[row])
                 incident.outcomes[env] = "reset"
             elif env in self.lost:
                 self.cut_off(env, self.lost[env])
@@ -423,6 +428,18 @@ class Recovery:
         self._place_actions(worker)
         without = {row for row in range(worker.rows) if worker.first_env + row in self.lost}
         worker.flight.resend(worker, without)
+
+    def _prepare_reset(self, env: int, worker: Worker, row: int, seed: int | None) -> None:
+        """Gives an environment what a reset under way depends on: attributes, its own stream."""
+        if self._journal is None or env in self.unreplayable:
+            return
+        if seed is not None:
+            accounts = [self._journal.settings(env)]
+        else:
+            accounts = self._journal.accounts(env, worker.index, row)
+        for attempt, account in enumerate(accounts):
+            if not self._replay(env, worker, row, account, afresh=attempt > 0):
+                return
 
     def _climb(self, env: int, worker: Worker, row: int, ahead: int | None = None) -> str:
         """Goes down the ladder for one environment; returns what was done."""
