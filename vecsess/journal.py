@@ -242,6 +242,11 @@ class Journal:
         # In the first episode after a seeded reset the two are one.
         return found[:1] if len({account.steps for account in found}) == 1 else found
 
+    def settings(self, env: int) -> Account:
+        """Returns how to set an environment's attributes again, and no more."""
+        script = [["set", *event.arguments] for event in self._events[env] if event.verb == "set"]
+        return Account(script, [], "attributes", 0)
+
     def _episode(self, env: int, worker: int, row: int) -> Any:
         start = int(self._starts[env])
         resets = [event for event in self._events[env] if event.verb == "reset"]
