@@ -1,0 +1,97 @@
+"""An environment that reaches for what belongs to the protocol: the reply pipe and the slab."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import stat
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from tests.envs import CountingEnv
+
+
+def reply_fd() -> int:
+    """Returns the end of the reply pipe: the only pipe beyond stderr that can be written."""
+    for fd in range(3, 64):
+        try:
+            is_pipe = stat.S_ISFIFO(os.fstat(fd).st_mode)
+        except OSError:
+            continue
+        if is_pipe and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
+            return fd
+    raise RuntimeError("no reply pipe found")
+
+
+def slab_fd() -> int:
+    """Returns the memfd that is this worker's range."""
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # the folder's own descriptor has gone by now
+            if "memfd:vecsess" in str(link.readlink()):
+                return int(link.name)
+    raise RuntimeError("no slab found")
+
+
+def send(payload: bytes) -> None:
+    os.write(reply_fd(), struct.pack("<I", len(payload)) + payload)
+
+
+def answer(*items: Any) -> Callable[[], None]:
+    return lambda: send(msgpack.packb(items))
+
+
+def cut_the_slab() -> None:
+    """A success would end the trainer with SIGBUS at its next look."""
+    fd = slab_fd()
+    for size in (0, 1 << 30):
+        try:
+            os.ftruncate(fd, size)
+        except PermissionError:
+            continue
+        raise AssertionError("the slab could be cut or grown")
+    raise KeyError("it was sealed")
+
+
+def scribble() -> None:
+    """Fills the range with what no environment would write, hints included."""
+    fd = slab_fd()
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.pwrite.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_long]
+    size = os.fstat(fd).st_size
+    libc.pwrite(fd, b"\xff" * size, size, 0)
+
+
+DONE = 34
+DEEDS: dict[str, Callable[[], object]] = {
+    "garbage": lambda: send(b"\xc1" * 40),
+    "no frame at all": lambda: os.write(reply_fd(), b"\xff" * 400),
+    "a frame that is too long": lambda: os.write(reply_fd(), b"\xff\xff\xff\x7f"),
+    "a reply of the future": answer(DONE, 1 << 40, [], []),
+    "a reply of another kind": answer(36, 1 << 40, 0, "", "", ""),
+    "a command": answer(4, 1, 0),
+    "a field of another type": answer(DONE, "one", [], []),
+    "code": lambda: send(b"cos\nsystem\n(S'echo owned > owned'\ntR."),
+    "cut the slab": cut_the_slab,
+    "scribble": scribble,
+    "hang up": lambda: os.close(reply_fd()),
+}
+
+
+class HostileEnv(CountingEnv):
+    """Does one of its deeds in its second step."""
+
+    def __init__(self, deed: str) -> None:
+        super().__init__(length=1000)
+        self.deed = deed
+
+    def step(self, action: Any) -> Any:
+        result = super().step(action)
+        if self.steps == 2:
+            DEEDS[self.deed]()
+        return result
