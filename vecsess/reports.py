@@ -1,4 +1,4 @@
-"""What workers report beside the slab: failures, warnings, infos; untrusted until it is read here."""
+"""What workers report beside the slab: failures, warnings, infos; untrusted until read here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An exception as plain data: its names, its text, its traceback, none of which can break a frame."""
+"""An exception as plain data: names, text and traceback, none of which can break a frame."""
 
 from __future__ import annotations
 
