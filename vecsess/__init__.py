@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from vecsess.rollout import Rollout as Rollout
     from vecsess.session import CheckedSession as CheckedSession
     from vecsess.session import Session as Session
-    from vecsess.supervisor import Timeouts as Timeouts
     from vecsess.vector import VecCheckedSession as VecCheckedSession
+    from vecsess.worker import Timeouts as Timeouts
 
 # Imported when first asked for: a worker imports `vecsess.wire` and must not pay for the rest.
 _HOME = {
@@ -37,7 +37,7 @@ _HOME = {
     "EnvError": "errors",
     "Rollout": "rollout",
     "Session": "session",
-    "Timeouts": "supervisor",
+    "Timeouts": "worker",
     "Transition": "contract",
     "VecCheckedSession": "vector",
     "VecsessError": "errors",

@@ -10,11 +10,11 @@ from gymnasium.spaces.utils import is_space_dtype_shape_equiv
 from gymnasium.vector.utils import batch_differing_spaces, batch_space
 
 from vecsess.errors import ProtocolError, SpaceMismatchError
-from vecsess.supervisor import Worker
 from vecsess.wire.leaves import Space, all_leaves_of
 from vecsess.wire.messages import Described
 from vecsess.wire.spaces import build_space
 from vecsess.wire.values import FrameError, pack_value
+from vecsess.worker import Worker
 
 ObservationMode = Literal["same", "different"] | tuple[Space, Space]
 

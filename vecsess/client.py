@@ -15,10 +15,10 @@ from gymnasium import spaces
 
 from vecsess.contract import Contract
 from vecsess.errors import SpaceError, StateError
-from vecsess.supervisor import Timeouts
 from vecsess.tree import Tree, leaves
 from vecsess.vector import VecCheckedSession
 from vecsess.wire.spaces import Space, assemble, leaves_of
+from vecsess.worker import Timeouts
 
 Env = gymnasium.Env[Any, Any]
 

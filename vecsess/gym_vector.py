@@ -17,9 +17,9 @@ from vecsess.reports import values_of
 from vecsess.rollout import StepRows
 from vecsess.seeds import Seed
 from vecsess.stepping import Array, Stepping
-from vecsess.supervisor import Worker
 from vecsess.tree import Tree, leaves, map_leaves
 from vecsess.wire.messages import Call
+from vecsess.worker import Worker
 
 StepResult = tuple[Tree, Array, Array, Array, Infos]
 

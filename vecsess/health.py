@@ -19,8 +19,8 @@ import numpy.typing as npt
 import psutil
 
 from vecsess.lockstep import Lockstep
-from vecsess.supervisor import Worker
 from vecsess.wire.values import FrameError, pack_value, unpack_value
+from vecsess.worker import Worker
 
 NAME = "vecsess-health"
 MAX_BYTES = 1 << 22

@@ -7,10 +7,10 @@ from typing import Any
 
 from vecsess.reports import values_of
 from vecsess.rollout import Finals
-from vecsess.supervisor import Worker
 from vecsess.tree import leaves, row
 from vecsess.wire.leaves import Space, all_leaves_of, assemble
 from vecsess.wire.messages import Done
+from vecsess.worker import Worker
 
 Infos = dict[str, Any]
 AddInfo = Callable[[Infos, dict[str, Any], int], Infos]

@@ -16,13 +16,14 @@ from vecsess.agreement import Description, ObservationMode, agree
 from vecsess.errors import ProtocolError, SpaceError, SpawnError, WorkerDied
 from vecsess.lockstep import Lockstep
 from vecsess.reports import breach_type, check_description, start_error
-from vecsess.supervisor import Supervisor, Timeouts, Worker, describe_exit
+from vecsess.supervisor import Supervisor
 from vecsess.wire.channel import VALUE_BYTES, DeadlineError, EndOfStreamError, frame
 from vecsess.wire.messages import Attach, Described, Failed, Start, decode, encode
 from vecsess.wire.patience import SPIN_NS
 from vecsess.wire.slab import Layout, Slab, seal
 from vecsess.wire.spaces import UnsupportedSpaceError
 from vecsess.wire.values import FrameError, pack_value
+from vecsess.worker import Timeouts, Worker, describe_exit
 
 Env = gymnasium.Env[Any, Any]
 EnvSpec = gymnasium.envs.registration.EnvSpec

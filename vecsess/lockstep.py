@@ -20,7 +20,7 @@ from vecsess.errors import ProtocolError, ServerDied, WorkerDied, WorkerError, W
 from vecsess.piped_values import PipedValues
 from vecsess.reports import breach_type, printable
 from vecsess.rollout import StepRows
-from vecsess.supervisor import Supervisor, Timeouts, Worker, describe_exit
+from vecsess.supervisor import Supervisor
 from vecsess.tree import leaves
 from vecsess.wire.channel import CONTROL_BYTES, VALUE_BYTES, DeadlineError, EndOfStreamError, frame
 from vecsess.wire.messages import (
@@ -40,6 +40,7 @@ from vecsess.wire.messages import (
 from vecsess.wire.patience import Patience
 from vecsess.wire.slab import Layout, Views
 from vecsess.wire.values import FrameError
+from vecsess.worker import Timeouts, Worker, describe_exit
 
 Array = npt.NDArray[Any]
 

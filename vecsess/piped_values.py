@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from vecsess.supervisor import Worker
 from vecsess.wire.leaves import FormError, Space, all_leaves_of, field_name, part_at
 from vecsess.wire.messages import Done
 from vecsess.wire.piped import unpack_piped
 from vecsess.wire.slab import Views
 from vecsess.wire.values import FrameError, unpack_value
+from vecsess.worker import Worker
 
 OBSERVATION, FINAL = "observation", "final"
 

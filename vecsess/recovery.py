@@ -31,8 +31,8 @@ from vecsess.launch import Launched
 from vecsess.lockstep import Lockstep
 from vecsess.reports import failures_of
 from vecsess.reproducer import write_reproducer
-from vecsess.supervisor import Worker
 from vecsess.wire.messages import Close, Done, Replay, Replayed, Reset, Step, StepWith
+from vecsess.worker import Worker
 
 _LOG = logging.getLogger("vecsess")
 _RESET_TRIES = 3

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from vecsess.health import unique_bytes
 from vecsess.lockstep import Lockstep
-from vecsess.supervisor import Worker
+from vecsess.worker import Worker
 
 
 class Recycling:

@@ -17,7 +17,6 @@ from vecsess.errors import (
     env_error,
 )
 from vecsess.piped_values import FINAL, OBSERVATION
-from vecsess.supervisor import Worker
 from vecsess.wire.messages import Described, Done, Failed
 from vecsess.wire.values import (
     EncodingError,
@@ -26,6 +25,7 @@ from vecsess.wire.values import (
     FrameError,
     unpack_value,
 )
+from vecsess.worker import Worker
 
 _SHAPE = (int, str, bytes)
 _FAILURE = (int, str, str, str, str)

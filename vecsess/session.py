@@ -15,9 +15,9 @@ from vecsess.client import Client, Env
 from vecsess.contract import Contract, Transition
 from vecsess.errors import ActionError, ClosedError, StateError
 from vecsess.native import NativeEnv, NativeHost
-from vecsess.supervisor import Timeouts
 from vecsess.tree import Tree, map_leaves
 from vecsess.wire.spaces import Space
+from vecsess.worker import Timeouts
 
 S = TypeVar("S", bound="CheckedSession")
 

@@ -39,10 +39,10 @@ from vecsess.recycling import Recycling
 from vecsess.reports import failures_of, warn_once
 from vecsess.rollout import Finals, StepRows
 from vecsess.seeds import Seed, SeedChain, spread
-from vecsess.supervisor import Timeouts, Worker
 from vecsess.tree import Tree, leaves
 from vecsess.wire.leaves import all_leaves_of, assemble, field_name
 from vecsess.wire.messages import Reset
+from vecsess.worker import Timeouts, Worker
 
 Array = npt.NDArray[Any]
 E = TypeVar("E", bound=VecsessError)

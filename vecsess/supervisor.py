@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import secrets
 import select
 import signal
@@ -16,9 +15,9 @@ import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from vecsess.errors import ProtocolError, ServerDied, SpawnError
+from vecsess.surroundings import environment, kill_marked, require_descriptors, require_linux
 from vecsess.wire.channel import Channel, DeadlineError, EndOfStreamError
 from vecsess.wire.messages import (
     SERVER_REPLIES,
@@ -33,61 +32,12 @@ from vecsess.wire.messages import (
 )
 from vecsess.wire.slab import create_memfd
 from vecsess.wire.values import FrameError
+from vecsess.worker import Worker, describe_exit
 
 PACKET_BYTES = 1 << 17
+_DEATH_MS = 10_000  # how long a killed process may take to be gone
 _PROGRAM = Path(__file__).parent / "bridge" / "gym_server.py"
 _WORKER_CODE = "vecsess.workers.serve"  # by name: this side never imports it
-_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-_MARK = "VECSESS_SESSION"
-_DEATH_MS = 10_000  # how long a killed process may take to be gone
-_DESCRIPTORS_PER_WORKER = 8  # three stay; the others are open while a worker starts
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Timeouts:
-    """How long each call of an environment may take, in seconds; None waits for ever.
-
-    Deadlines are per environment call, whatever the grouping, on the monotonic clock.
-
-    Attributes:
-        start_s: from a worker's start until it has built its environments.
-        reset_s: one `reset`, an auto-reset included.
-        step_s: one `step`.
-        close_s: closing the session altogether; what is left then is killed.
-
-    Example:
-        >>> Timeouts(step_s=None).step_s is None  # so that a breakpoint in `step` can be used
-        True
-    """
-
-    start_s: float | None = 60.0
-    reset_s: float | None = 60.0
-    step_s: float | None = 60.0
-    close_s: float = 5.0
-
-
-@dataclass(slots=True)
-class Worker:
-    """A worker process, as the manager sees it."""
-
-    index: int
-    first_env: int
-    rows: int
-    channel: Channel
-    slab_fd: int
-    generation: int = 0
-    pid: int = 0
-    pidfd: int = -1
-    exit: Exited | None = None
-    dead: bool = False
-    watch: select.poll = field(default_factory=select.poll)  # its replies and its end
-    flight: Any = None  # the lockstep that sent it its last command
-    losses: int = 0  # how often it was lost, and replaced
-    waited_s: float = 0.0  # how long the manager has slept for it
-
-    def holds(self, env: int) -> bool:
-        """Whether an environment lives in this worker."""
-        return self.first_env <= env < self.first_env + self.rows
 
 
 @dataclass(slots=True)
@@ -145,8 +95,8 @@ class Supervisor:
     def __init__(
         self, groups: list[tuple[int, int]], preload: Iterable[str], start_method: str
     ) -> None:
-        _require_linux()
-        _require_descriptors(len(groups))
+        require_linux()
+        require_descriptors(len(groups))
         self._owned = _Owned()
         self._finalizer = weakref.finalize(self, _Owned.release, self._owned)
         self._groups = groups
@@ -177,7 +127,7 @@ class Supervisor:
                 command,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env=_environment(self._mark),
+                env=environment(self._mark),
                 process_group=0,  # a Ctrl-C in the terminal is for the trainer
             )
         path = [entry or str(Path.cwd()) for entry in sys.path]
@@ -188,7 +138,7 @@ class Supervisor:
         self._owned.release_server()
         for worker in self.workers:
             _kill_surely(worker)
-        _kill_marked(self._mark)
+        kill_marked(self._mark)
         self._start_server()
         for worker in self.workers:
             worker.dead = True
@@ -353,16 +303,6 @@ class Supervisor:
         self.close(0.0)
 
 
-def describe_exit(code: int) -> str:
-    """Returns "exit code 3" or "SIGKILL ..." for a code as `Popen.returncode` has it."""
-    if code >= 0:
-        return f"exit code {code}"
-    name = signal.Signals(-code).name
-    if name == "SIGKILL":
-        return "SIGKILL (where nobody sent it, the kernel ran out of memory: see `dmesg`)"
-    return name
-
-
 def _kill_surely(worker: Worker) -> None:
     """Ends a worker whose fork server is gone, and waits until it is."""
     with contextlib.suppress(ProcessLookupError):
@@ -370,41 +310,3 @@ def _kill_surely(worker: Worker) -> None:
     poll = select.poll()
     poll.register(worker.pidfd, select.POLLIN)
     poll.poll(_DEATH_MS)
-
-
-def _kill_marked(mark: str) -> None:
-    """Ends what the workers of a dead fork server started: all carry its mark in their environ."""
-    wanted = f"{_MARK}={mark}".encode()
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                os.kill(int(folder.name), signal.SIGKILL)
-
-
-def _environment(mark: str) -> dict[str, str]:
-    """Returns the fork server's environment; what is set after an import has no effect."""
-    environment = dict(os.environ)
-    for name in _ONE_THREAD:
-        environment.setdefault(name, "1")
-    environment.setdefault("PYTHONHASHSEED", "0")
-    environment[_MARK] = mark
-    return environment
-
-
-def _require_linux() -> None:
-    if not hasattr(os, "memfd_create") or not hasattr(os, "pidfd_open"):
-        raise SpawnError(
-            "worker processes need Linux (memfd, pidfd); use workers=0 to run the environments "
-            "in this process"
-        )
-
-
-def _require_descriptors(workers: int) -> None:
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = len(list(Path("/proc/self/fd").iterdir()))
-    wanted = workers * _DESCRIPTORS_PER_WORKER + 16
-    if limit != resource.RLIM_INFINITY and used + wanted > limit:
-        raise SpawnError(
-            f"{workers} workers need {wanted} more open files; {used} of {limit} are in use. "
-            "Raise the limit (ulimit -n), or group environments with workers='auto'"
-        )

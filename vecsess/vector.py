@@ -31,10 +31,10 @@ from vecsess.phase import AT_REST, PENDING, STARTED, Phase
 from vecsess.recovery import FailureReaction, Incident, Reaction, Reactions, Recovery, RestartPolicy
 from vecsess.rollout import Finals, StepRows
 from vecsess.seeds import Seed
-from vecsess.supervisor import Timeouts, Worker
 from vecsess.tree import Tree, leaves, map_leaves
 from vecsess.wire.messages import Close
 from vecsess.wire.patience import SPIN_NS
+from vecsess.worker import Timeouts, Worker
 
 
 class VecCheckedSession(GymVector):

@@ -12,8 +12,8 @@ import numpy as np
 from vecsess.bench.faults.hanging import HANGS
 from vecsess.bench.faults.ledger import LedgerEnv, Once
 from vecsess.recovery import RestartPolicy
-from vecsess.supervisor import Timeouts
 from vecsess.vector import VecCheckedSession
+from vecsess.worker import Timeouts
 
 STEP_S = 0.5
 _N, _GUILTY, _CUE = 4, 2, 999

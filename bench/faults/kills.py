@@ -22,8 +22,8 @@ from vecsess.bench.faults.oracle import Batch, Oracle
 from vecsess.bench.faults.workloads import Workload
 from vecsess.errors import VecsessError
 from vecsess.recovery import RestartPolicy
-from vecsess.supervisor import Timeouts, Worker
 from vecsess.vector import VecCheckedSession
+from vecsess.worker import Timeouts, Worker
 
 Array = NDArray[Any]
 

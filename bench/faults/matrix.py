@@ -40,8 +40,8 @@ from vecsess.errors import (
     WorkerDied,
 )
 from vecsess.recovery import RestartPolicy
-from vecsess.supervisor import Timeouts
 from vecsess.vector import VecCheckedSession
+from vecsess.worker import Timeouts
 
 WITHIN_S = 40.0  # a cell that takes longer hangs
 _N, _GUILTY = 3, 1

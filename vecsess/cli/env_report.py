@@ -12,7 +12,7 @@ from typing import Any
 from vecsess.cli.failures import CommandError
 from vecsess.cli.figures import seconds, short, size
 from vecsess.cli.findings import FAIL, NOTE, OK, WARN, Finding
-from vecsess.supervisor import describe_exit
+from vecsess.worker import describe_exit
 
 PROBE_TIMEOUT_S = 120.0
 LEAK_BYTES = 2 * 2**20

@@ -8,8 +8,8 @@ import json
 from typing import Any
 
 from vecsess.cli.failures import CommandError
-from vecsess.supervisor import Timeouts
 from vecsess.vector import VecCheckedSession
+from vecsess.worker import Timeouts
 
 
 def add_session_options(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,55 @@
+"""Around the fork server: its environment, the limits that it needs, what it leaves behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+from pathlib import Path
+
+from vecsess.errors import SpawnError
+
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_MARK = "VECSESS_SESSION"
+_DESCRIPTORS_PER_WORKER = 8  # three stay; the others are open while a worker starts
+
+
+def environment(mark: str) -> dict[str, str]:
+    """Returns the fork server's environment; what is set after an import has no effect."""
+    environment = dict(os.environ)
+    for name in _ONE_THREAD:
+        environment.setdefault(name, "1")
+    environment.setdefault("PYTHONHASHSEED", "0")
+    environment[_MARK] = mark
+    return environment
+
+
+def kill_marked(mark: str) -> None:
+    """Ends what the workers of a dead fork server started: all carry its mark in their environ."""
+    wanted = f"{_MARK}={mark}".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                os.kill(int(folder.name), signal.SIGKILL)
+
+
+def require_linux() -> None:
+    """Refuses a system without memfd and pidfd, before anything has been started."""
+    if not hasattr(os, "memfd_create") or not hasattr(os, "pidfd_open"):
+        raise SpawnError(
+            "worker processes need Linux (memfd, pidfd); use workers=0 to run the environments "
+            "in this process"
+        )
+
+
+def require_descriptors(workers: int) -> None:
+    """Refuses more workers than this process has descriptors left for."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(list(Path("/proc/self/fd").iterdir()))
+    wanted = workers * _DESCRIPTORS_PER_WORKER + 16
+    if limit != resource.RLIM_INFINITY and used + wanted > limit:
+        raise SpawnError(
+            f"{workers} workers need {wanted} more open files; {used} of {limit} are in use. "
+            "Raise the limit (ulimit -n), or group environments with workers='auto'"
+        )

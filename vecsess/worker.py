@@ -1,0 +1,68 @@
+"""A worker process, as the manager sees it, and how long its calls may take."""
+
+from __future__ import annotations
+
+import select
+import signal
+from dataclasses import dataclass, field
+from typing import Any
+
+from vecsess.wire.channel import Channel
+from vecsess.wire.messages import Exited
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timeouts:
+    """How long each call of an environment may take, in seconds; None waits for ever.
+
+    Deadlines are per environment call, whatever the grouping, on the monotonic clock.
+
+    Attributes:
+        start_s: from a worker's start until it has built its environments.
+        reset_s: one `reset`, an auto-reset included.
+        step_s: one `step`.
+        close_s: closing the session altogether; what is left then is killed.
+
+    Example:
+        >>> Timeouts(step_s=None).step_s is None  # so that a breakpoint in `step` can be used
+        True
+    """
+
+    start_s: float | None = 60.0
+    reset_s: float | None = 60.0
+    step_s: float | None = 60.0
+    close_s: float = 5.0
+
+
+@dataclass(slots=True)
+class Worker:
+    """A worker process, as the manager sees it."""
+
+    index: int
+    first_env: int
+    rows: int
+    channel: Channel
+    slab_fd: int
+    generation: int = 0
+    pid: int = 0
+    pidfd: int = -1
+    exit: Exited | None = None
+    dead: bool = False
+    watch: select.poll = field(default_factory=select.poll)  # its replies and its end
+    flight: Any = None  # the lockstep that sent it its last command
+    losses: int = 0  # how often it was lost, and replaced
+    waited_s: float = 0.0  # how long the manager has slept for it
+
+    def holds(self, env: int) -> bool:
+        """Whether an environment lives in this worker."""
+        return self.first_env <= env < self.first_env + self.rows
+
+
+def describe_exit(code: int) -> str:
+    """Returns "exit code 3" or "SIGKILL ..." for a code as `Popen.returncode` has it."""
+    if code >= 0:
+        return f"exit code {code}"
+    name = signal.Signals(-code).name
+    if name == "SIGKILL":
+        return "SIGKILL (where nobody sent it, the kernel ran out of memory: see `dmesg`)"
+    return name
