@@ -28,6 +28,7 @@ from vecsess.errors import StateError, VecsessError
 from vecsess.gym_vector import GymVector
 from vecsess.launch import EnvLike, Source, cores, group, launch
 from vecsess.phase import AT_REST, PENDING, STARTED, Phase
+from vecsess.health import WorkerHealth
 from vecsess.recovery import FailureReaction, Incident, Reaction, Reactions, Recovery, RestartPolicy
 from vecsess.rollout import Finals, StepRows
 from vecsess.seeds import Seed
@@ -75,6 +76,9 @@ class VecCheckedSession(GymVector):
         on_limit: what to do when `restart_policy` is used up: "raise", or "quarantine" the
             worker, whose rows stay masked while the others go on.
         restart_policy: how often workers are restarted, and how long a replay may take.
+        memory_limit_bytes: a worker whose unique memory is more is replaced at the end of an
+            episode, and its environments brought back: nothing is lost.
+        max_episodes: likewise one whose environments have finished so many episodes together.
 
     Raises:
         EnvError: an environment could not be made; also the builtin exception that it raised.
@@ -110,6 +114,8 @@ class VecCheckedSession(GymVector):
         on_violation: FailureReaction = "raise",
         on_limit: Literal["raise", "quarantine"] = "raise",
         restart_policy: RestartPolicy | None = None,
+        memory_limit_bytes: int | None = None,
+        max_episodes: int | None = None,
     ) -> None:
         self._state = Phase.CLOSED  # until all of it stands: `__del__` may come before
         n = _count(env, n)
@@ -141,6 +147,8 @@ class VecCheckedSession(GymVector):
             mode = settings["autoreset_mode"]
             recovery = Recovery(launched, n, mode, reactions, restart_policy)
             super().__init__(launched, n, contract, timeouts, reactions, recovery, conventions)
+            recycling = Recycling(self._lockstep, memory_limit_bytes, max_episodes)
+            self._recycling = recycling if recycling.limited else None
         except BaseException:
             launched.abandon()
             raise
@@ -165,6 +173,20 @@ class VecCheckedSession(GymVector):
     def incidents(self) -> list[Incident]:
         """What went wrong so far, and what was done about it."""
         return self._recovery.incidents
+
+    def health(self) -> list[WorkerHealth]:
+        """Returns how each worker is: memory, CPU, descriptors, steps, who is waited for.
+
+        Cheap enough for every rollout, not for every step. `python -m vecsess top` shows it live.
+
+        Example:
+            >>> with VecCheckedSession("CartPole-v1", n=2) as vec:
+            ...     [(worker.worker, worker.state) for worker in vec.health()]
+            [(0, 'ready'), (1, 'ready')]
+        """
+        if self._state is Phase.CLOSED:
+            raise ClosedError("health: this session was closed; make a new one")
+        return self._health.sample()
 
     @property
     def started(self) -> bool:
@@ -316,6 +338,7 @@ class VecCheckedSession(GymVector):
             return
         state, self._state = self._state, Phase.CLOSED
         _sessions.discard(self)
+        self._health.close()
         close_s = self._timeouts.close_s if timeout is None else timeout
         if self._supervisor is None:
             self._local.channel.close()
