@@ -74,9 +74,7 @@ def warn_once(answers: dict[int, Done], workers: list[Worker], warned: set[str])
             warnings.warn(f"env {env}: {text}", UserWarning, stacklevel=2)
 
 
-def _all_values(
-    answers: dict[int, Done], workers: list[Worker]
-) -> Iterator[tuple[int, str, Any]]:
+def _all_values(answers: dict[int, Done], workers: list[Worker]) -> Iterator[tuple[int, str, Any]]:
     for index, answer in sorted(answers.items()):
         worker = workers[index]
         for entry in answer.values:
@@ -98,9 +96,7 @@ def failures_of(answers: dict[int, Done], workers: list[Worker]) -> list[Vecsess
             row, kind, name, message, trace = entry
             where = {"worker": index, "env": worker.first_env + row}
             if kind == "form":
-                errors.append(
-                    ContractViolation(printable(message), field=printable(name), **where)
-                )
+                errors.append(ContractViolation(printable(message), field=printable(name), **where))
             else:
                 errors.append(env_error(name, printable(message), printable(trace), **where))
     return errors
