@@ -24,12 +24,13 @@ from vecsess.conventions import (
     InfoLevel,
     autoreset_mode_of,
 )
-from vecsess.errors import StateError, VecsessError
+from vecsess.errors import ClosedError, StateError, VecsessError
 from vecsess.gym_vector import GymVector
+from vecsess.health import WorkerHealth
 from vecsess.launch import EnvLike, Source, cores, group, launch
 from vecsess.phase import AT_REST, PENDING, STARTED, Phase
-from vecsess.health import WorkerHealth
 from vecsess.recovery import FailureReaction, Incident, Reaction, Reactions, Recovery, RestartPolicy
+from vecsess.recycling import Recycling
 from vecsess.rollout import Finals, StepRows
 from vecsess.seeds import Seed
 from vecsess.tree import Tree, leaves, map_leaves
