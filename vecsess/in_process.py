@@ -69,6 +69,27 @@ class LocalChannel(Channel):
         self._host.close()
 
 
+def replay_here(
+    source: tuple[Any, ...], env: int, settings: dict[str, Any], script: list[Any]
+) -> Replayed:
+    """Replays one environment in this process, which may well end it.
+
+    Args:
+        source: as `env_source.makers` takes it, but not pickled.
+        env: its index.
+        settings: as in the message `Start`.
+        script: as workers/replay.py runs it.
+    """
+    local = LocalHost(source, 1, settings, first_env=env)
+    only = local.host.envs[0]
+    local.attach(Layout(only.observation_space, only.action_space, 1))
+    try:
+        reply = answer(local.host, Replay(0, 0, script, _NO_BUDGET_MS))
+    finally:
+        local.channel.close()
+    return decode(reply[HEADER.size :], (Replayed,))
+
+
 class LocalHost:
     """The environments of a session with `workers=0`.
 
@@ -76,15 +97,18 @@ class LocalHost:
         source: as `env_source.makers` takes it, but not pickled.
         n: how many environments.
         settings: as in the message `Start`.
+        first_env: index of the first one.
     """
 
-    def __init__(self, source: tuple[Any, ...], n: int, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, source: tuple[Any, ...], n: int, settings: dict[str, Any], first_env: int = 0
+    ) -> None:
         kind, *parts = source
-        makers = select(kind, parts, 0, n)
+        makers = select(kind, parts, first_env, n)
         mode = settings["autoreset_mode"]
         try:
             self.host = EnvHost(
-                makers, mode, keep_rng=settings["keep_rng"], episodes=episodes_of(settings, 0, n)
+                makers, mode, keep_rng=settings["keep_rng"], episodes=episodes_of(settings, first_env, n)
             )
         except BuildError as error:
             failed = Failed(0, error.row, *account_of(error.reason))
