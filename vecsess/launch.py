@@ -119,6 +119,7 @@ class Launched:
     pickled: bytes = b""  # the source, as the workers got it
     renew: Callable[[Worker | None], None] | None = None  # starts successors
     local: Any = None  # LocalHost where workers=0
+    settings: dict[str, Any] | None = None  # as the workers got them
 
     def abandon(self) -> None:
         """Ends everything, where there will be no session to close it."""
@@ -173,7 +174,7 @@ def launch(
         raise
     shape = ([one.spaces[0] for one in described], layout, slab)
     renew = partial(_renew, supervisor, lockstep, pickled, settings, timeouts, shape)
-    return Launched(lockstep, supervisor, description, pickled, renew)
+    return Launched(lockstep, supervisor, description, pickled, renew, settings=settings)
 
 
 def _renew(
