@@ -547,6 +547,7 @@ class Recovery:
         return write_reproducer(
             self._policy.reproducer_dir,
             self._launched.pickled,
+            self._launched.settings or {},
             env,
             [*script, ["steps", 1, _column(action)]],
         )
