@@ -27,7 +27,7 @@ from settings import Settings, env_maker, is_image, parse
 
 from vecsess import Contract, Rollout, VecCheckedSession, collect_rollout
 from vecsess.extras import extra
-from vecsess.recovery import RestartPolicy
+from vecsess.reactions import RestartPolicy
 from vecsess.sampling import normal_noise, sample_categorical
 
 with extra("train", needed_by="examples/ppo.py"):

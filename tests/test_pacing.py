@@ -13,7 +13,7 @@ from vecsess import VecCheckedSession, collect_rollout
 from vecsess.errors import ActionError, PendingCallError
 from vecsess.pacing import groups_for
 from vecsess.policies import RandomPolicy
-from vecsess.recovery import RestartPolicy
+from vecsess.reactions import RestartPolicy
 from vecsess.rollout import Rollout
 
 FIELDS = (

@@ -22,7 +22,7 @@ from vecsess.bench.faults.ledger import LedgerEnv, Once
 from vecsess.bench.faults.workloads import ledgers
 from vecsess.errors import ContractViolation, EnvError, RestartLimitExceeded
 from vecsess.policies import RandomPolicy
-from vecsess.recovery import RestartPolicy
+from vecsess.reactions import RestartPolicy
 from vecsess.reproducer import read_reproducer
 
 N, GUILTY = 6, 3

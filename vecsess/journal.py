@@ -13,24 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vecsess.accounts import Account, Event, Past, join_pieces
 from vecsess.wire.checksum import Checksum
 from vecsess.wire.slab import Layout, Views
 
 Array = npt.NDArray[Any]
-Script = list[list[Any]]
 
 CHUNK_STEPS = 256
 _ALL = slice(None)
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something rarer than a step, after `at` locksteps: a "reset", a "set", or a "call"."""
-
-    at: int
-    verb: str
-    arguments: tuple[Any, ...] = ()
-    checksum: int | None = None
 
 
 @dataclass(slots=True)
@@ -43,16 +33,6 @@ class _Chunk:
     @property
     def size_bytes(self) -> int:
         return sum(array.nbytes for array in self.actions) + self.checksums.nbytes
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """How to bring an environment back: the commands, and the checksum that each must give."""
-
-    script: Script
-    expected: list[int | None]
-    rung: str  # "episode" or "seeded reset", for incidents
-    steps: int
 
 
 @dataclass(slots=True)
@@ -216,120 +196,47 @@ class Journal:
         self._ended = None
         self.meet()
 
-    # --- reading ---------------------------------------------------------------------------------
-
     def pending_action(self, env: int) -> list[Array]:
         """Returns an environment's action in the lockstep that was noted but is not complete."""
         t = self.time_of(int(self._workers[env]))
         chunk, place = self._chunks[t // CHUNK_STEPS], t % CHUNK_STEPS
         return [column[place, env] for column in chunk.actions]
 
-    def accounts(self, env: int, worker: int, row: int) -> list[Account]:
-        """Returns the ways to bring an environment back, the quickest first.
+    # --- reading ---------------------------------------------------------------------------------
 
-        From the start of its episode, where its RNG state or seed is known; else from its last
-        seeded reset, as far as the log reaches.
-        """
-        ways = (self._episode(env, worker, row), self._seeded(env))
-        found: list[Account] = []
-        for way in ways:
-            if way is None:
-                continue
-            rung, (start, head, head_checksum) = way
-            account = self._account(env, worker, row, start, head, head_checksum, rung)
-            if account is not None:
-                found.append(account)
-        # In the first episode after a seeded reset the two are one.
-        return found[:1] if len({account.steps for account in found}) == 1 else found
+    def accounts(self, env: int, worker: int, row: int) -> list[Account]:
+        """Returns the ways to bring an environment back, the quickest first."""
+        return self._past(env, worker, row).accounts()
 
     def settings(self, env: int) -> Account:
         """Returns how to set an environment's attributes again, and no more."""
-        script = [["set", *event.arguments] for event in self._events[env] if event.verb == "set"]
-        return Account(script, [], "attributes", 0)
+        return self._past(env, int(self._workers[env]), int(self._rows[env])).settings()
 
-    def _episode(self, env: int, worker: int, row: int) -> Any:
-        start = int(self._starts[env])
-        resets = [event for event in self._events[env] if event.verb == "reset"]
-        seed = resets[-1].arguments[0] if resets else None
-        last = resets[-1] if resets and not self._episodes[env] else None
-        if last is not None and last.arguments[0] is not None:
-            return "episode", (start, ["reset", *last.arguments], last.checksum)
-        rng = self._rng[worker, row]
-        if not rng[0]:
-            return None  # an RNG whose state can't be kept
-        if last is not None:
-            return "episode", (start, ["reset", *last.arguments], last.checksum)
-        head = ["episode", int(self._episodes[env]), rng.copy(), seed]
-        return "episode", (start, head, int(self._heads[env]))
+    def _past(self, env: int, worker: int, row: int) -> Past:
+        return Past(
+            self._events[env],
+            int(self._starts[env]),
+            int(self._episodes[env]),
+            self._rng[worker, row],
+            int(self._heads[env]),
+            self.time_of(worker),
+            lambda at: at // CHUNK_STEPS in self._chunks,
+            lambda begin, end: self._steps(env, worker, row, begin, end),
+        )
 
-    def _seeded(self, env: int) -> Any:
-        for event in self._events[env]:
-            if event.verb == "reset" and event.arguments[0] is not None:
-                head = ["reset", *event.arguments]
-                return "seeded reset", (event.at, head, event.checksum)
-        return None
-
-    def _account(
-        self,
-        env: int,
-        worker: int,
-        row: int,
-        start: int,
-        head: list[Any],
-        head_checksum: int | None,
-        rung: str,
-    ) -> Account | None:
-        """Returns the account from a start, None where the log does not reach or can't be run."""
-        end = self.time_of(worker)
-        if start < end and start // CHUNK_STEPS not in self._chunks:
-            return None
-        before: Script = []
-        script: Script = [head]
-        expected: list[int | None] = [head_checksum]
-        at = start
-        for event in self._events[env]:
-            if event.at < start or (event.at == start and event.verb == "reset"):
-                if event.verb == "set":
-                    before.append(["set", *event.arguments])
-                elif event.verb == "reset":  # attributes set since the last step came first
-                    before += script[1:]
-                    del script[1:]
-                continue
-            if event.verb == "call":
-                return None
-            self._add_steps(env, worker, row, at, event.at, script, expected)
-            at = event.at
-            if event.verb == "reset":
-                # Its RNG state is what the script has led to; only a head must bring one.
-                script.append(["reset", *event.arguments[:2], None])
-                expected.append(event.checksum)
-            else:
-                script.append([event.verb, *event.arguments])
-        self._add_steps(env, worker, row, at, end, script, expected)
-        return Account([*before, *script], expected, rung, end - start)
-
-    def _add_steps(
-        self,
-        env: int,
-        worker: int,
-        row: int,
-        begin: int,
-        end: int,
-        script: Script,
-        expected: list[int | None],
-    ) -> None:
-        """Adds the steps from lockstep `begin` to `end` to a script."""
-        if begin >= end:
-            return
-        pieces = []
+    def _steps(
+        self, env: int, worker: int, row: int, begin: int, end: int
+    ) -> tuple[list[Any], list[int]]:
+        """Returns an environment's actions and checksums from one lockstep to another."""
+        pieces: list[list[Array]] = []
+        checksums: list[int] = []
         for index in range(begin // CHUNK_STEPS, (end - 1) // CHUNK_STEPS + 1):
             low = max(begin - index * CHUNK_STEPS, 0)
             high = min(end - index * CHUNK_STEPS, CHUNK_STEPS)
             chunk = self._chunks[index]
             pieces.append([column[low:high, env] for column in chunk.actions])
-            expected += chunk.checksums[low:high, worker, row].tolist()
-        columns = [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
-        script.append(["steps", end - begin, [_plain(column) for column in columns]])
+            checksums += chunk.checksums[low:high, worker, row].tolist()
+        return join_pieces(pieces), checksums
 
     # --- plain data ------------------------------------------------------------------------------
 
@@ -400,8 +307,3 @@ class Journal:
         )
         for index in [index for index in self._chunks if (index + 1) * CHUNK_STEPS <= oldest]:
             del self._chunks[index]
-
-
-def _plain(column: Array) -> Any:
-    """Returns actions as they can be sent; those that go by pipe are msgpack already."""
-    return column.tolist() if column.dtype == object else column

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from vecsess.journal import Script
+from vecsess.accounts import Script
 from vecsess.wire.values import FrameError, pack_value, unpack_value
 
 FORMAT = 1

@@ -34,7 +34,8 @@ from vecsess.infos import Infos, merge_infos
 from vecsess.launch import Launched
 from vecsess.lockstep import Lockstep
 from vecsess.phase import AT_REST, PENDING, STARTED, Phase
-from vecsess.recovery import Reactions, Recovery
+from vecsess.reactions import Reactions
+from vecsess.recovery import Recovery
 from vecsess.recycling import Recycling
 from vecsess.reports import failures_of, warn_once
 from vecsess.rollout import Finals, StepRows

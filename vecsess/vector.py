@@ -29,7 +29,8 @@ from vecsess.gym_vector import GymVector
 from vecsess.health import WorkerHealth
 from vecsess.launch import EnvLike, Source, cores, group, launch
 from vecsess.phase import AT_REST, PENDING, STARTED, Phase
-from vecsess.recovery import FailureReaction, Incident, Reaction, Reactions, Recovery, RestartPolicy
+from vecsess.reactions import FailureReaction, Incident, Reaction, Reactions, RestartPolicy
+from vecsess.recovery import Recovery
 from vecsess.recycling import Recycling
 from vecsess.rollout import Finals, StepRows
 from vecsess.seeds import Seed

@@ -11,7 +11,7 @@ import numpy as np
 
 from vecsess.bench.faults.hanging import HANGS
 from vecsess.bench.faults.ledger import LedgerEnv, Once
-from vecsess.recovery import RestartPolicy
+from vecsess.reactions import RestartPolicy
 from vecsess.vector import VecCheckedSession
 from vecsess.worker import Timeouts
 

@@ -21,7 +21,7 @@ from vecsess.bench.faults.ledger import Verdict, judge
 from vecsess.bench.faults.oracle import Batch, Oracle
 from vecsess.bench.faults.workloads import Workload
 from vecsess.errors import VecsessError
-from vecsess.recovery import RestartPolicy
+from vecsess.reactions import RestartPolicy
 from vecsess.vector import VecCheckedSession
 from vecsess.worker import Timeouts, Worker
 

@@ -39,7 +39,7 @@ from vecsess.errors import (
     VecsessError,
     WorkerDied,
 )
-from vecsess.recovery import RestartPolicy
+from vecsess.reactions import RestartPolicy
 from vecsess.vector import VecCheckedSession
 from vecsess.worker import Timeouts
 

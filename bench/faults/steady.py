@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from vecsess.recovery import RestartPolicy
+from vecsess.reactions import RestartPolicy
 from vecsess.vector import VecCheckedSession
 
 N = 64

@@ -12,7 +12,7 @@ from vecsess.cli.failures import brief
 from vecsess.cli.figures import plural, seconds, short, size
 from vecsess.cli.tally import Tally
 from vecsess.cli.worker_rows import WorkerRow
-from vecsess.recovery import Incident
+from vecsess.reactions import Incident
 
 
 def summary_table(tally: Tally) -> Table:
