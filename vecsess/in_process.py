@@ -11,12 +11,14 @@ from typing import Any
 
 from vecsess.reports import start_error
 from vecsess.wire.channel import CONTROL_BYTES, HEADER, Channel
-from vecsess.wire.messages import COMMANDS, Described, Failed, decode
+from vecsess.wire.messages import COMMANDS, Described, Failed, Replay, Replayed, decode
 from vecsess.wire.slab import Layout, Views
 from vecsess.workers.env_host import EnvHost
 from vecsess.workers.env_source import BuildError, select
 from vecsess.workers.exceptions import account_of
 from vecsess.workers.serve import answer, describe_host, episodes_of
+
+_NO_BUDGET_MS = 1 << 40
 
 
 class LocalChannel(Channel):
