@@ -190,6 +190,10 @@ class VecCheckedSession(GymVector):
             raise ClosedError("health: this session was closed; make a new one")
         return self._health.sample()
 
+    def worker_states(self) -> dict[str, int]:
+        """Returns how many workers are in each state; costs next to nothing."""
+        return self._health.states()
+
     @property
     def started(self) -> bool:
         """Whether the environments have been reset and can be stepped."""
