@@ -16,6 +16,8 @@ from vecsess._version import __version__
 COMMANDS = {
     "collect": "fill rollouts with random actions: how fast, and is every transition sound?",
     "inspect": "say what is in a file that collect --out wrote",
+    "top": "show the workers of a running session, live",
+    "replay": "run a reproducer in this process, up to the step that ended a worker",
     "doctor": "say whether this machine, and an environment, are fit",
 }
 # What each optional module belongs to; a command that needs one says which extra to install.

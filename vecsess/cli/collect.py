@@ -16,7 +16,6 @@ from vecsess.cli.progress import Show, watch
 from vecsess.cli.session_options import add_session_options, open_session, positive
 from vecsess.cli.tables import incidents_table, summary_table, workers_table
 from vecsess.cli.tally import Tally
-from vecsess.cli.worker_rows import WorkerRow, WorkerWatch
 from vecsess.collect import collect_rollout
 from vecsess.policies import Decision, RandomPolicy
 from vecsess.rollout import Rollout
@@ -65,8 +64,6 @@ class _Collection:
     def __init__(self, vec: VecCheckedSession, options: argparse.Namespace) -> None:
         self._vec, self._options = vec, options
         self._last: Rollout | None = None
-        self._workers = WorkerWatch(vec)
-        self._rows: list[WorkerRow] = []
         self.tally = Tally(vec.num_envs)
         self.interrupted = False
 
@@ -89,7 +86,7 @@ class _Collection:
             seed = None  # the stream goes on
             returns, lengths = vec.episode_returns.copy(), vec.episode_lengths.copy()
             self.tally.add(rollout)
-            show(self.tally, self._workers.states())
+            show(self.tally, self._vec.worker_states())
             rollout = self._keep(rollout)
 
     def _allocate(self) -> Rollout:
@@ -111,7 +108,7 @@ class _Collection:
 
     def _look(self, locksteps: int, show: Show) -> None:
         self.tally.reach(locksteps)
-        show(self.tally, self._workers.states())
+        show(self.tally, self._vec.worker_states())
 
     def report(self, console: Console) -> None:
         """Prints the tables; the workers still live."""
@@ -120,7 +117,7 @@ class _Collection:
         if self.tally.steps:
             console.print(summary_table(self.tally))
             locksteps = self.tally.steps // self.tally.num_envs
-            console.print(workers_table(self._workers.rows(locksteps)))
+            console.print(workers_table(self._vec.health()))
         if self._vec.incidents:
             console.print(incidents_table(self._vec.incidents))
 

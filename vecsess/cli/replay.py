@@ -1,0 +1,67 @@
+"""`vecsess replay FILE`: runs a reproducer in this process, up to the step that ended a worker."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import random
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from vecsess.cli.failures import CommandError
+from vecsess.cli.figures import plural
+from vecsess.in_process import replay_here
+from vecsess.reproducer import read_reproducer
+
+NOT_REPRODUCED = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of this command."""
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help="a reproducer, as incidents name it; it holds a pickle: open only those you trust",
+    )
+    parser.epilog = (
+        "To stop where it breaks: python -m pdb -m vecsess replay FILE, "
+        "or gdb --args python -m vecsess replay FILE"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Replays; comes back only if nothing ended this process."""
+    try:
+        content = read_reproducer(options.file)
+    except ValueError as error:
+        raise CommandError(f"{error}. Give the file that an incident names") from error
+    console = Console(highlight=False)
+    script, env = content["script"], content["env"]
+    steps = sum(entry[1] for entry in script if entry[0] == "steps")
+    console.print(f"env {env}: {plural(steps, 'step')}, of which the last ended its worker")
+    # As its worker was: for environments that use the global generators.
+    random.seed(env)
+    np.random.seed(env)  # the global one is what they use
+    return _conclude(console, _replayed(content))
+
+
+def _replayed(content: dict[str, Any]) -> list[Any]:
+    source = pickle.loads(content["source"])  # noqa: S301  # from a file that the user trusts
+    reply = replay_here(source, content["env"], content["settings"], content["script"])
+    return reply.failures
+
+
+def _conclude(console: Console, failures: list[Any]) -> int:
+    """Says what happened, where this process has lived on."""
+    for _, kind, name, message, trace in failures:
+        console.print(trace or f"{kind}: {name}: {message}", markup=False)
+    if failures:
+        console.print("the environment raised, and this process has lived on")
+    else:
+        console.print(
+            "nothing happened this time: what ended the worker came from outside, or depends on "
+            "more than seeds and actions"
+        )
+    return NOT_REPRODUCED
