@@ -77,7 +77,7 @@ class TimedEnv(gym.Env[NDArray[Any], np.int64]):
         return self._frames[0], {}
 
     def step(self, action: np.int64) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
-        """Takes the drawn time, then hands out the next frame; truncated after `episode_steps`."""
+        """Takes the drawn time, which is the reward in seconds; truncated after `episode_steps`."""
         self._steps += 1
         duration_s = self._times_s[self._steps % self._TIMES]
         if self._step_time.sleeping:
@@ -87,7 +87,31 @@ class TimedEnv(gym.Env[NDArray[Any], np.int64]):
             while time.thread_time() < end_s:
                 pass
         observation = self._frames[self._steps % self._POOL]
-        return observation, float(action), False, self._steps >= self._episode_steps, {}
+        return observation, duration_s, False, self._steps >= self._episode_steps, {}
+
+
+class NullEnv(gym.Env[NDArray[np.float32], np.int64]):
+    """An environment that does nothing: what is left is what surrounds it."""
+
+    observation_space = gym.spaces.Box(-1, 1, (4,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self) -> None:
+        """Prepares the one answer that it gives."""
+        self._answer = (np.zeros(4, np.float32), 1.0, False, False, dict[str, Any]())
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Starts an episode that never ends."""
+        super().reset(seed=seed, options=options)
+        return self._answer[0], {}
+
+    def step(
+        self, action: np.int64
+    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Answers as ever."""
+        return self._answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +188,13 @@ _ALL = (
         build=make_image,
         step_time=StepTime(mean_us=100.0),
     ),
+    Case(
+        name="steady",
+        about="four floats",
+        build=make_vector,
+        step_time=StepTime(mean_us=250.0),
+    ),
+    Case(name="null", about="four floats at no cost", build=NullEnv),
     Case(
         name="heavy",
         about="four floats",

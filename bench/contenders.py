@@ -39,6 +39,13 @@ class Adapter:
         """Steps every environment once, auto-reset included."""
         raise NotImplementedError
 
+    def take_figures(self) -> dict[str, float]:
+        """Hands out what it measured of itself since the last call, by name; most measure nothing.
+
+        They are sums, so that figures of several calls of `step` make figures of a slice.
+        """
+        return {}
+
     def close(self) -> None:
         """Lets go of everything."""
         raise NotImplementedError

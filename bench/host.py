@@ -13,7 +13,7 @@ import os
 import tempfile
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -47,12 +47,17 @@ class Started:
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """What was done in one slice of time, and the CPU time of the trainer and of its workers."""
+    """What was done in one slice of time, and the CPU time of the trainer and of its workers.
+
+    Attributes:
+        figures: what the contender measured of itself, by name.
+    """
 
     steps: int
     elapsed_s: float
     manager_cpu_s: float
     workers_cpu_s: float
+    figures: dict[str, float] = field(default_factory=dict)
 
     @property
     def rate(self) -> float:
@@ -95,6 +100,7 @@ class Lane:
         """Steps for `seconds`; the clock is only looked at every `_stride` calls."""
         step, cycle, stride = self._adapter.step, self._cycle, self._stride
         step(next(cycle))  # untimed: whoever slept since the last slice wakes up
+        self._adapter.take_figures()
         workers_before, manager_before = workers_cpu_s(), time.process_time()
         calls, elapsed_s, start_s = 0, 0.0, time.perf_counter()
         while elapsed_s < seconds or not calls:
@@ -111,6 +117,7 @@ class Lane:
             workers_cpu_s=sum(
                 after - workers_before.get(pid, 0.0) for pid, after in workers_after.items()
             ),
+            figures=self._adapter.take_figures(),
         )
 
 

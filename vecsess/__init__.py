@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vecsess.rollout import Rollout as Rollout
     from vecsess.session import CheckedSession as CheckedSession
     from vecsess.session import Session as Session
+    from vecsess.tuning import autotune as autotune
     from vecsess.vector import VecCheckedSession as VecCheckedSession
     from vecsess.worker import Timeouts as Timeouts
 
@@ -43,6 +44,7 @@ _HOME = {
     "VecsessError": "errors",
     "WorkerDied": "errors",
     "WorkerTimeout": "errors",
+    "autotune": "tuning",
     "collect_rollout": "collect",
     "episode_path": "episodes",
     "episode_return": "episodes",
