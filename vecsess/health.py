@@ -127,6 +127,14 @@ class Health:
             for worker, seen in zip(self._lockstep.workers, self._seen, strict=True)
         ]
 
+    def states(self) -> dict[str, int]:
+        """Returns how many workers are in each state, as far as is known without looking."""
+        counts: dict[str, int] = {}
+        for worker in self._lockstep.workers:
+            state = self._state(worker, alive=True)
+            counts[state] = counts.get(state, 0) + 1
+        return counts
+
     def publish(self, workers: list[WorkerHealth]) -> None:
         """Puts a sample where `vecsess top` finds it."""
         content = {

@@ -116,7 +116,6 @@ class _Collection:
             console.print("interrupted; what was collected so far:")
         if self.tally.steps:
             console.print(summary_table(self.tally))
-            locksteps = self.tally.steps // self.tally.num_envs
             console.print(workers_table(self._vec.health()))
         if self._vec.incidents:
             console.print(incidents_table(self._vec.incidents))

@@ -11,7 +11,7 @@ from rich.text import Text
 from vecsess.cli.failures import brief
 from vecsess.cli.figures import plural, seconds, short, size
 from vecsess.cli.tally import Tally
-from vecsess.cli.worker_rows import WorkerRow
+from vecsess.health import WorkerHealth
 from vecsess.reactions import Incident
 
 
@@ -30,13 +30,13 @@ def summary_table(tally: Tally) -> Table:
     return table
 
 
-def workers_table(rows: list[WorkerRow]) -> Table:
+def workers_table(rows: list[WorkerHealth]) -> Table:
     """Returns a row per worker."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("worker", justify="right")
     table.add_column("pid", justify="right")
     table.add_column("state")
-    for name in ("restarts", "rss", "cpu", "steps/s", "step p50", "p99"):
+    for name in ("restarts", "unique", "cpu", "steps/s", "step p50", "p99", "waited for"):
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(
@@ -44,12 +44,13 @@ def workers_table(rows: list[WorkerRow]) -> Table:
             str(row.pid),
             row.state,
             str(row.restarts),
-            size(row.rss_bytes),
+            size(row.unique_bytes),
             "-" if row.cpu_percent is None else f"{row.cpu_percent:.0f} %",
             f"{row.steps_per_s:,.0f}",
             seconds(row.step_p50_s),
             seconds(row.step_p99_s),
-            style="" if row.state == "ready" else "red",
+            seconds(row.waited_s),
+            style="red" if row.state in ("dead", "quarantined") else "",
         )
     return table
 

@@ -20,6 +20,7 @@ from vecsess.cli.figures import plural, seconds, size
 from vecsess.health import NAME, read_health
 
 _LINK = f"/memfd:{NAME} (deleted)"
+_WIDTH = 120
 _TRIES = 5  # a sample that is being written is whole a moment later
 
 
@@ -34,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Shows until the sessions have ended, or Ctrl-C."""
     console = Console()
+    if console.width < _WIDTH and not console.is_terminal:
+        console = Console(width=_WIDTH)  # in a file nothing is to be cut off
     found = sessions(options.pid)
     if not found:
         whose = "no process of yours has" if options.pid is None else f"{options.pid} does not have"
@@ -65,7 +68,7 @@ def sessions(pid: int | None = None) -> list[dict[str, Any]]:
 def _of_process(pid: int) -> Iterator[dict[str, Any]]:
     with contextlib.suppress(OSError):  # ended meanwhile, or another user's
         for link in Path(f"/proc/{pid}/fd").iterdir():
-            if os.readlink(link) != _LINK:
+            if str(link.readlink()) != _LINK:
                 continue
             content = _read(link)
             if content is not None and content["pid"] == pid:  # not a forked copy's
