@@ -1,0 +1,126 @@
+"""The PPO example: it learns, goes on exactly where it stopped, and does not feel kills."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.train.extras import NEEDS
+
+torch = pytest.importorskip("torch", reason=NEEDS)
+events = pytest.importorskip("tensorboard", reason=NEEDS)
+
+KINDS = {
+    "discrete": ["--steps", "12288"],
+    "continuous": ["--env", "Pendulum-v1", "--steps", "8192", "--epochs", "2"],
+    "lstm": ["--lstm", "--steps", "8192"],
+    "image": [
+        *("--env", "tests.train.train_envs:BrightSide-v0"),
+        *("--n", "4", "--horizon", "64", "--steps", "6144"),
+    ],
+    "image and lstm": [
+        *("--env", "tests.train.train_envs:BrightSide-v0", "--lstm"),
+        *("--n", "4", "--horizon", "64", "--steps", "1024"),
+    ],
+}
+
+
+def run(*arguments: str | Path, evaluate: int = 0) -> Any:
+    """Returns the trainer after a run."""
+    return program().main([*map(str, arguments), "--eval-episodes", str(evaluate)])
+
+
+def program() -> Any:
+    """Returns the example as a module, found as when it is run."""
+    return importlib.import_module("ppo")
+
+
+def assert_same_run(one: Any, other: Any) -> None:
+    assert one.curve == other.curve
+    assert one.curve
+    assert one.update == other.update
+    for name in ("agent", "rewards"):
+        state, expected = getattr(one, name).state_dict(), getattr(other, name).state_dict()
+        assert state.keys() == expected.keys()
+        for key in state:
+            assert torch.equal(state[key], expected[key]), key
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_resumed_run_is_the_run_that_never_stopped(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.pt"
+    whole = run(*KINDS[kind])
+    stop = whole.settings.n * whole.settings.horizon * (whole.updates // 2)
+    half = run(*KINDS[kind], "--checkpoint", path, "--stop-at", stop)
+    assert half.update == whole.updates // 2
+    assert_same_run(run("--resume", path), whole)
+
+
+def test_the_grouping_of_environments_makes_no_difference() -> None:
+    alone = run(*KINDS["discrete"], "--workers", "0")
+    assert_same_run(run(*KINDS["discrete"], "--workers", "3"), alone)
+
+
+# A kill may come between the last step and the end, where nobody needs the worker any more.
+@pytest.mark.filterwarnings("ignore:a worker did not close in order:ResourceWarning")
+def test_killed_workers_leave_the_curve_as_it_is(capfd: pytest.CaptureFixture[str]) -> None:
+    calm = run(*KINDS["discrete"])
+    for _ in range(5):  # a run is short, and kills come at random
+        assert_same_run(run(*KINDS["discrete"], "--chaos", "0.1"), calm)
+        if "0 workers were killed" not in capfd.readouterr().out:
+            return
+    pytest.fail("five runs went by without a kill")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_ratios_begin_at_one(kind: str) -> None:
+    ppo = program()
+    settings, _ = ppo.parse("", KINDS[kind])
+    options = ppo.session_options(settings)
+    maker = ppo.env_maker(settings.env)
+    with ppo.VecCheckedSession(maker, settings.n, **options) as vec, torch.no_grad():
+        trainer = ppo.Trainer(settings, vec)
+        for _ in range(2):
+            tensors = trainer.collect().to_torch()
+        for part, features in trainer.minibatches(tensors, np.random.default_rng(0)):
+            log_probs = trainer.agent.log_prob(trainer.agent.actor(features), part.actions)
+            torch.testing.assert_close(log_probs, part.log_probs, rtol=0, atol=1e-5)
+            values = trainer.agent.critic(features)[:, 0]
+            torch.testing.assert_close(values, part.values, rtol=0, atol=1e-5)
+
+
+def test_it_learns_from_images() -> None:
+    trainer = run(*KINDS["image"])
+    returns = [value for _, value in trainer.curve]
+    assert np.mean(returns[:50]) < 5.5  # of 8, by chance 4
+    assert np.mean(returns[-50:]) > 7.0
+
+
+def test_it_writes_scalars_and_a_curve(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    curve, logdir = tmp_path / "plots" / "curve.png", tmp_path / "log"
+    trainer = run(*KINDS["discrete"], "--logdir", logdir, "--curve", curve)
+    assert curve.read_bytes().startswith(b"\x89PNG")
+    logged = EventAccumulator(str(logdir)).Reload()
+    returns = [(event.step, event.value) for event in logged.Scalars("charts/episodic_return")]
+    assert returns == trainer.curve
+    assert len(logged.Scalars("losses/policy_loss")) == trainer.updates
+    rates = [event.value for event in logged.Scalars("charts/learning_rate")]
+    assert rates == pytest.approx(np.linspace(2.5e-4, 0, trainer.updates, endpoint=False))
+
+
+def test_a_return_below_what_is_required_is_a_failure() -> None:
+    with pytest.raises(SystemExit, match="at least 475"):
+        run("--steps", "512", "--require", "475", evaluate=4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_it_solves_cartpole(seed: int) -> None:
+    run("--seed", str(seed), "--require", "475", evaluate=100)

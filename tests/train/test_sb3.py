@@ -1,0 +1,273 @@
+"""SB3VecEnv: what SB3's own vector environments do, with SB3's own as the oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+from tests.train.extras import NEEDS
+from tests.train.train_envs import BrightSideEnv, Env, MoreShifted, Shifted, TalkativeEnv
+from vecsess import VecCheckedSession
+from vecsess.errors import ClosedError, EnvError, StateError
+
+sb3 = pytest.importorskip("stable_baselines3", reason=NEEDS)
+
+from stable_baselines3.common import vec_env  # noqa: E402  # skipped above where it is missing
+from stable_baselines3.common.evaluation import evaluate_policy  # noqa: E402
+
+from vecsess.integrations.sb3 import SB3VecEnv  # noqa: E402
+
+N = 5
+
+MAKERS: dict[str, Callable[[], Env]] = {
+    "terminates": lambda: gymnasium.make("CartPole-v1"),
+    "truncates": lambda: gymnasium.make("Pendulum-v1", max_episode_steps=17),
+    "infos": lambda: TalkativeEnv(),
+    "dict": lambda: TalkativeEnv(nested=True),
+    "image": lambda: BrightSideEnv(),
+}
+
+
+@pytest.fixture(params=[0, 2])
+def talkative(request: pytest.FixtureRequest) -> Iterator[Any]:
+    maker = lambda: Shifted(TalkativeEnv(render_mode="rgb_array"))  # noqa: E731
+    with VecCheckedSession(maker, N, workers=request.param) as vec:
+        yield SB3VecEnv(vec)
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """Compares trees of arrays and plain data, types included."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_same(a, b)
+    else:
+        assert type(one) is type(other)
+        np.testing.assert_array_equal(one, other)
+        if isinstance(one, np.ndarray):
+            assert one.dtype == other.dtype
+
+
+def trajectory(env: Any, steps: int = 60) -> list[Any]:
+    """Returns all that an environment gives out, with actions drawn from a seed."""
+    env.seed(3)
+    env.action_space.seed(4)
+    told: list[Any] = [env.reset(), list(env.reset_infos)]
+    for _ in range(steps):
+        actions = np.array([env.action_space.sample() for _ in range(env.num_envs)])
+        observations, rewards, dones, infos = env.step(actions)
+        told += [observations, rewards, dones, list(infos), [dict(i) for i in env.reset_infos]]
+    return told
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("name", MAKERS)
+def test_it_gives_out_what_the_dummy_does(name: str, workers: int) -> None:
+    expected = trajectory(vec_env.DummyVecEnv([MAKERS[name]] * N))
+    with VecCheckedSession(MAKERS[name], N, workers=workers) as vec:
+        assert_same(trajectory(SB3VecEnv(vec)), expected)
+
+
+def test_an_ended_episode_is_told_as_documented() -> None:
+    with VecCheckedSession(MAKERS["infos"], N, workers=2) as vec:
+        env = SB3VecEnv(vec)
+        env.seed(0)
+        env.reset()
+        ways = set()
+        for _ in range(40):
+            observations, _, dones, infos = env.step(np.zeros(N, np.int64))
+            for i in range(N):
+                assert ("terminal_observation" in infos[i]) == bool(dones[i])
+                if dones[i]:
+                    assert not np.array_equal(infos[i]["terminal_observation"], observations[i])
+                    assert env.reset_infos[i]["length"] > 0
+                    ways.add(infos[i]["TimeLimit.truncated"])
+        assert ways == {True, False}
+
+
+def test_observations_are_not_changed_by_later_steps(talkative: Any) -> None:
+    first = talkative.reset()
+    kept = first.copy()
+    second, *_ = talkative.step(np.zeros(N, np.int64))
+    copied = second.copy()
+    talkative.step(np.ones(N, np.int64))
+    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(second, copied)
+
+
+def test_seeds_and_options_are_used_at_the_next_reset_and_once(talkative: Any) -> None:
+    assert list(talkative.seed(7)) == [7, 8, 9, 10, 11]
+    talkative.set_options({"level": 2})
+    first = talkative.reset()
+    assert [info["seed"] for info in talkative.reset_infos] == [7, 8, 9, 10, 11]
+    assert [info["options"] for info in talkative.reset_infos] == [{"level": 2}] * N
+    second = talkative.reset()
+    assert [info["seed"] for info in talkative.reset_infos] == [None] * N
+    assert [info["options"] for info in talkative.reset_infos] == [{}] * N
+    assert not np.array_equal(first, second)
+    talkative.seed(7)
+    np.testing.assert_array_equal(talkative.reset(), first)
+
+
+def test_each_environment_may_have_options_of_its_own(talkative: Any) -> None:
+    options = [{"level": 1}, {}, {"level": 1}, {"level": np.arange(2)}, {}]
+    talkative.seed(0)
+    talkative.set_options(options)
+    first = talkative.reset()
+    assert_same([info["options"] for info in talkative.reset_infos], options)
+    talkative.seed(0)
+    np.testing.assert_array_equal(talkative.reset(), first)
+
+
+def test_methods_are_called_where_they_are_meant(talkative: Any) -> None:
+    assert talkative.env_method("multiply", 3) == [6] * N
+    assert talkative.env_method("multiply", 3, times=5, indices=[1, 3]) == [15, 15]
+    assert talkative.env_method("multiply", 3, indices=4) == [6]
+    assert talkative.get_attr("asked") == [1, 2, 1, 2, 2]
+
+
+def test_attributes_are_read_and_set_where_they_are_meant(talkative: Any) -> None:
+    assert talkative.get_attr("difficulty") == [1] * N
+    talkative.set_attr("difficulty", 3, indices=[0, 2])
+    talkative.set_attr("difficulty", 5, indices=4)
+    assert talkative.get_attr("difficulty") == [3, 1, 3, 1, 5]
+    assert talkative.get_attr("difficulty", indices=range(1, 3)) == [1, 3]
+    talkative.set_attr("difficulty", [7, 8])  # one value, which is a list
+    assert talkative.get_attr("difficulty") == [[7, 8]] * N
+
+
+def test_what_is_not_there_is_an_attribute_error(talkative: Any) -> None:
+    with pytest.raises(AttributeError, match="nowhere"):
+        talkative.get_attr("nowhere")
+    with pytest.raises(AttributeError, match="nowhere"):
+        talkative.env_method("nowhere")
+    assert not talkative.has_attr("nowhere")
+
+
+def test_an_attribute_is_there_whatever_its_type(talkative: Any) -> None:
+    assert talkative.has_attr("difficulty")
+    assert talkative.has_attr("multiply")
+    assert talkative.get_attr("asked") == [0] * N  # asking did not call it
+    with pytest.raises(EnvError, match="plain data"):
+        talkative.get_attr("multiply")
+
+
+def test_wrappers_are_found_by_class(talkative: Any) -> None:
+    assert talkative.env_is_wrapped(Shifted) == [True] * N
+    assert talkative.env_is_wrapped(MoreShifted, indices=[0, 1]) == [False, False]
+    assert talkative.env_is_wrapped(gymnasium.Wrapper, indices=2) == [True]
+    with VecCheckedSession(lambda: MoreShifted(TalkativeEnv()), 1, workers=1) as vec:
+        assert SB3VecEnv(vec).env_is_wrapped(Shifted) == [True]
+
+
+def test_frames_are_tiled_into_one_image(talkative: Any) -> None:
+    talkative.reset()
+    talkative.step(np.zeros(N, np.int64))
+    assert talkative.render_mode == "rgb_array"
+    assert [image.shape for image in talkative.get_images()] == [(4, 4, 3)] * N
+    image = talkative.render()
+    assert image.shape == (12, 8, 3)  # 3 rows of 2
+    assert image.max() == 1
+
+
+def test_without_a_render_mode_there_is_nothing_to_show() -> None:
+    with VecCheckedSession("CartPole-v1", n=2, workers=1) as vec:
+        env = SB3VecEnv(vec)
+        with pytest.warns(UserWarning, match="render mode is None"):
+            assert env.get_images() == [None, None]
+
+
+def test_a_reset_cancels_a_step_under_way(talkative: Any) -> None:
+    talkative.seed(1)
+    first = talkative.reset()
+    talkative.step_async(np.zeros(N, np.int64))
+    talkative.seed(1)
+    np.testing.assert_array_equal(talkative.reset(), first)
+
+
+def test_closing_it_closes_the_session() -> None:
+    vec = VecCheckedSession("CartPole-v1", n=2, workers=1)
+    env = SB3VecEnv(vec)
+    env.close()
+    env.close()
+    with pytest.raises(ClosedError):
+        vec.reset()
+
+
+def test_it_wants_same_step_auto_reset() -> None:
+    with (
+        VecCheckedSession("CartPole-v1", n=2, workers=0, autoreset_mode="next_step") as vec,
+        pytest.raises(StateError, match="same-step"),
+    ):
+        SB3VecEnv(vec)
+
+
+WRAPPERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "VecNormalize": ("truncates", lambda env: vec_env.VecNormalize(env)),
+    "VecNormalize of a Dict": (
+        "dict",
+        lambda env: vec_env.VecNormalize(env, norm_obs_keys=["vector"]),
+    ),
+    "VecFrameStack": ("image", lambda env: vec_env.VecFrameStack(env, 4)),
+    "VecTransposeImage": ("image", lambda env: vec_env.VecTransposeImage(env)),
+    "VecCheckNan": ("infos", lambda env: vec_env.VecCheckNan(env, raise_exception=True)),
+    "VecExtractDictObs": ("dict", lambda env: vec_env.VecExtractDictObs(env, "vector")),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_wrappers_give_what_they_give_over_the_dummy(name: str) -> None:
+    maker, wrap = WRAPPERS[name]
+    expected = trajectory(wrap(vec_env.DummyVecEnv([MAKERS[maker]] * N)))
+    with VecCheckedSession(MAKERS[maker], N, workers=2) as vec:
+        assert_same(trajectory(wrap(SB3VecEnv(vec))), expected)
+
+
+def test_the_monitor_counts_whole_episodes() -> None:
+    def episodes(env: Any) -> list[tuple[float, int]]:
+        told = trajectory(vec_env.VecMonitor(env))
+        infos = [info for infos in told[5::5] for info in infos if "episode" in info]
+        return [(info["episode"]["r"], info["episode"]["l"]) for info in infos]
+
+    expected = episodes(vec_env.DummyVecEnv([MAKERS["terminates"]] * N))
+    with VecCheckedSession(MAKERS["terminates"], N, workers=2) as vec:
+        assert episodes(SB3VecEnv(vec)) == expected
+    assert expected
+
+
+@pytest.mark.parametrize(
+    ("maker", "policy"), [("dict", "MultiInputPolicy"), ("truncates", "MlpPolicy")]
+)
+def test_ppo_takes_dict_observations_and_continuous_actions(maker: str, policy: str) -> None:
+    with VecCheckedSession(MAKERS[maker], N, workers=2) as vec:
+        model = sb3.PPO(policy, SB3VecEnv(vec), n_steps=16, batch_size=20, n_epochs=1, seed=0)
+        model.learn(2 * 16 * N)
+        assert model.num_timesteps == 2 * 16 * N
+
+
+@pytest.mark.slow
+def test_ppo_learns_cartpole() -> None:
+    with VecCheckedSession("CartPole-v1", n=8, workers="auto") as vec:
+        env = vec_env.VecMonitor(SB3VecEnv(vec))
+        model = sb3.PPO(
+            "MlpPolicy",
+            env,
+            seed=0,
+            n_steps=32,
+            batch_size=256,
+            n_epochs=20,
+            gamma=0.98,
+            gae_lambda=0.8,
+            learning_rate=1e-3,
+        )
+        model.learn(40_000)
+        mean, _ = evaluate_policy(model, env, n_eval_episodes=16)
+    assert mean >= 200  # a random policy gets about 22
