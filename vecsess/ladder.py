@@ -195,6 +195,7 @@ class Ladder:
         return write_reproducer(
             self._policy.reproducer_dir,
             self._launched.pickled,
+            self._launched.settings or {},
             env,
             [*script, ["steps", 1, _column(action)]],
         )
