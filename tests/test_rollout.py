@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from vecsess import tree
 from vecsess.advantages import generalized_advantages
 from vecsess.batch import one_hot, z_scores
-from vecsess.errors import SpaceError
 from vecsess.rollout import Rollout, reuse_or_allocate
 
 BOX = spaces.Box(-1, 1, (3,))
@@ -183,9 +182,10 @@ class TestRollout:
         assert rollout.observations["a"].dtype == np.float16
         assert rollout.observations["b"][0].shape == (2, 1)
 
-    def test_a_space_without_a_shape_is_refused(self) -> None:
-        with pytest.raises(SpaceError, match=r"fixed shape.*Text"):
-            Rollout.empty(2, 1, spaces.Text(5), spaces.Discrete(2))
+    def test_a_space_without_a_shape_gets_an_array_of_objects(self) -> None:
+        rollout = Rollout.empty(2, 1, spaces.Dict(a=spaces.Text(5)), spaces.Discrete(2))
+        assert rollout.observations["a"].shape == (2, 1)
+        assert rollout.observations["a"].dtype == object
 
     @pytest.mark.parametrize(("horizon", "num_envs"), [(0, 1), (-3, 1), (1, 0)])
     def test_horizon_and_environments_are_positive(self, horizon: int, num_envs: int) -> None:

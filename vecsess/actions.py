@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from vecsess.contract import Contract
 from vecsess.errors import ActionError
-from vecsess.piped_values import object_array
+from vecsess.tree import object_array
 from vecsess.wire.custom_space import is_custom
 from vecsess.wire.leaves import FormError, Leaf, Space, all_leaves_of, field_name, part_at, pick
 from vecsess.wire.piped import pack_piped
@@ -173,8 +173,7 @@ class _PipedCheck(_LeafCheck):
             raise self._error(
                 f"expected a tuple of {self.shape[0]}, one action for each environment, got {got}"
             )
-        packed: Array = object_array([self._pack(*pair) for pair in enumerate(actions)])
-        return packed
+        return object_array(self._pack(*pair) for pair in enumerate(actions))
 
     def _pack(self, env: int, action: Any) -> bytes:
         try:

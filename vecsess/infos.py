@@ -7,7 +7,7 @@ from typing import Any
 
 from vecsess.reports import values_of
 from vecsess.rollout import Finals
-from vecsess.tree import leaves, row
+from vecsess.tree import leaves
 from vecsess.wire.leaves import Space, all_leaves_of, assemble
 from vecsess.wire.messages import Done
 from vecsess.worker import Worker
@@ -41,7 +41,7 @@ def merge_infos(
         own = found.get(env, {})
         if finals is not None and env in last:
             final = {
-                "final_obs": _as_one(space, row(finals.observations, last[env])),
+                "final_obs": _one_of(space, finals, last[env]),
                 "final_info": own.get("final_info", {}),
             }
             infos = add(infos, final, env)
@@ -50,7 +50,8 @@ def merge_infos(
     return infos
 
 
-def _as_one(space: Space, observation: Any) -> Any:
-    """Returns an observation out of a batch as environments give it: what is discrete as an int."""
-    parts = zip(all_leaves_of(space), leaves(observation), strict=True)
-    return assemble(space, iter([int(one) if leaf.discrete else one for leaf, one in parts]))
+def _one_of(space: Space, finals: Finals, k: int) -> Any:
+    """Returns the k-th final observation as environments give it: what is discrete as an int."""
+    parts = zip(all_leaves_of(space), leaves(finals.observations), strict=True)
+    ones = (int(array[k]) if leaf.discrete else array[k] for leaf, array in parts)
+    return assemble(space, ones)

@@ -196,14 +196,14 @@ def rollout_for(
             "expected the policy's act to return (actions, log_probs, values), "
             f"got {type(decision).__name__}"
         )
-    _, log_probs, values = map(np.asarray, decision)
+    log_probs, values = map(np.asarray, decision[1:])
     for name, array in (("log_probs", log_probs), ("values", values)):
         if array.dtype.kind != "f":
             raise TypeError(f"expected floating-point {name} from the policy, got {array.dtype}")
     fresh = Rollout.empty(
         horizon,
         source.num_envs,
-        tree.row(observations, 0),
+        getattr(source, "single_observation_space", tree.row(observations, 0)),
         source.single_action_space,
         log_prob_dtype=log_probs.dtype,
         value_dtype=values.dtype,
@@ -228,7 +228,8 @@ def store(rollout: Rollout, t: int, decision: Decision, envs: slice = slice(None
 
 def _put(name: str, given: Any, row: NDArray[Any]) -> None:
     """Copies what the policy gave, where that is no broadcast and loses nothing."""
-    array = np.asarray(given)
+    # What has no fixed shape, such as a text, is an object: NumPy would look into it.
+    array = tree.object_array(given) if row.dtype == object else np.asarray(given)
     if array.shape != row.shape:
         raise ValueError(
             f"expected {name} of shape {list(row.shape)} from the policy, got {list(array.shape)}"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from vecsess.wire.leaves import FormError, Space, all_leaves_of, field_name, part_at
 from vecsess.wire.messages import Done
 from vecsess.wire.piped import unpack_piped
@@ -59,11 +57,3 @@ class PipedValues:
         except FormError as error:
             raise FrameError(f"{field}: {error}") from error
         self._places[what][leaf][worker.index, row] = value
-
-
-def object_array(values: list[Any]) -> Any:
-    """Returns `[N]` objects; NumPy alone would look into tuples and lists."""
-    array = np.empty(len(values), object)
-    for index, value in enumerate(values):
-        array[index] = value
-    return array

@@ -17,8 +17,8 @@ from numpy.typing import DTypeLike, NDArray
 from vecsess import tree
 from vecsess.advantages import generalized_advantages
 from vecsess.batch import ActorCriticBatch, one_hot, z_scores
-from vecsess.errors import SpaceError
 from vecsess.tree import Tree
+from vecsess.wire.leaves import all_leaves_of, assemble
 
 if TYPE_CHECKING:
     from vecsess.integrations.pytorch import TorchRollout
@@ -151,14 +151,15 @@ class Rollout:
             horizon: `T`, locksteps.
             num_envs: `N`.
             observation_space: of one environment, or one observation as an example; Dict and
-                Tuple spaces give dicts and tuples of arrays.
+                Tuple spaces give dicts and tuples of arrays, and what has no fixed shape, such as
+                a text, an array of objects.
             action_space: of one environment.
             log_prob_dtype: the policy's, so that a stored log-probability is never rounded.
             value_dtype: the policy's.
 
         Raises:
             ValueError: where the horizon or the number of environments is not positive.
-            SpaceError: for a space that is no array of fixed shape.
+            UnsupportedSpaceError: for an array of a dtype that can't be shared.
         """
         for name, number in (("horizon", horizon), ("num_envs", num_envs)):
             if number <= 0:
@@ -291,13 +292,14 @@ def _flat(rows: Tree) -> Tree:
 
 def _allocate(like: Any, lead: tuple[int, ...]) -> Tree:
     """Returns zeros, `[*lead, *shape]`: fresh pages are zero anyway, so they cost no more."""
-    if isinstance(like, (dict, spaces.Dict)):
+    if isinstance(like, gymnasium.Space):
+        parts = all_leaves_of(like)
+        return assemble(like, (np.zeros((*lead, *leaf.shape), leaf.dtype) for leaf in parts))
+    if isinstance(like, dict):
         return {key: _allocate(part, lead) for key, part in like.items()}
-    if isinstance(like, (tuple, spaces.Tuple)):
+    if isinstance(like, tuple):
         return tuple(_allocate(part, lead) for part in like)
-    if like.shape is None or like.dtype is None:
-        raise SpaceError(f"expected a space of arrays of a fixed shape and dtype, got {like}")
-    return np.zeros((*lead, *like.shape), dtype=like.dtype)
+    return np.zeros((*lead, *like.shape), like.dtype)
 
 
 def reuse_or_allocate(out: Rollout | None, fresh: Rollout) -> Rollout:

@@ -6,7 +6,7 @@ each; what the leaves hold is the caller's affair.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -94,6 +94,20 @@ def concatenate(trees: list[Tree]) -> Tree:
         {'speed': array([0., 1., 1.])}
     """
     return map_leaves(lambda *parts: np.concatenate(parts), *trees)
+
+
+def object_array(values: Iterable[Any]) -> NDArray[Any]:
+    """Returns an array `[N]` of objects; NumPy alone would look into tuples and lists.
+
+    Example:
+        >>> object_array([(1, 2), (3, 4)]).shape
+        (2,)
+    """
+    found = list(values)
+    array = np.empty(len(found), dtype=object)
+    for index, value in enumerate(found):
+        array[index] = value
+    return array
 
 
 def _copy_leaf(target: NDArray[Any], source: Any) -> None:

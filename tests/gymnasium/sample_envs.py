@@ -50,7 +50,7 @@ class SampleEnv(gymnasium.Env[Any, Any]):
 def told_of(value: Any) -> str:
     """Returns a text that two equal values share, types included."""
     if isinstance(value, dict):
-        return str({key: told_of(part) for key, part in value.items()})
+        return str({key: told_of(value[key]) for key in sorted(value)})
     if isinstance(value, tuple):
         return f"{type(value).__name__}{[told_of(part) for part in value]}"
     if isinstance(value, np.ndarray):

@@ -18,7 +18,7 @@ from vecsess.errors import ActionError
 from vecsess.wire.custom_space import CustomSpace
 
 N = 3
-FLOATS = [np.float16, np.float32, np.float64, np.longdouble]
+FLOATS = [np.float16, np.float32, np.float64]
 INTEGERS = [getattr(np, f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)]
 
 ARRAY_SPACES: dict[str, spaces.Space[Any]] = {
@@ -81,6 +81,7 @@ def makers(observation_space: spaces.Space[Any], action_space: Any = None) -> li
     return [partial(SampleEnv, observation_space, action_space)] * N
 
 
+@pytest.mark.filterwarnings("ignore:.*Getting the length of a multi-dim:UserWarning")
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("name", ALL_SPACES)
 def test_a_space_as_observation_and_as_action(name: str, workers: int) -> None:
