@@ -13,6 +13,28 @@ from vecsess.lockstep import Lockstep
 from vecsess.worker import Worker
 
 
+def check_limits(*, processes: bool, **limits: int | None) -> bool:
+    """Returns whether there is a limit at all.
+
+    Args:
+        processes: whether there are any to replace.
+        limits: by the names that the user gave them by.
+
+    Raises:
+        ValueError: a limit that is not positive, or no processes to replace.
+
+    Example:
+        >>> check_limits(processes=True, max_episodes=None)
+        False
+    """
+    for name, limit in limits.items():
+        if limit is not None and (type(limit) is not int or limit < 1):
+            raise ValueError(f"{name}: expected a positive whole number or None, got {limit!r}")
+        if limit is not None and not processes:
+            raise ValueError(f"{name}: with workers=0 there is no process to replace")
+    return any(limit is not None for limit in limits.values())
+
+
 class Recycling:
     """Says at an episode's end which workers are due.
 
@@ -21,21 +43,11 @@ class Recycling:
         memory_limit_bytes: of a worker's unique memory; None for any.
         max_episodes: how many episodes a worker may finish, of all its environments together;
             None for any.
-
-    Raises:
-        ValueError: a limit that is not positive, or no processes to replace.
     """
 
     def __init__(
         self, lockstep: Lockstep, memory_limit_bytes: int | None, max_episodes: int | None
     ) -> None:
-        limits = {"memory_limit_bytes": memory_limit_bytes, "max_episodes": max_episodes}
-        for name, limit in limits.items():
-            if limit is not None and (type(limit) is not int or limit < 1):
-                raise ValueError(f"{name}: expected a positive number or None, got {limit!r}")
-            if limit is not None and lockstep.workers[0].slab_fd < 0:
-                raise ValueError(f"{name}: with workers=0 there is no process to replace")
-        self.limited = any(limit is not None for limit in limits.values())
         self._lockstep = lockstep
         self._limit_bytes, self._max_episodes = memory_limit_bytes, max_episodes
         self._episodes = np.zeros(len(lockstep.workers), np.int64)
