@@ -31,7 +31,7 @@ from vecsess.launch import EnvLike, Source, cores, group, launch
 from vecsess.phase import AT_REST, PENDING, STARTED, Phase
 from vecsess.reactions import FailureReaction, Incident, Reaction, Reactions, RestartPolicy
 from vecsess.recovery import Recovery
-from vecsess.recycling import Recycling
+from vecsess.recycling import Recycling, check_limits
 from vecsess.rollout import Finals, StepRows
 from vecsess.seeds import Seed
 from vecsess.tree import Tree, leaves, map_leaves
@@ -126,6 +126,11 @@ class VecCheckedSession(GymVector):
             on_crash=on_crash, on_error=on_error, on_violation=on_violation, on_limit=on_limit
         )
         groups = group(n, workers)
+        limited = check_limits(
+            processes=bool(groups),
+            memory_limit_bytes=memory_limit_bytes,
+            max_episodes=max_episodes,
+        )
         conventions = Conventions(
             autoreset_mode=autoreset_mode_of(autoreset_mode),
             observation_mode=observation_mode,
@@ -149,8 +154,8 @@ class VecCheckedSession(GymVector):
             mode = settings["autoreset_mode"]
             recovery = Recovery(launched, n, mode, reactions, restart_policy)
             super().__init__(launched, n, contract, timeouts, reactions, recovery, conventions)
-            recycling = Recycling(self._lockstep, memory_limit_bytes, max_episodes)
-            self._recycling = recycling if recycling.limited else None
+            if limited:
+                self._recycling = Recycling(self._lockstep, memory_limit_bytes, max_episodes)
         except BaseException:
             launched.abandon()
             raise
