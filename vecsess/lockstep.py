@@ -188,8 +188,9 @@ class Lockstep:
     def _next_seq(self, reply_cap: int, limit_s: float | None) -> int:
         self._seq = next(self._numbers)
         self.unread = True
-        for worker in self.active:
-            worker.flight = self
+        if self.active and self.active[-1].flight is not self:
+            for worker in self.active:
+                worker.flight = self
         self._acknowledgement = acknowledgement(self._seq)
         self._reply_cap = reply_cap
         self._limit_s = limit_s

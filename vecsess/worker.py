@@ -34,7 +34,7 @@ class Timeouts:
     close_s: float = 5.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)  # itself and no other: lists of workers are searched all the time
 class Worker:
     """A worker process, as the manager sees it."""
 
