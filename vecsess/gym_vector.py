@@ -248,8 +248,8 @@ class GymVector(Stepping):
         """The seed of each environment's `np_random`."""
         return self.get_attr("np_random_seed")
 
-    @property
-    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override,misc]
+    @property  # type: ignore[misc]  # as Gymnasium's own vector environments
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """A copy of each environment's `np_random`: numbers drawn from it are not drawn there."""
         return self.get_attr("np_random")
 

@@ -53,5 +53,5 @@ def merge_infos(
 def _one_of(space: Space, finals: Finals, k: int) -> Any:
     """Returns the k-th final observation as environments give it: what is discrete as an int."""
     parts = zip(all_leaves_of(space), leaves(finals.observations), strict=True)
-    ones = (int(array[k]) if leaf.discrete else array[k] for leaf, array in parts)
-    return assemble(space, ones)
+    ones: list[Any] = [int(array[k]) if leaf.discrete else array[k] for leaf, array in parts]
+    return assemble(space, iter(ones))

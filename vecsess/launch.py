@@ -75,7 +75,8 @@ class Source:
             return cls(("id", env, spec, make_kwargs or {}), _modules_of_id(env, spec))
         if make_kwargs:
             raise TypeError("make_kwargs go with an id; bind a callable's with functools.partial")
-        makers = [env] if callable(env) else list(env) if isinstance(env, Sequence) else []
+        given: Any = env  # whatever a caller passes
+        makers = [given] if callable(given) else list(given) if _is_sequence(given) else []
         if len(makers) not in (1, n) or not all(callable(maker) for maker in makers):
             raise TypeError(
                 f"env: expected an id, a callable, or a sequence of {n} callables, got {env!r}"
@@ -98,6 +99,10 @@ class Source:
                 "inside of the callable, or use workers=0"
             ) from error
         return pickled
+
+
+def _is_sequence(given: Any) -> bool:
+    return isinstance(given, Sequence)
 
 
 def _modules_of_id(env_id: str, spec: Any) -> tuple[str, ...]:

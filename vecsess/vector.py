@@ -34,6 +34,7 @@ from vecsess.recovery import Recovery
 from vecsess.recycling import Recycling, check_limits
 from vecsess.rollout import Finals, StepRows
 from vecsess.seeds import Seed
+from vecsess.supervisor import Supervisor
 from vecsess.tree import Tree, leaves, map_leaves
 from vecsess.wire.messages import Close
 from vecsess.wire.patience import SPIN_NS
@@ -354,14 +355,15 @@ class VecCheckedSession(GymVector):
         if self._supervisor is None:
             self._local.channel.close()
         else:
-            self._end_workers(close_s, in_order=state in AT_REST and not terminate)
+            in_order = state in AT_REST and not terminate
+            self._end_workers(self._supervisor, close_s, in_order=in_order)
         if state in PENDING and not self._given_up:
             gymnasium.logger.warn(
                 "Calling `close` while waiting for a pending call to "
                 f"`{PENDING[state]}` to complete."
             )
 
-    def _end_workers(self, close_s: float, *, in_order: bool) -> None:
+    def _end_workers(self, supervisor: Supervisor, close_s: float, *, in_order: bool) -> None:
         """Lets the workers close their environments where that is in order, and ends them."""
         self._lockstep.unwatch()  # whoever is lost now need not come back
         try:
@@ -372,7 +374,7 @@ class VecCheckedSession(GymVector):
                 f"a worker did not close in order: {error}", ResourceWarning, stacklevel=2
             )
         finally:
-            self._supervisor.close(close_s if in_order else min(close_s, 1.0))
+            supervisor.close(close_s if in_order else min(close_s, 1.0))
 
     def __enter__(self) -> VecCheckedSession:
         return self

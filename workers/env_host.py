@@ -92,14 +92,11 @@ class EnvHost:
         for row, env in enumerate(self.envs):
             observations = [array[0] for array in views.written]
             finals = [array[0] for array in views.written_finals]
-            space, options = (
-                env.observation_space,
-                {"exact": exact, "warn": partial(self._warn, row)},
-            )
+            make = partial(Form, env.observation_space, exact=exact, warn=partial(self._warn, row))
             pipe, final_pipe = (partial(self._pipe, what) for what in ("observation", "final"))
-            first = Form(space, observations, "observation", pipe=pipe, **options)
-            form = Form(space, observations, "next_observation", pipe=pipe, **options)
-            final = Form(space, finals, "next_observation", pipe=final_pipe, **options)
+            first = make(observations, "observation", pipe=pipe)
+            form = make(observations, "next_observation", pipe=pipe)
+            final = make(finals, "next_observation", pipe=final_pipe)
             self._reset_forms.append(first.write)
             self._writers.append(form.writer())
             self._final_forms.append(final.write)

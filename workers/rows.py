@@ -23,10 +23,11 @@ class Rows:
     """
 
     def __init__(self, views: Views, action_space: Space) -> None:
-        self.running = memoryview(views.running)
-        self.rewards = memoryview(views.rewards[0])
-        self.terminated = memoryview(views.terminated[0])
-        self.truncated = memoryview(views.truncated[0])
+        # Memoryviews, the quickest for single numbers; what they hold has no type of its own.
+        self.running: Any = views.running.data
+        self.rewards: Any = views.rewards[0].data
+        self.terminated: Any = views.terminated[0].data
+        self.truncated: Any = views.truncated[0].data
         self.rng = views.rng[0]
         self.actions = _action_reader(views, action_space)
 

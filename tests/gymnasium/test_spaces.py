@@ -36,7 +36,7 @@ ARRAY_SPACES: dict[str, spaces.Space[Any]] = {
     "Discrete of int8": spaces.Discrete(5, dtype=np.int8),
     "Discrete of uint16": spaces.Discrete(5, start=3, dtype=np.uint16),
     "MultiDiscrete": spaces.MultiDiscrete([2, 5, 3]),
-    "MultiDiscrete of two axes": spaces.MultiDiscrete([[2, 3], [4, 5]], dtype=np.int32),
+    "MultiDiscrete of two axes": spaces.MultiDiscrete(np.array([[2, 3], [4, 5]])),
     "MultiDiscrete from a start": spaces.MultiDiscrete([4, 4], start=[-1, 7]),
     "MultiBinary": spaces.MultiBinary(6),
     "MultiBinary of two axes": spaces.MultiBinary([2, 3]),
