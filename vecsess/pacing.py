@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from vecsess import tree
 from vecsess.actions import ActionCheck
 from vecsess.errors import ActionError
-from vecsess.lockstep import SLICE_S, Lockstep
+from vecsess.lockstep import Lockstep
 from vecsess.loop import Books, begin_collecting, end_rollout, rollout_for, store
 from vecsess.policies import Policy, as_policy
+from vecsess.replies import SLICE_S
 from vecsess.rollout import Episode, Finals, Rollout, StepRows
 from vecsess.sampling import uniform_noise
 from vecsess.tree import Tree
