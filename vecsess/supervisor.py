@@ -293,6 +293,11 @@ class Supervisor:
 
     # --- end -------------------------------------------------------------------------------------
 
+    @property
+    def closed(self) -> bool:
+        """Whether all was given back, be it by the collector: then descriptors are others'."""
+        return not self._finalizer.alive
+
     def close(self, close_s: float) -> None:
         """Ends the fork server and every worker that is left; a second call does nothing."""
         if self._finalizer.detach() is not None:

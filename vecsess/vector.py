@@ -367,7 +367,7 @@ class VecCheckedSession(GymVector):
         """Lets the workers close their environments where that is in order, and ends them."""
         self._lockstep.unwatch()  # whoever is lost now need not come back
         try:
-            if in_order and close_s > 0:
+            if in_order and close_s > 0 and not supervisor.closed:
                 self._lockstep.command(self._close_message, close_s)
         except (VecsessError, OSError) as error:
             warnings.warn(
