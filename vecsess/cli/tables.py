@@ -32,19 +32,19 @@ def summary_table(tally: Tally) -> Table:
 
 def workers_table(rows: list[WorkerHealth]) -> Table:
     """Returns a row per worker."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("worker", justify="right")
-    table.add_column("pid", justify="right")
-    table.add_column("state")
-    for name in ("restarts", "unique", "cpu", "steps/s", "step p50", "p99", "waited for"):
-        table.add_column(name, justify="right")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("worker", justify="right", no_wrap=True)
+    table.add_column("pid", justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for name in ("restarts", "rss", "cpu", "steps/s", "step p50", "p99", "waited"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             str(row.worker),
             str(row.pid),
             row.state,
             str(row.restarts),
-            size(row.unique_bytes),
+            size(row.rss_bytes),
             "-" if row.cpu_percent is None else f"{row.cpu_percent:.0f} %",
             f"{row.steps_per_s:,.0f}",
             seconds(row.step_p50_s),
