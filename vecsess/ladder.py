@@ -47,6 +47,7 @@ class Ladder:
         self.unreplayable: set[int] = set()
         self.root_seed = secrets.randbits(32)
         self.truncations = 0
+        self._rungs: dict[int, str] = {}  # by environment: what reproduced it last
 
     def bring_back(
         self,
@@ -100,6 +101,7 @@ class Ladder:
             for attempt, account in enumerate(accounts):
                 why = self._replay(env, worker, row, account, afresh=attempt > 0)
                 if not why:
+                    self._rungs[env] = account.rung
                     return f"replayed {account.rung}"
             if "another" in why:
                 self._give_up_replays(env)
@@ -190,7 +192,9 @@ class Ladder:
         if self.journal is None:
             return "none, for there is no log"
         accounts = self.journal.accounts(env, worker.index, row)
-        script = accounts[0].script if accounts else []
+        # The one that brought it here before: the quicker one may lead to another state.
+        known = [each for each in accounts if each.rung == self._rungs.get(env)] or accounts
+        script = known[0].script if known else []
         action = self.journal.pending_action(env)
         return write_reproducer(
             self._policy.reproducer_dir,
