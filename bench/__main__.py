@@ -16,7 +16,8 @@ try:
 except ModuleNotFoundError:
     sys.exit("the bench prints with rich: install vecsess[cli]")
 
-from vecsess.bench.commands import COMMANDS, Options
+from vecsess.bench.commands import COMMANDS
+from vecsess.bench.options import Options
 from vecsess.bench.registry import EVERYTHING
 from vecsess.bench.report import document, machine
 
@@ -34,12 +35,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = Options(
             case=case,
             sizes=given.n or command.sizes,
-            plan=Plan(seconds=given.seconds, rounds=given.rounds),
+            plan=Plan(
+                seconds=given.seconds or command.plan.seconds,
+                rounds=given.rounds or command.plan.rounds,
+            ),
             peers=given.peers,
             only=given.only,
             plots=given.plots,
             kills=given.kills,
             seed=given.seed,
+            start_limit_s=given.start_limit,
+            policy_ms=given.policy_ms,
+            policy_row_us=given.policy_row_us,
         )
         data = command.run(options, _wide_console(), Console(stderr=True))
     except ValueError as error:
@@ -71,14 +78,17 @@ def _parser() -> argparse.ArgumentParser:
     add("command", nargs="?", default="throughput", choices=COMMANDS, metavar="command")
     add("--env", metavar="CASE", help=f"an environment id, or one of {', '.join(CASES)}")
     add("-n", type=_sizes, metavar="N[,N...]", help="environments")
-    add("--seconds", type=_positive, default=1.0, help="length of a slice (default: 1)")
-    add("--rounds", type=int, default=5, help="slices for each contender (default: 5)")
+    add("--seconds", type=_positive, help="length of a slice (1; tune: 0.25)")
+    add("--rounds", type=_count, help="slices for each contender (5; tune: 3)")
     add("--step-us", type=_positive, metavar="US", help="mean step time of image and heavy")
     add("--sleeping", action=argparse.BooleanOptionalAction, help="whether their steps sleep")
     add("--peers", default="all", metavar="KEYS", help="all (default), none, or sb3,envpool,...")
     add("--only", metavar="KEYS", help="measure these contenders and no others")
     add("--kills", type=int, default=2000, metavar="K", help="of the fault campaign (2000)")
     add("--seed", type=int, default=0, metavar="S", help="of the fault campaign (0)")
+    add("--policy-ms", type=float, default=0.0, metavar="MS", help="of a policy's call, for tune")
+    add("--policy-row-us", type=float, default=0.0, metavar="US", help="likewise, of each row")
+    add("--start-limit", type=_positive, default=150.0, metavar="S", help="of a sweep (150)")
     add("--json", type=Path, metavar="FILE", help="write the figures, the machine, the versions")
     add("--plots", type=Path, metavar="DIR", help="write plots (PNG) into this folder")
     return parser
@@ -89,6 +99,11 @@ def _sizes(text: str) -> tuple[int, ...]:
     if min(sizes) < 1:
         raise argparse.ArgumentTypeError(f"expected numbers from 1, got {text!r}")
     return sizes
+
+
+def _count(text: str) -> int:
+    (count,) = _sizes(text)
+    return count
 
 
 def _positive(text: str) -> float:

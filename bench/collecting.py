@@ -25,7 +25,7 @@ class UniformPolicy:
 
     def __init__(self, actions: int, n: int) -> None:
         """Chooses among `actions` for `n` rows."""
-        self._actions = actions
+        self.actions = actions
         self._log_probs = np.full(n, -np.log(actions), np.float32)
         self._values = np.zeros(n, np.float32)
 
@@ -40,7 +40,7 @@ class UniformPolicy:
         """Turns `noise [rows, 1]` in [0, 1) into actions, log-probabilities and values."""
         del episode_start, envs
         rows = len(observations)
-        actions = (noise[:, 0] * self._actions).astype(np.int64)
+        actions = (noise[:, 0] * self.actions).astype(np.int64)
         return actions, self._log_probs[:rows], self._values[:rows]
 
     def value(
@@ -103,7 +103,7 @@ class CollectAdapter(Adapter):
         from vecsess import VecCheckedSession
 
         self._vec = VecCheckedSession(case.env, n, workers=workers)
-        self._policy = UniformPolicy(_discrete(self._vec.single_action_space), n)
+        self._policy: UniformPolicy = UniformPolicy(_discrete(self._vec.single_action_space), n)
         self._rollout: Any = None
         self.steps_per_call = HORIZON * n
 

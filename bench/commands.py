@@ -3,53 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 from rich.console import Console
 
 from vecsess.bench import registry
-from vecsess.bench.cases import Case
 from vecsess.bench.contenders import Contender
 from vecsess.bench.faults.command import run_faults
-from vecsess.bench.host import START_TIMEOUT_S
-from vecsess.bench.measure import Plan, Row, Table, measure, measure_starts
-from vecsess.bench.plots import plot_core_time, plot_throughput
-from vecsess.bench.report import (
-    print_checks,
-    print_starts,
-    print_table,
-    starts_data,
-    table_data,
-)
-
-Data = list[dict[str, Any]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What was asked for, checked.
-
-    Attributes:
-        sizes: each N to measure.
-        peers: "all", "none" or keys.
-        only: keys of the only contenders to measure, or None.
-        plots: the folder for PNG files, or None for no plots.
-        kills: how many of the fault campaign; everything else in it follows.
-        seed: of the fault campaign.
-    """
-
-    case: Case
-    sizes: tuple[int, ...]
-    plan: Plan
-    peers: str = "all"
-    only: str | None = None
-    plots: Path | None = None
-    kills: int = 2000
-    seed: int = 0
+from vecsess.bench.measure import Plan, Row, Table, measure_starts
+from vecsess.bench.options import Data, Options, measured_table, teller
+from vecsess.bench.plots import plot_throughput
+from vecsess.bench.probes import free, manager, pipelined, slow, tune, worker
+from vecsess.bench.report import print_checks, print_starts, starts_data, table_data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,18 +28,22 @@ class Command:
         run: does it, and tells the second console what is going on.
         sizes: each N that it measures unless told otherwise.
         case: likewise, the case.
+        plan: likewise, how long.
     """
 
     about: str
     run: Callable[[Options, Console, Console], Data]
     sizes: tuple[int, ...] = (16,)
     case: str = "cartpole"
+    plan: Plan = field(default_factory=Plan)
 
 
 def throughput(options: Options, console: Console, progress: Console) -> Data:
     """Prints a table for each N: ours, Gymnasium's and the peers'."""
     contenders = _vector_contenders(options)
-    return [table_data(_table(options, n, contenders, console, progress)) for n in options.sizes]
+    return [
+        table_data(measured_table(options, n, contenders, console, progress)) for n in options.sizes
+    ]
 
 
 def collect(options: Options, console: Console, progress: Console) -> Data:
@@ -80,7 +52,9 @@ def collect(options: Options, console: Console, progress: Console) -> Data:
     contenders = registry.choose(standard, peers="none", only=options.only)
     return [
         table_data(
-            _table(options, n, contenders, console, progress, baseline=registry.USUAL_LOOP.key)
+            measured_table(
+                options, n, contenders, console, progress, baseline=registry.USUAL_LOOP.key
+            )
         )
         for n in options.sizes
     ]
@@ -90,7 +64,7 @@ def checks(options: Options, console: Console, progress: Console) -> Data:
     """Prints what the value checks cost."""
     data = []
     for n in options.sizes:
-        table = _table(
+        table = measured_table(
             options, n, registry.CHECKS, console, progress, baseline=registry.UNCHECKED.key
         )
         print_checks(console, table)
@@ -105,7 +79,7 @@ def start(options: Options, console: Console, progress: Console) -> Data:
     data = []
     for n in options.sizes:
         found = measure_starts(
-            options.case, n, contenders, options.plan.rounds, tell=_teller(progress)
+            options.case, n, contenders, options.plan.rounds, tell=teller(progress)
         )
         print_starts(console, options.case.name, n, found)
         data.append(starts_data(options.case.name, n, found))
@@ -119,10 +93,14 @@ def sweep(options: Options, console: Console, progress: Console) -> Data:
     contenders = _vector_contenders(options)
     tables: list[Table] = []
     for n, next_n in itertools.zip_longest(options.sizes, options.sizes[1:]):
-        tables.append(_table(options, n, contenders, console, progress))
+        tables.append(measured_table(options, n, contenders, console, progress))
         if next_n is None:
             break
-        skipped = [row.contender.key for row in tables[-1].rows if too_large(row, next_n / n)]
+        skipped = [
+            row.contender.key
+            for row in tables[-1].rows
+            if too_large(row, next_n / n, options.start_limit_s)
+        ]
         contenders = [each for each in contenders if each.key not in skipped]
         if skipped:
             console.print(f"left out from N = {next_n} on: {', '.join(skipped)}")
@@ -135,11 +113,11 @@ def faults(options: Options, console: Console, progress: Console) -> Data:
     return run_faults(options.kills, options.seed, options.peers, console, progress)
 
 
-def too_large(row: Row, growth: float) -> bool:
+def too_large(row: Row, growth: float, start_limit_s: float) -> bool:
     """Whether `growth` times as many workers would hardly fit into memory, or start too slowly."""
     if row.started is None:
         return False
-    too_slow = row.started.start_s * growth > START_TIMEOUT_S / 2
+    too_slow = row.started.start_s * growth > start_limit_s
     room_bytes = psutil.virtual_memory().available / 2
     return too_slow or row.started.pss_bytes * growth > room_bytes
 
@@ -147,28 +125,6 @@ def too_large(row: Row, growth: float) -> bool:
 def _vector_contenders(options: Options) -> list[Contender]:
     standard = (registry.BARE, registry.SYNC, registry.ASYNC, *registry.OURS)
     return registry.choose(standard, peers=options.peers, only=options.only)
-
-
-def _table(
-    options: Options,
-    n: int,
-    contenders: Sequence[Contender],
-    console: Console,
-    progress: Console,
-    *,
-    baseline: str = registry.ASYNC.key,
-) -> Table:
-    table = measure(
-        options.case, n, contenders, options.plan, baseline=baseline, tell=_teller(progress)
-    )
-    print_table(console, table)
-    if options.plots is not None:
-        plot_core_time(table, options.plots / f"core-time-{options.case.name}-{n}.png")
-    return table
-
-
-def _teller(progress: Console) -> Callable[[str], None]:
-    return lambda line: progress.print(line, style="dim", markup=False, highlight=False)
 
 
 COMMANDS = {
@@ -180,6 +136,20 @@ COMMANDS = {
         run=sweep, about="throughput over N, with plots", sizes=(1, 2, 4, 8, 16, 32, 64, 128, 256)
     ),
     "checks": Command(run=checks, about="what the value checks cost"),
+    "free": Command(
+        run=free, about='pace="free" against lockstep, steps of very unequal length', case="heavy"
+    ),
+    "pipelined": Command(
+        run=pipelined, about='pace="pipelined" against lockstep, two policies', case="steady"
+    ),
+    "slow": Command(run=slow, about="what waiting costs beside a policy of 2 ms"),
+    "manager": Command(
+        run=manager, about="the manager's own time a lockstep, 2 workers", sizes=(16, 256)
+    ),
+    "worker": Command(run=worker, about="what a worker adds to env.step"),
+    "tune": Command(
+        run=tune, about="which layout to use, and why", plan=Plan(seconds=0.25, rounds=3)
+    ),
     "faults": Command(run=faults, about="the fault campaign: kills, hangs, lies, leaks"),
     "start": Command(run=start, about="time to the first observation, memory", sizes=(16, 64)),
 }

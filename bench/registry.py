@@ -19,6 +19,8 @@ from vecsess.bench.contenders import (
     open_ours,
     open_sync,
 )
+from vecsess.bench.overhead import MANAGER, WORKER
+from vecsess.bench.paces import FREE, OVERLAPS, SLOW
 from vecsess.bench.peers import (
     PUFFER,
     PoolAdapter,
@@ -113,9 +115,11 @@ UNCHECKED = _ours(
 )
 CHECKS = (CHECKED, UNCHECKED)
 
+EXTRA = (*FREE, *OVERLAPS["rows"], *OVERLAPS["call"], *SLOW, MANAGER, WORKER)
+
 EVERYTHING = {
     contender.key: contender
-    for contender in (BARE, SYNC, ASYNC, *OURS, DROP_IN, *PEERS, *COLLECTORS, *CHECKS)
+    for contender in (BARE, SYNC, ASYNC, *OURS, DROP_IN, *PEERS, *COLLECTORS, *CHECKS, *EXTRA)
 }
 
 

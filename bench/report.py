@@ -124,7 +124,7 @@ def print_table(console: Console, table: Table) -> None:
         else:
             grid.add_row(row.contender.label, *_cells(table, row))
     console.print(grid)
-    _print_details(console, table.rows)
+    print_details(console, table.rows)
 
 
 def print_starts(
@@ -145,7 +145,7 @@ def print_starts(
             _number(_mib(_median_of(starts, "pss_bytes")), ".1f"),
         )
     console.print(grid)
-    _print_details(console, [row for row, _ in found])
+    print_details(console, [row for row, _ in found])
 
 
 def print_checks(console: Console, table: Table) -> None:
@@ -247,7 +247,8 @@ def _grid(title: str, caption: str) -> Grid:
     return grid
 
 
-def _print_details(console: Console, rows: Sequence[Row]) -> None:
+def print_details(console: Console, rows: Sequence[Row]) -> None:
+    """Says in a line each why there are no figures."""
     for row in rows:
         if row.details:  # the first line; the rest is in the JSON file
             line = f"{row.contender.label}: {row.details.splitlines()[0]}"

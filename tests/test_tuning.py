@@ -149,7 +149,7 @@ def test_advice_says_why() -> None:
 @pytest.mark.parametrize(
     ("shares", "step", "expected"),
     [
-        ({"environments": 0.9}, BUSY, "more cores would help, and nothing else"),
+        ({"environments": 0.9}, BUSY, "more cores than 2, would help, and nothing else"),
         ({"environments": 0.9}, ASLEEP, "more workers than cores help"),
         ({"waiting": 0.9}, STRAGGLING, 'pace="free" does not; give policy'),
         ({"waiting": 0.9}, BUSY, "workers wait for a core"),

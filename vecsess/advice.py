@@ -59,8 +59,8 @@ def _what_helps(
         )
     elif best.environments > 2 * _MUCH:
         found.append(
-            f"the environments themselves are what takes the time: with {cores} cores in use, a "
-            "faster environment or more cores would help, and nothing else"
+            "the environments themselves are what takes the time: a faster environment, or more "
+            f"cores than {cores}, would help, and nothing else"
         )
     if step.straggles and best.pace != "free":
         tried = any(layout.pace == "free" for layout in layouts)

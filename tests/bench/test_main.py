@@ -97,10 +97,10 @@ def test_who_would_not_fit_or_start_in_time_is_left_out_of_the_next_n() -> None:
             started=Started(start_s=start_s, pss_bytes=pss_bytes, processes=16),
         )
 
-    assert not too_large(started(0.1, 1 << 20), growth=2)
-    assert too_large(started(100.0, 1 << 20), growth=2)
-    assert too_large(started(0.1, 1 << 50), growth=2)
-    assert not too_large(Row(contender=BARE, problem="not installed"), growth=2)
+    assert not too_large(started(0.1, 1 << 20), growth=2, start_limit_s=150)
+    assert too_large(started(100.0, 1 << 20), growth=2, start_limit_s=150)
+    assert too_large(started(0.1, 1 << 50), growth=2, start_limit_s=150)
+    assert not too_large(Row(contender=BARE, problem="not installed"), growth=2, start_limit_s=150)
 
 
 @pytest.mark.parametrize(

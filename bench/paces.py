@@ -1,0 +1,169 @@
+"""Collecting at another pace, and waiting for a slow policy, as contenders."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecsess.bench.cases import Case, StepTime
+from vecsess.bench.collecting import HORIZON, CollectAdapter, UniformPolicy
+from vecsess.bench.contenders import (
+    Adapter,
+    CheckedAdapter,
+    Contender,
+    load_ours,
+)
+from vecsess.bench.measure import cores_available
+
+OVERLAP_WORKERS = 4
+SLOW_POLICY_S = 2e-3
+_NAPS = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyTime:
+    """How long a policy sleeps, in locksteps of the environments: as a GPU that works meanwhile.
+
+    Attributes:
+        call: for each call.
+        all_rows: for a call with all N rows, and in proportion for fewer.
+    """
+
+    call: float = 0.0
+    all_rows: float = 0.0
+
+    def of_lockstep(self, step_time: StepTime, n: int, workers: int) -> tuple[float, float]:
+        """Returns seconds for a call and for a row, beside environments that are busy or asleep."""
+        at_once = workers if step_time.sleeping else min(workers, cores_available())
+        lockstep_s = n / at_once * step_time.mean_us * 1e-6
+        return self.call * lockstep_s, self.all_rows * lockstep_s / n
+
+
+class SleepingPolicy(UniformPolicy):
+    """Chooses as `UniformPolicy` does, and sleeps."""
+
+    def __init__(self, actions: int, n: int, call_s: float, row_s: float) -> None:
+        """Sleeps for `call_s` and `row_s` for each row."""
+        super().__init__(actions, n)
+        self._call_s, self._row_s = call_s, row_s
+
+    def act(self, observations: NDArray[Any], **given: Any) -> Any:
+        """Decides, after a while."""
+        time.sleep(self._call_s + self._row_s * len(observations))
+        return super().act(observations, **given)
+
+    def value(self, observations: NDArray[Any], **given: Any) -> NDArray[np.float32]:
+        """Values, after a while."""
+        time.sleep(self._call_s + self._row_s * len(observations))
+        return super().value(observations, **given)
+
+
+class PacedAdapter(CollectAdapter):
+    """`collect_rollout` at a pace; says what the slowest environment alone would have taken.
+
+    Figures: `ideal_s` is the sum over batches of the time that the slowest environment's steps
+    were drawn to take; `slept_s` adds by how much this machine's sleep is late, in each step.
+    """
+
+    def __init__(self, case: Case, n: int, *, workers: int | str | None, pace: str) -> None:
+        """Starts the workers."""
+        super().__init__(case, n, workers=workers)
+        self._pace = pace
+        self._late_s = sleep_lateness_s() if case.sleeping else 0.0
+        self._ideal_s = self._slept_s = 0.0
+
+    def step(self, actions: Any) -> None:
+        """Fills the batch once; a step's reward is the time that it was drawn to take."""
+        from vecsess import collect_rollout
+
+        self._rollout = collect_rollout(
+            self._vec, self._policy, HORIZON, out=self._rollout, pace=self._pace
+        )
+        slowest_s = float(self._rollout.rewards.sum(axis=0).max())
+        self._ideal_s += slowest_s
+        self._slept_s += slowest_s + HORIZON * self._late_s
+
+    def take_figures(self) -> dict[str, float]:
+        """Hands out both sums."""
+        figures = {"ideal_s": self._ideal_s, "slept_s": self._slept_s}
+        self._ideal_s = self._slept_s = 0.0
+        return figures
+
+
+class OverlapAdapter(PacedAdapter):
+    """`collect_rollout` at a pace, with a policy that takes its time."""
+
+    def __init__(self, case: Case, n: int, *, pace: str, policy_time: PolicyTime) -> None:
+        """Starts the workers."""
+        workers = min(OVERLAP_WORKERS, n)
+        super().__init__(case, n, workers=workers, pace=pace)
+        if case.step_time is None:
+            raise ValueError(f"expected a case whose step time is known, got {case.name!r}")
+        call_s, row_s = policy_time.of_lockstep(case.step_time, n, workers)
+        self._policy = SleepingPolicy(self._policy.actions, n, call_s, row_s)
+
+
+class SlowAdapter(CheckedAdapter):
+    """A lockstep, then two milliseconds asleep, as beside a policy that takes so long."""
+
+    def __init__(self, case: Case, n: int, *, spin_ns: int) -> None:
+        """Starts two workers; a wait may spin for `spin_ns`."""
+        # A session has no argument for this, and this process has no other session.
+        from vecsess import VecCheckedSession, vector
+
+        vars(vector)["SPIN_NS"] = spin_ns
+        super().__init__(VecCheckedSession(case.env, n, workers=min(2, n)))
+
+    def step(self, actions: Any) -> None:
+        """One lockstep and the sleep."""
+        super().step(actions)
+        time.sleep(SLOW_POLICY_S)
+
+
+def sleep_lateness_s() -> float:
+    """Measures by how much a sleep of a millisecond ends late, with nothing else to do."""
+    late_s = []
+    for _ in range(_NAPS):
+        began_s = time.perf_counter()
+        time.sleep(1e-3)
+        late_s.append(time.perf_counter() - began_s - 1e-3)
+    return statistics.median(late_s)
+
+
+def _ours(key: str, label: str, open_: Callable[[Case, int], Adapter]) -> Contender:
+    return Contender(key=key, label=label, package="vecsess", load=load_ours, open=open_)
+
+
+FREE = tuple(
+    _ours(f"{pace}-n", f"{pace}, workers=N", partial(PacedAdapter, workers=None, pace=pace))
+    for pace in ("lockstep", "free")
+)
+
+POLICIES = {
+    "rows": ("policy by rows", PolicyTime(all_rows=1.0)),
+    "call": ("policy by call", PolicyTime(call=0.5)),
+}
+OVERLAPS = {
+    kind: tuple(
+        _ours(
+            f"{kind}-{pace}",
+            f"{about}, {pace}",
+            partial(OverlapAdapter, pace=pace, policy_time=policy_time),
+        )
+        for pace in ("lockstep", "pipelined")
+    )
+    for kind, (about, policy_time) in POLICIES.items()
+}
+
+SLOW = (
+    _ours("slow-blocking", "never spins", partial(SlowAdapter, spin_ns=0)),
+    _ours("slow-adaptive", "as it comes", partial(SlowAdapter, spin_ns=200_000)),
+    _ours("slow-spinning", "spins for 10 ms", partial(SlowAdapter, spin_ns=10_000_000)),
+)
