@@ -244,7 +244,9 @@ def introduce(
     deadline: float | None,
 ) -> None:
     """Tells a worker which environments to build."""
-    start = Start(0, worker.first_env, worker.rows, pickled, settings)
+    cpus = settings["cpus"]
+    place = cpus[worker.index % len(cpus)] if cpus else -1
+    start = Start(0, worker.first_env, worker.rows, pickled, {**settings, "cpu": place})
     try:
         worker.channel.send(frame(encode(start)), deadline)
     except EndOfStreamError as error:

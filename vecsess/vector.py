@@ -29,6 +29,7 @@ from vecsess.gym_vector import GymVector
 from vecsess.health import WorkerHealth
 from vecsess.launch import EnvLike, Source, cores, group, launch
 from vecsess.phase import AT_REST, PENDING, STARTED, Phase
+from vecsess.placement import Affinity, check_niceness, cpus_in_turn
 from vecsess.reactions import FailureReaction, Incident, Reaction, Reactions, RestartPolicy
 from vecsess.recovery import Recovery
 from vecsess.recycling import Recycling, check_limits
@@ -82,6 +83,9 @@ class VecCheckedSession(GymVector):
         memory_limit_bytes: a worker whose unique memory is more is replaced at the end of an
             episode, and its environments brought back: nothing is lost.
         max_episodes: likewise one whose environments have finished so many episodes together.
+        affinity: "spread" ties each worker to one of the cores, in turn; core numbers to one of
+            these. The trainer's own process stays where it is.
+        niceness: how much nicer the workers are than the trainer, 0 to 19.
 
     Raises:
         EnvError: an environment could not be made; also the builtin exception that it raised.
@@ -119,6 +123,8 @@ class VecCheckedSession(GymVector):
         restart_policy: RestartPolicy | None = None,
         memory_limit_bytes: int | None = None,
         max_episodes: int | None = None,
+        affinity: Affinity = None,
+        niceness: int = 0,
     ) -> None:
         self._state = Phase.CLOSED  # until all of it stands: `__del__` may come before
         n = _count(env, n)
@@ -144,6 +150,8 @@ class VecCheckedSession(GymVector):
             **conventions.for_workers(),
             "exact": contract.dtype == "exact",
             "keep_rng": True,
+            "cpus": cpus_in_turn(affinity),
+            "niceness": check_niceness(niceness),
             "spin_ns": SPIN_NS if len(groups) <= cores() else 0,
         }
         source = Source.of(env, make_kwargs, n)

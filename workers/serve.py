@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import random
 from time import perf_counter_ns
 from typing import Any
@@ -134,6 +135,9 @@ def _build(channel: Channel, start: Start) -> EnvHost | None:
     random.seed(start.first_env)
     np.random.seed(start.first_env)  # for environments that use the global one
     settings = start.settings
+    if settings["cpu"] >= 0:
+        os.sched_setaffinity(0, {settings["cpu"]})
+    os.nice(settings["niceness"])
     try:
         host = EnvHost(
             makers(start.source, start.first_env, start.rows),
