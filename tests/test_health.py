@@ -20,7 +20,7 @@ from vecsess.bench.faults.ledger import LedgerEnv
 from vecsess.bench.faults.workloads import ledgers
 from vecsess.errors import ClosedError
 from vecsess.health import read_health
-from vecsess.recovery import RestartPolicy
+from vecsess.reactions import RestartPolicy
 
 N = 4
 pytestmark = pytest.mark.usefixtures("no_process_left")

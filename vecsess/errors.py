@@ -196,7 +196,9 @@ def _env_error_type(builtin: type[Exception]) -> type[EnvError]:
     return type(f"EnvError[{builtin.__name__}]", (EnvError, builtin), {})
 
 
-def env_error(remote_type: str, message: str, remote_traceback: str, **where: int | None) -> EnvError:
+def env_error(
+    remote_type: str, message: str, remote_traceback: str, **where: int | None
+) -> EnvError:
     """Returns an `EnvError` that is also the builtin exception named, where there is one.
 
     Args:
@@ -208,10 +210,10 @@ def env_error(remote_type: str, message: str, remote_traceback: str, **where: in
     """
     name, _, nearest = remote_type.removesuffix(")").partition("(")
     builtin = getattr(builtins, nearest or name, None)
-    known = isinstance(builtin, type) and issubclass(builtin, Exception)
-    # A group consists of exceptions, and those stay in the worker.
-    plain = not known or builtin is Exception or issubclass(builtin, BaseExceptionGroup)
-    kind = EnvError if plain else _env_error_type(builtin)
+    kind = EnvError
+    if isinstance(builtin, type) and issubclass(builtin, Exception) and builtin is not Exception:
+        # A group consists of exceptions, and those stay in the worker.
+        kind = EnvError if issubclass(builtin, BaseExceptionGroup) else _env_error_type(builtin)
     text = f"the environment raised {name}: {message}"
     error = kind(text, **where)  # type: ignore[arg-type]  # `where` never holds `field`
     error.remote_type = name

@@ -109,9 +109,8 @@ class LocalHost:
         makers = select(kind, parts, first_env, n)
         mode = settings["autoreset_mode"]
         try:
-            self.host = EnvHost(
-                makers, mode, keep_rng=settings["keep_rng"], episodes=episodes_of(settings, first_env, n)
-            )
+            episodes = episodes_of(settings, first_env, n)
+            self.host = EnvHost(makers, mode, keep_rng=settings["keep_rng"], episodes=episodes)
         except BuildError as error:
             failed = Failed(0, error.row, *account_of(error.reason))
             raise start_error(failed, 0, 0) from error.reason
