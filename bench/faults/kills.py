@@ -97,7 +97,7 @@ def run_kills(workload: Workload, kills: int, seed: int, **arguments: Any) -> Ta
         run = _Run(vec, oracle, hired, workload, tally, seed)
         try:
             run.reset()
-            while tally.kills < kills and not tally.stopped:
+            while (tally.kills < kills or run.under_fire) and not tally.stopped:
                 run.segment(kills)
         except VecsessError as error:
             tally.stopped = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -132,6 +132,11 @@ class _Run:
         self._ended = np.zeros(self._vec.num_envs, np.bool_)
         if not np.array_equal(observations, self._oracle.reset(self._seed)):
             self._tally.stopped = "a reset gave other observations than the undisturbed run's"
+
+    @property
+    def under_fire(self) -> bool:
+        """Whether a kill was ordered that does not show yet."""
+        return self._aim.outstanding > 0
 
     def segment(self, kills: int) -> None:
         """Runs some locksteps under fire, then compares them."""
