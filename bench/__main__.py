@@ -20,6 +20,8 @@ from vecsess.bench.commands import COMMANDS
 from vecsess.bench.options import Options
 from vecsess.bench.registry import EVERYTHING
 from vecsess.bench.report import document, machine
+from vecsess.bench.results import write_results
+from vecsess.bench.runs import run_all
 
 _WIDTH = 120
 
@@ -28,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     parser = _parser()
     given = parser.parse_args(argv)
+    if given.command in _PAGES:
+        return _PAGES[given.command](parser, given)
     command = COMMANDS[given.command]
     found = machine()  # before we put load on it
     try:
@@ -59,6 +63,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(any(table.get("failed") for table in data))
 
 
+def _all(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
+    del parser
+    folder = given.out or Path("bench-results")
+    failed = run_all(folder, main, lambda line: Console(stderr=True).rule(line))
+    if failed != 130:
+        write_results(folder, folder / "RESULTS.md")
+    return failed
+
+
+def _results(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
+    try:
+        write_results(given.json_dir, given.out or Path("bench/RESULTS.md"))
+    except ValueError as error:
+        parser.error(str(error))
+    return 0
+
+
+_PAGES = {"all": _all, "results": _results}
+_ABOUT_PAGES = {
+    "all": "everything that RESULTS.md is made of, into the folder --out (twelve minutes)",
+    "results": "the page --out (bench/RESULTS.md) from the files in --json-dir",
+}
+
+
 def _wide_console() -> Console:
     # The table needs this much; beyond a terminal's edge is better than cut off in a file.
     console = Console()
@@ -71,11 +99,12 @@ def _parser() -> argparse.ArgumentParser:
         description="Measure vecsess beside others: interleaved rounds, medians.",
         epilog="commands:\n"
         + "\n".join(f"  {name:<12}{command.about}" for name, command in COMMANDS.items())
+        + "".join(f"\n  {name:<12}{about}" for name, about in _ABOUT_PAGES.items())
         + f"\n\ncontenders for --only:\n  {' '.join(EVERYTHING)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("command", nargs="?", default="throughput", choices=COMMANDS, metavar="command")
+    add("command", nargs="?", default="throughput", choices=(*COMMANDS, *_PAGES), metavar="command")
     add("--env", metavar="CASE", help=f"an environment id, or one of {', '.join(CASES)}")
     add("-n", type=_sizes, metavar="N[,N...]", help="environments")
     add("--seconds", type=_positive, help="length of a slice (1; tune: 0.25)")
@@ -90,6 +119,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--policy-row-us", type=float, default=0.0, metavar="US", help="likewise, of each row")
     add("--start-limit", type=_positive, default=150.0, metavar="S", help="of a sweep (150)")
     add("--json", type=Path, metavar="FILE", help="write the figures, the machine, the versions")
+    add("--out", type=Path, metavar="PATH", help="the folder of all, the page of results")
+    add("--json-dir", type=Path, default=Path("bench-results"), metavar="DIR", help="for results")
     add("--plots", type=Path, metavar="DIR", help="write plots (PNG) into this folder")
     return parser
 

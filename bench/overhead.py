@@ -146,14 +146,26 @@ MANAGER = _ours("manager", "manager", ManagerAdapter, applies=enough_for_two)
 WORKER = _ours("worker", "EnvHost.step", WorkerAdapter)
 
 
+# --- what the figures of a slice say -------------------------------------------------------------
+
+
 def manager_us(figures: dict[str, float]) -> float:
     """Returns microseconds of the manager's own time a lockstep."""
     return figures["manager_ns"] / figures["locksteps"] / 1e3
 
 
+def waiting_us(figures: dict[str, float]) -> float:
+    """Returns microseconds a lockstep in which the manager waits."""
+    return figures["waiting_ns"] / figures["locksteps"] / 1e3
+
+
+def step_ns(figures: dict[str, float], part: str) -> float | None:
+    """Returns nanoseconds of a step of "bare" or "host"; None where that had no turn."""
+    steps = figures[f"{part}_steps"]
+    return figures[f"{part}_ns"] / steps if steps else None
+
+
 def worker_ns(figures: dict[str, float]) -> float | None:
-    """Returns what `EnvHost.step` adds to a step of the bare loop; None where one had no turn."""
-    if not figures["host_steps"] or not figures["bare_steps"]:
-        return None
-    bare_ns = figures["bare_ns"] / figures["bare_steps"]
-    return figures["host_ns"] / figures["host_steps"] - bare_ns
+    """Returns nanoseconds that `EnvHost.step` adds to an environment step of the bare loop."""
+    bare_ns, host_ns = step_ns(figures, "bare"), step_ns(figures, "host")
+    return None if bare_ns is None or host_ns is None else host_ns - bare_ns

@@ -14,7 +14,7 @@ from vecsess.bench.cases import CASES, Case
 from vecsess.bench.contenders import Contender
 from vecsess.bench.measure import Row, Table, measure
 from vecsess.bench.options import Data, Options, measured_table, teller
-from vecsess.bench.overhead import MANAGER, WORKER, manager_us, worker_ns
+from vecsess.bench.overhead import MANAGER, WORKER, manager_us, step_ns, waiting_us, worker_ns
 from vecsess.bench.paces import FREE, OVERLAPS, POLICIES, SLOW
 from vecsess.bench.report import print_details, table_data
 from vecsess.lanes import LayoutFigures
@@ -76,7 +76,7 @@ def manager(options: Options, console: Console, progress: Console) -> Data:
                 row,
                 manager_us,
                 lambda figures: figures["median_ns"] / 1e3,
-                lambda figures: figures["waiting_ns"] / figures["locksteps"] / 1e3,
+                waiting_us,
             ),
         )
     console.print(grid)
@@ -98,8 +98,8 @@ def worker(options: Options, console: Console, progress: Console) -> Data:
             f"{table.case.name}, N = {table.n}",
             *_cells(
                 table.rows[0],
-                lambda figures: _rate(figures, "bare"),
-                lambda figures: _rate(figures, "host"),
+                lambda figures: step_ns(figures, "bare"),
+                lambda figures: step_ns(figures, "host"),
                 worker_ns,
                 form=",.0f",
             ),
@@ -107,11 +107,6 @@ def worker(options: Options, console: Console, progress: Console) -> Data:
     console.print(grid)
     print_details(console, [table.rows[0] for table in tables])
     return [table_data(table) for table in tables]
-
-
-def _rate(figures: dict[str, float], part: str) -> float | None:
-    steps = figures[f"{part}_steps"]
-    return figures[f"{part}_ns"] / steps if steps else None
 
 
 def _measure(

@@ -58,7 +58,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
 def test_step_time_and_sleeping_can_be_set_where_there_is_one() -> None:
     case = find_case("image", step_us=250.0, sleeping=True)
     assert case.step_time == StepTime(mean_us=250.0, sleeping=True)
-    with pytest.raises(ValueError, match=r"no step time of its own.*image, heavy"):
+    with pytest.raises(ValueError, match=r"no step time of its own.*image, steady, heavy"):
         find_case("cartpole", step_us=250.0)
 
 
