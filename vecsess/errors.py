@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import multiprocessing
-from functools import cache
 from typing import Any
 
 import gymnasium
@@ -191,9 +190,15 @@ class WrongFieldType(ProtocolError):
     """A worker sent a message with a field of another type."""
 
 
-@cache
+_env_error_types: dict[type[Exception], type[EnvError]] = {}
+
+
 def _env_error_type(builtin: type[Exception]) -> type[EnvError]:
-    return type(f"EnvError[{builtin.__name__}]", (EnvError, builtin), {})
+    """Returns the class of both; always the same one, so that it can be caught by name."""
+    if builtin not in _env_error_types:
+        mixed = type(f"EnvError[{builtin.__name__}]", (EnvError, builtin), {})
+        _env_error_types[builtin] = mixed
+    return _env_error_types[builtin]
 
 
 def env_error(
@@ -210,7 +215,7 @@ def env_error(
     """
     name, _, nearest = remote_type.removesuffix(")").partition("(")
     builtin = getattr(builtins, nearest or name, None)
-    kind = EnvError
+    kind: type[EnvError] = EnvError
     if isinstance(builtin, type) and issubclass(builtin, Exception) and builtin is not Exception:
         # A group consists of exceptions, and those stay in the worker.
         kind = EnvError if issubclass(builtin, BaseExceptionGroup) else _env_error_type(builtin)
