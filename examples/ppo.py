@@ -23,11 +23,10 @@ from typing import Any
 import numpy as np
 from gymnasium import Space, spaces
 from instruments import Chaos, Instruments, draw
-from settings import Settings, env_maker, is_image, parse
+from settings import Settings, env_maker, is_image, parse, session_options
 
-from vecsess import Contract, Rollout, VecCheckedSession, collect_rollout
+from vecsess import Rollout, VecCheckedSession, collect_rollout
 from vecsess.extras import extra
-from vecsess.reactions import RestartPolicy
 from vecsess.sampling import normal_noise, sample_categorical
 
 with extra("train", needed_by="examples/ppo.py"):
@@ -39,14 +38,6 @@ with extra("train", needed_by="examples/ppo.py"):
 
 CELLS = 128  # of the LSTM
 LOG_SQRT_TAU = 0.5 * math.log(2 * math.pi)
-
-
-def session_options(settings: Settings, *, chaos: bool = False) -> dict[str, Any]:
-    return {
-        "workers": int(settings.workers) if settings.workers.isdigit() else settings.workers,
-        "contract": Contract(action_range="clip"),  # a normal distribution has no bounds
-        "restart_policy": RestartPolicy(max_restarts=None, backoff_s=0.0) if chaos else None,
-    }
 
 
 # --- networks ------------------------------------------------------------------------------------
@@ -79,16 +70,12 @@ class Images(nn.Module):
         for outputs, (size, stride) in zip((32, 64, 64), kernels, strict=True):
             parts += [orthogonal(nn.Conv2d(channels, outputs, size, stride)), nn.ReLU()]
             channels = outputs
-        self.convolutions = nn.Sequential(*parts, nn.Flatten())
-        flat = self._convolve(torch.zeros(1, *shape)).shape[1]
-        self.head = nn.Sequential(linear(flat, 512), nn.ReLU())
-
-    def _convolve(self, images: Tensor) -> Tensor:
-        images = images.movedim(-1, -3) if self.channels_last else images
-        return self.convolutions(images / 255.0)
+        self.layers = nn.Sequential(*parts, nn.Flatten())
+        self.layers.append(linear(self(torch.zeros(1, *shape)).shape[1], 512)).append(nn.ReLU())
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self._convolve(images))
+        images = images.movedim(-1, -3) if self.channels_last else images
+        return self.layers(images / 255.0)
 
 
 class Agent(nn.Module):
@@ -169,13 +156,11 @@ class Player:
             heads = heads + agent.log_std.exp().numpy() * normal_noise(noise)[:, : agent.size]
         return heads.astype(np.float32).reshape(-1, *agent.shape)
 
-    def value(self, observations: Any, *, envs: Any) -> Any:
-        return self.value_after(observations, self.state[:, envs])
-
     @torch.no_grad()
-    def value_after(self, observations: Any, state: Tensor) -> np.ndarray:
+    def value(self, observations: Any, *, envs: Any, state: Tensor | None = None) -> Any:
         features = self.agent.encode(torch.from_numpy(observations))
         if self.agent.lstm is not None:
+            state = self.state[:, envs] if state is None else state
             features, _ = self.agent.recur(features, state, torch.zeros(len(features), dtype=bool))
         return self.agent.critic(features)[:, 0].numpy()
 
@@ -210,13 +195,14 @@ class Trainer:
         s, player = self.settings, self.player
         self.first_state = player.state
         player.history.clear()
-        seed = s.seed if self.update == 0 else None  # None: the session's own stream goes on
-        rollout = collect_rollout(self.vec, player, s.horizon, seed=seed, out=self.rollout)
+        seeds = {"seed": s.seed} if self.update == 0 else {}  # later the session's stream goes on
+        kept = {"out": self.rollout, "pace": s.pace}
+        rollout = collect_rollout(self.vec, player, s.horizon, **seeds, **kept)
         if player.history and len(rollout.final_envs):
             # The value of an episode's last observation wants the state that the LSTM had there.
-            ends = rollout.final_steps, rollout.final_envs
-            states = torch.stack(player.history, 1)[:, ends[0], ends[1]]
-            rollout.next_values[ends] = player.value_after(rollout.final_observations, states)
+            ends = (rollout.final_steps, rollout.final_envs)
+            then, last = torch.stack(player.history, 1)[:, *ends], rollout.final_observations
+            rollout.next_values[ends] = player.value(last, envs=ends[1], state=then)
         self.curve += [(self.steps + (e.end_step + 1) * s.n, e.return_) for e in rollout.episodes]
         self.rollout = rollout
         return rollout

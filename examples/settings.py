@@ -4,10 +4,13 @@ import argparse
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import gymnasium
 import numpy as np
+
+from vecsess import Contract
+from vecsess.reactions import RestartPolicy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,6 +22,7 @@ class Settings:
     steps: int = 300_000  # of the environments, in all
     n: int = 16
     workers: str = "auto"
+    pace: str = "lockstep"  # of `collect_rollout`
     horizon: int | None = None
     learning_rate: float | None = None  # falls to 0 over all steps
     minibatches: int | None = None  # in each epoch
@@ -33,6 +37,8 @@ class Settings:
 
     def filled(self, observations: gymnasium.Space, actions: gymnasium.Space) -> "Settings":
         """Returns these settings with the defaults of CleanRL's ppo.py or its siblings."""
+        if self.lstm and self.pace != "lockstep":
+            raise SystemExit("expected --pace lockstep: the LSTM steps all environments together")
         rows = 512 if not is_image(observations) else 1024
         found = {"learning_rate": 2.5e-4, "minibatches": 4, "epochs": 4, "entropy": 0.01}
         found["clip"] = 0.1 if is_image(observations) else 0.2
@@ -59,6 +65,15 @@ def env_maker(env_id: str) -> Callable[[], gymnasium.Env]:
         return gymnasium.wrappers.FlattenObservation(env)
 
     return make
+
+
+def session_options(settings: Settings, *, chaos: bool = False) -> dict[str, Any]:
+    """Returns the arguments of the session, other than which environments and how many."""
+    return {
+        "workers": int(settings.workers) if settings.workers.isdigit() else settings.workers,
+        "contract": Contract(action_range="clip"),  # a normal distribution has no bounds
+        "restart_policy": RestartPolicy(max_restarts=None, backoff_s=0.0) if chaos else None,
+    }
 
 
 def parse(about: str, argv: list[str] | None = None) -> tuple[Settings, argparse.Namespace]:
