@@ -59,6 +59,9 @@ class DiaryEnv(gymnasium.Env[Any, Any]):
     def remember(self, thing: Any) -> None:
         self.told = thing
 
+    def add_to_memory(self) -> None:
+        self.told.append(self.steps)
+
     def recall(self) -> str:
         return repr(self.told)
 
