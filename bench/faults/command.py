@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -30,28 +32,32 @@ def run_faults(
         One table as plain data, with `failed`.
     """
 
-    def tell(line: str) -> None:
-        told.print(line, style="dim", markup=False, highlight=False)
+    with _own_console(progress) as told:
 
-    told = _own_console(progress)
-    figures, tallies = run_campaign(Scale.of(kills), seed, tell)
-    console.print(figures_table(figures))
-    console.print(workloads_table(tallies))
-    found: list[Stand] = []
-    if peers != "none":
-        tell("the same kills, done to others")
-        found = stands(None if peers == "all" else peers.split(","))
-        console.print(stands_table(found))
+        def tell(line: str) -> None:
+            told.print(line, style="dim", markup=False, highlight=False)
+
+        figures, tallies = run_campaign(Scale.of(kills), seed, tell)
+        console.print(figures_table(figures))
+        console.print(workloads_table(tallies))
+        found: list[Stand] = []
+        if peers != "none":
+            tell("the same kills, done to others")
+            found = stands(None if peers == "all" else peers.split(","))
+            console.print(stands_table(found))
     data = as_data(figures, tallies)
     data["stands"] = [asdict(stand) for stand in found]
     return [data]
 
 
-def _own_console(progress: Console) -> Console:
-    """Returns a console that still writes when the campaign has silenced descriptor 2."""
+@contextmanager
+def _own_console(progress: Console) -> Iterator[Console]:
+    """Yields a console that still writes when the campaign has silenced descriptor 2."""
     if not progress.stderr:
-        return progress
-    return Console(file=os.fdopen(os.dup(2), "w"), force_terminal=progress.is_terminal)
+        yield progress
+        return
+    with os.fdopen(os.dup(2), "w") as copy:
+        yield Console(file=copy, force_terminal=progress.is_terminal)
 
 
 def figures_table(figures: list[Figure]) -> Table:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,8 +15,10 @@ import numpy as np
 import pytest
 
 from vecsess import VecCheckedSession
+from vecsess.bench.__main__ import main
+from vecsess.bench.faults import command
 from vecsess.bench.faults.broken import WITHOUT_GROUP_KILL, acknowledgement_ignored
-from vecsess.bench.faults.campaign import Scale, kill_figures
+from vecsess.bench.faults.campaign import Figure, Scale, kill_figures
 from vecsess.bench.faults.faulty import DIES, HANGING, HARMLESS, RAISES, cells
 from vecsess.bench.faults.frames import feed_elsewhere
 from vecsess.bench.faults.hanging import HANGS
@@ -24,6 +28,7 @@ from vecsess.bench.faults.ledger import LedgerEnv, Verdict, judge
 from vecsess.bench.faults.matrix import expected, outcome
 from vecsess.bench.faults.oracle import Oracle
 from vecsess.bench.faults.orphans import orphans
+from vecsess.bench.faults.peers import stands
 from vecsess.bench.faults.steady import throughput_kept
 from vecsess.bench.faults.workloads import Workload, ledgers, modes_of, workloads
 
@@ -184,3 +189,38 @@ def test_the_broken_builds_are_used_by_nothing_else() -> None:
     package = Path(__file__).parents[2] / "vecsess"
     users = [p.name for p in package.glob("*.py") if "faults.broken" in p.read_text()]
     assert users == []
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_the_command_ends_with_1_where_a_target_is_missed(
+    reached: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+) -> None:
+    figure = Figure(name="kills", target="0", result="1", reached=reached, details=["which"])
+    tally = Tally(label="ledger", kills=1, latencies_s=[0.5], wrong=Counter(torn=1))
+    asked: list[Any] = []
+
+    def run_campaign(scale: Scale, seed: int, tell: Any) -> Any:
+        asked.append((scale.kills, seed))
+        tell("at work")
+        return [figure], [tally]
+
+    monkeypatch.setattr(command, "run_campaign", run_campaign)
+    options = ["--kills", "40", "--seed", "9", "--peers", "none"]
+    code = main(["faults", *options, "--json", str(tmp_path / "out.json")])
+    assert code == int(not reached)
+    assert asked == [(40, 9)]
+    printed = capsys.readouterr().out
+    assert ("reached" in printed, "MISSED" in printed) == (reached, not reached)
+    (table,) = json.loads((tmp_path / "out.json").read_text())["tables"]
+    assert table["figures"][0]["details"] == ["which"]
+    assert table["workloads"][0]["wrong"] == {"torn": 1}
+
+
+def test_others_stop_where_ours_goes_on() -> None:
+    other, ours = stands(["async"])
+    assert (other.label, other.survived) == ("Gymnasium AsyncVectorEnv", 0)
+    assert other.how.startswith("raises") or other.how == "hangs"
+    assert (ours.survived, ours.how) == (ours.kills, "went on")
