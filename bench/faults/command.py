@@ -31,7 +31,6 @@ def run_faults(
     Returns:
         One table as plain data, with `failed`.
     """
-
     with _own_console(progress) as told:
 
         def tell(line: str) -> None:
