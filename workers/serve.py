@@ -135,9 +135,9 @@ def _build(channel: Channel, start: Start) -> EnvHost | None:
     random.seed(start.first_env)
     np.random.seed(start.first_env)  # for environments that use the global one
     settings = start.settings
-    if settings["cpu"] >= 0:
+    if settings.get("cpu", -1) >= 0:
         os.sched_setaffinity(0, {settings["cpu"]})
-    os.nice(settings["niceness"])
+    os.nice(settings.get("niceness", 0))
     try:
         host = EnvHost(
             makers(start.source, start.first_env, start.rows),
