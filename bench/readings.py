@@ -36,6 +36,10 @@ OF_SLICES: dict[str, tuple[Figure, str]] = {
     "share of the ideal": (IDEAL, ".1%"),
     "of the ideal if sleep were not late": (_share_of_slice("ideal_s"), ".1%"),
     "manager us a lockstep": (MANAGER_US, ".1f"),
+    "us, median lockstep": (
+        _own("median_ns", lambda figures: figures["median_ns"] / 1e3),
+        ".1f",
+    ),
     "us waiting": (_own("waiting_ns", waiting_us), ".1f"),
     "bare ns a step": (_own("host_ns", lambda figures: step_ns(figures, "bare")), ".0f"),
     "EnvHost ns a step": (_own("host_ns", lambda figures: step_ns(figures, "host")), ".0f"),

@@ -66,7 +66,8 @@ def run_all(folder: Path, run: Run, tell: Callable[[str], None]) -> int:
         places = ["--json", str(folder / f"{name}.json")]
         if arguments[0] in ("throughput", "sweep", "collect"):
             places += ["--plots", str(folder / "plots" / name)]
-        failed = failed or run([*arguments, *places])
-        if failed == 130:  # Ctrl-C means all of them
-            break
+        code = run([*arguments, *places])
+        failed = failed or code
+        if code == 130:  # Ctrl-C means all of them
+            return code
     return failed

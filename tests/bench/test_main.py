@@ -128,3 +128,38 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     text = capsys.readouterr().out
     assert all(name in text and command.about in text for name, command in COMMANDS.items())
+
+
+def test_paces_against_lockstep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = run(tmp_path, "free", *TINY, "--step-us", "5")
+    assert problems(found) == {"bare": None, "lockstep-n": None, "free-n": None}
+    assert capsys.readouterr().out.count("of the ideal") == 2
+    found = run(tmp_path, "pipelined", *TINY, "--step-us", "5")
+    assert [table["baseline"] for table in found["tables"]] == ["rows-lockstep", "call-lockstep"]
+    assert set(problems(found).values()) == {None}
+
+
+def test_what_waiting_costs(tmp_path: Path) -> None:
+    keys = ["slow-blocking", "slow-adaptive", "slow-spinning"]
+    assert problems(run(tmp_path, "slow", *TINY)) == dict.fromkeys(keys)
+
+
+def test_what_manager_and_worker_add(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = run(tmp_path, "manager", *TINY[:4], "-n", "1,2")
+    assert [table["rows"][0]["problem"] for table in found["tables"]] == ["not for this", None]
+    assert found["tables"][1]["rows"][0]["slices"][0]["figures"]["locksteps"] > 0
+    found = run(tmp_path, "worker", *TINY)
+    assert [table["case"]["name"] for table in found["tables"]] == ["null", "cartpole"]
+    text = capsys.readouterr().out
+    assert "not for this" in text
+    assert "EnvHost.step against a bare loop" in text
+
+
+def test_which_layout_to_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = run(tmp_path, "tune", *TINY, "--policy-ms", "0.1", "--policy-row-us", "10")
+    (table,) = found["tables"]
+    assert table["best"] in table["layouts"]
+    assert {layout["pace"] for layout in table["layouts"]} == {"lockstep", "pipelined", "free"}
+    text = capsys.readouterr().out
+    assert "which layout" in text
+    assert all(f"- {line}" in text for line in table["advice"])
