@@ -204,7 +204,7 @@ def _env_error_type(builtin: type[Exception]) -> type[EnvError]:
 def env_error(
     remote_type: str, message: str, remote_traceback: str, **where: int | None
 ) -> EnvError:
-    """Returns an `EnvError` that is also the builtin exception named, where there is one.
+    """Returns an `EnvError` that is also the exception named, of Python's or Gymnasium's own.
 
     Args:
         remote_type: class name of what was raised in the worker, such as "ValueError", or
@@ -214,7 +214,7 @@ def env_error(
         where: worker, env, episode, step.
     """
     name, _, nearest = remote_type.removesuffix(")").partition("(")
-    builtin = getattr(builtins, nearest or name, None)
+    builtin = getattr(builtins, nearest or name, None) or getattr(gymnasium.error, name, None)
     kind: type[EnvError] = EnvError
     if isinstance(builtin, type) and issubclass(builtin, Exception) and builtin is not Exception:
         # A group consists of exceptions, and those stay in the worker.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -21,7 +21,10 @@ class DiaryEnv(gymnasium.Env[Any, Any]):
         length: an episode terminates after this many steps.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 30}
+    metadata: dict[str, Any] = {  # noqa: RUF012  # as Gymnasium declares it
+        "render_modes": ["rgb_array"],
+        "render_fps": 30,
+    }
 
     def __init__(self, length: int = 3, render_mode: str | None = None) -> None:
         self.observation_space = spaces.Box(-1, 2.0**53, (3,), np.float64)

@@ -142,7 +142,7 @@ class TestObservationModes:
         found = [partial(SampleEnv, BOXES[0], spaces.Discrete(n)) for n in (2, 2, 3)]
         for mode in ("same", "different", PAIR):
             with pytest.raises(RuntimeError, match=r"action space.*expected that of env 0") as e:
-                VecCheckedSession(found, workers=workers, observation_mode=mode)  # type: ignore[arg-type]
+                VecCheckedSession(found, workers=workers, observation_mode=mode)
             assert e.value.env == 2  # type: ignore[attr-defined]
 
 

@@ -18,7 +18,7 @@ N = 3
 Point = collections.namedtuple("Point", "x y")
 
 
-def every_kind(index: int, step: int) -> dict[str, Any]:
+def every_kind(index: int, step: int) -> dict[Any, Any]:
     return {
         "int": index,
         "float": step / 2,
@@ -104,7 +104,7 @@ def test_an_array_that_is_used_again_is_sent_as_it_was(workers: int) -> None:
 
 class TestWhatCanNotBeSent:
     @staticmethod
-    def info(_index: int, step: int) -> dict[str, Any]:
+    def info(_index: int, step: int) -> dict[Any, Any]:
         return {
             "object": object(),
             "step": step,

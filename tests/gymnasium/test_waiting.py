@@ -164,7 +164,7 @@ class TestOutOfOrder:
         vec = VecCheckedSession(DiaryEnv, N, workers=workers)
         vec.close()
         vec.close(timeout=1.0)
-        calls = [
+        calls: list[Any] = [
             lambda: vec.reset(),
             lambda: vec.reset_wait(),
             lambda: vec.step([0] * N),
