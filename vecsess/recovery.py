@@ -31,6 +31,7 @@ from vecsess.worker import Worker
 
 _LOG = logging.getLogger("vecsess")
 _TRIES = 4  # how often a worker may be lost again before the lockstep is complete
+_ANY_TRIES = 64  # the same, where any number of restarts is allowed: an end nevertheless
 
 
 class Recovery:
@@ -254,7 +255,9 @@ class Recovery:
             raise error
         began = time.monotonic()
         poison = self._suspect(worker, error.env)
-        for attempt in range(_TRIES):
+        replaying: set[int] = set()  # environments in whose replay the successor was lost
+        tries = _ANY_TRIES if self._policy.max_restarts is None else _TRIES
+        for attempt in range(tries):
             worker = None if isinstance(error, ServerDied) else worker
             incident = self._record(worker, error)
             try:
@@ -266,10 +269,12 @@ class Recovery:
                 self._quarantine(worker, incident)
                 return
             except WorkerError as again:
-                if attempt == _TRIES - 1:
+                if attempt == tries - 1:
                     raise
                 error = again
-                poison = poison | ({again.env} if again.env is not None else set())
+                if again.env is not None:  # once may be chance: whoever killed it is about
+                    poison = poison | (replaying & {again.env})
+                    replaying.add(again.env)
             else:
                 break
         incident.duration_s = time.monotonic() - began
