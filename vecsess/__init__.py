@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vecsess.errors import VecsessError as VecsessError
     from vecsess.errors import WorkerDied as WorkerDied
     from vecsess.errors import WorkerTimeout as WorkerTimeout
+    from vecsess.reactions import RestartPolicy as RestartPolicy
     from vecsess.rollout import Rollout as Rollout
     from vecsess.session import CheckedSession as CheckedSession
     from vecsess.session import Session as Session
@@ -37,6 +38,7 @@ _HOME = {
     "Contract": "contract",
     "ContractViolation": "errors",
     "EnvError": "errors",
+    "RestartPolicy": "reactions",
     "Rollout": "rollout",
     "Session": "session",
     "Timeouts": "worker",
