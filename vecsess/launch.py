@@ -83,7 +83,7 @@ class Source:
             )
         functions = [getattr(maker, "func", maker) for maker in makers]  # of a functools.partial
         modules = {getattr(function, "__module__", None) or "__main__" for function in functions}
-        return cls(("callables", makers), tuple(sorted(modules - {"__main__"})))
+        return cls(("callables", makers), ("cloudpickle", *sorted(modules - {"__main__"})))
 
     def pickled(self) -> bytes:
         """Returns the source as the workers get it.
