@@ -14,7 +14,7 @@ def assert_same(ours: Any, theirs: Any, place: str = "result") -> None:
     """Compares two results part by part; a failure names the part."""
     if isinstance(theirs, dict):
         assert isinstance(ours, dict), place
-        assert list(ours) == list(theirs), place
+        assert ours.keys() == theirs.keys(), place
         for key, value in theirs.items():
             assert_same(ours[key], value, f"{place}[{key!r}]")
     elif isinstance(theirs, tuple | list):
@@ -29,6 +29,8 @@ def assert_same(ours: Any, theirs: Any, place: str = "result") -> None:
             assert_same(list(ours), list(theirs), place)
         else:
             np.testing.assert_array_equal(ours, theirs, err_msg=place)
+    elif isinstance(theirs, Exception):
+        assert type(ours) is type(theirs), place
     else:
         assert ours == theirs, f"{place}: {ours!r} is not {theirs!r}"
 
