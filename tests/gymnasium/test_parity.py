@@ -33,7 +33,12 @@ IDS = [
     "HalfCheetah-v5",
 ]
 # Where episodes are long, a limit lets some of them end.
-LIMITS = {"CliffWalking-v1": 70, "HalfCheetah-v5": 90}
+LIMITS = {
+    "Acrobot-v1": 150,
+    "MountainCarContinuous-v0": 130,
+    "CliffWalking-v1": 70,
+    "HalfCheetah-v5": 90,
+}
 SEEDS: list[Any] = [0, [None, *range(1, N)], None, list(range(100, 100 + N))]
 
 
