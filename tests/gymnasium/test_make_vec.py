@@ -26,6 +26,7 @@ def test_an_id_in_our_namespace_is_a_session() -> None:
         assert isinstance(envs, VecCheckedSession)
         assert envs.num_envs == 4
         assert envs.reset(seed=0)[0].shape == (4, 4)
+        assert envs.spec is not None
         assert envs.spec.id == "vecsess/CartPole-v1"
         assert str(envs) == "VecCheckedSession(vecsess/CartPole-v1, num_envs=4, workers=2)"
         assert envs.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
@@ -72,9 +73,10 @@ def test_the_spec_makes_another() -> None:
     with make("vecsess/CartPole-v1", num_envs=3, render_mode="rgb_array") as envs:
         spec = envs.spec
     spec = gymnasium.envs.registration.EnvSpec.from_json(spec.to_json())
-    with gymnasium.make_vec(spec) as again:
-        assert again.num_envs == 3
-        assert again.render_mode == "rgb_array"
+    again = gymnasium.make_vec(spec)
+    assert again.num_envs == 3
+    assert again.render_mode == "rgb_array"
+    again.close()
 
 
 @pytest.mark.filterwarnings("ignore:.*latest versioned:UserWarning")
@@ -91,7 +93,7 @@ def test_one_id_takes_any_environment() -> None:
 
 
 def test_ids_that_came_later() -> None:
-    gymnasium.register("late/Counting-v3", entry_point=CountingEnv)
+    gymnasium.register("late/Counting-v3", entry_point="tests.envs:CountingEnv")
     try:
         register_vector_envs()
         with make("vecsess/late-Counting-v3", num_envs=2) as envs:

@@ -43,8 +43,7 @@ SEEDS: list[Any] = [0, [None, *range(1, N)], None, list(range(100, 100 + N))]
 
 
 def makers(env_id: str) -> list[Any]:
-    limit = {"max_episode_steps": LIMITS[env_id]} if env_id in LIMITS else {}
-    return [partial(gymnasium.make, env_id, **limit)] * N
+    return [partial(gymnasium.make, env_id, max_episode_steps=LIMITS.get(env_id))] * N
 
 
 @pytest.mark.parametrize("grouping", range(len(GROUPINGS)), ids=map(str, GROUPINGS))

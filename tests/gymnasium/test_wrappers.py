@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 from copy import deepcopy
@@ -166,23 +167,19 @@ def test_ones_that_need_an_array_library(name: str, mode: AutoresetMode) -> None
         if importlib.util.find_spec(library) is None:
             pytest.skip(f"{library} is not installed: it is in no extra that tests need")
     wrap = getattr(wrappers, name)
-    arguments = (np, np) if name == "ArrayConversion" else ()
-    if name.startswith("Jax"):
-        import jax.numpy
-
-        arguments = (np, jax.numpy) if name == "JaxToNumpy" else ()
     with session(DiaryEnv, mode, 2) as vec:
-        ours = wrap(vec, *arguments) if name != "JaxToNumpy" else wrap(vec)
-        observations, _ = ours.reset(seed=0)
-        assert np.asarray(observations).shape == (N, 3)
-        actions = np.zeros(N, np.int64)
-        if name in ("NumpyToTorch", "JaxToTorch"):
-            import torch
-
-            actions = torch.from_numpy(actions)
-        results = ours.step(actions)
-        assert np.asarray(results[0])[:, 1].tolist() == [1] * N
-        assert not np.asarray(results[2]).any()
+        envs = wrap(vec, np, np) if name == "ArrayConversion" else wrap(vec)
+        assert np.asarray(envs.reset(seed=0)[0]).shape == (N, 3)
+        actions: Any = np.zeros(N, np.int64)
+        if name.endswith("Torch"):
+            actions = importlib.import_module("torch").from_numpy(actions)
+        observations, rewards, terminated, *_ = envs.step(actions)
+        assert type(observations).__module__.partition(".")[0] == (
+            "torch" if name.endswith("Torch") else "numpy"
+        )
+        assert np.asarray(observations)[:, 1].tolist() == [1] * N
+        assert np.asarray(rewards).tolist() == [0.0] * N
+        assert not np.asarray(terminated).any()
 
 
 @pytest.mark.filterwarnings("ignore:.*same-step:UserWarning")
