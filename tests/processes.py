@@ -32,7 +32,15 @@ def processes_below(pid: int | None = None) -> set[int]:
         below = psutil.Process(pid or os.getpid()).children(recursive=True)
     except psutil.NoSuchProcess:
         return set()
-    return {child.pid for child in below if is_running(child.pid)}
+    return {child.pid for child in below if is_running(child.pid) and not _is_tracker(child)}
+
+
+def _is_tracker(process: psutil.Process) -> bool:
+    """Whether this is multiprocessing's tracker, which lives on once AsyncVectorEnv was used."""
+    try:
+        return "resource_tracker" in " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return False
 
 
 def is_running(pid: int) -> bool:

@@ -318,4 +318,4 @@ def test_a_start_that_fails_leaves_nothing_behind() -> None:
         if not attempt:
             before = process.num_fds()
     assert process.num_fds() == before
-    assert not process.children()
+    assert not processes_below()

@@ -387,7 +387,8 @@ class VecCheckedSession(GymVector):
     def __enter__(self) -> VecCheckedSession:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._given_up = self._given_up or kind is not None  # so a pending call is no surprise
         self.close()
 
     def _close_message(self, worker: Worker, seq: int) -> Close | None:
