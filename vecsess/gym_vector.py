@@ -60,6 +60,7 @@ class GymVector(Stepping):
             PendingCallError: something else is under way, and no wait for it has timed out.
         """
         self._begin_reset("reset_async", seed, options, self._conventions.info_level)
+        self._unawaited = True
 
     def reset_wait(self, timeout: float | None = None) -> tuple[Tree, Infos]:
         """Waits for what `reset_async` began; returns as `reset` does.
@@ -101,6 +102,7 @@ class GymVector(Stepping):
             PendingCallError: something is under way.
         """
         self._begin_step(actions, self._conventions.info_level, "step_async")
+        self._unawaited = True
 
     def step_wait(self, timeout: float | None = None) -> StepResult:
         """Waits for what `step_async` began; returns as `step` does.
@@ -184,6 +186,7 @@ class GymVector(Stepping):
             )
         envs = self._chosen(indices)
         self._begin_call("call", name, envs, [cloudpickle.dumps((args, kwargs))] * len(envs))
+        self._unawaited = True
 
     def call_wait(self, timeout: float | None = None) -> tuple[Any, ...]:
         """Waits for what `call_async` began; returns as `call` does.

@@ -84,6 +84,7 @@ class Stepping(VectorEnv[Any, Any, Any]):
         seed_of = conventions.seed_of
         self._chain = None if seed_of is None else SeedChain(seed_of, n)
         self._ended = np.zeros(n, np.bool_)  # in their rows until a step or a reset; not same-step
+        self._unawaited = False  # whether an asynchronous call is under way that nobody waited for
         self._given_up = False  # whether a wait for what is under way was broken off
         self._shared: Tree | None = None  # what is given out each time where copy=False
         self._episodes = np.zeros(n, np.int64)  # how many each environment has finished
@@ -309,7 +310,7 @@ class Stepping(VectorEnv[Any, Any, Any]):
 
     def _gather(self, part: Lockstep, timeout_s: float | None) -> None:
         """Waits for the replies; whatever fails leaves a session that can be reset."""
-        self._given_up = False
+        self._given_up = self._unawaited = False
         try:
             part.gather(timeout_s)
         except VecsessError as error:

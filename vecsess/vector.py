@@ -365,7 +365,7 @@ class VecCheckedSession(GymVector):
         else:
             in_order = state in AT_REST and not terminate
             self._end_workers(self._supervisor, close_s, in_order=in_order)
-        if state in PENDING and not self._given_up:
+        if state in PENDING and self._unawaited:
             gymnasium.logger.warn(
                 "Calling `close` while waiting for a pending call to "
                 f"`{PENDING[state]}` to complete."
@@ -387,8 +387,7 @@ class VecCheckedSession(GymVector):
     def __enter__(self) -> VecCheckedSession:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._given_up = self._given_up or kind is not None  # so a pending call is no surprise
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _close_message(self, worker: Worker, seq: int) -> Close | None:
