@@ -23,15 +23,12 @@ from sources import GymnasiumSource, SB3Source
 from vecsess import VecCheckedSession
 from vecsess.extras import extra
 
-with extra("train", needed_by="examples/compare_ppo.py"):
+with extra("train,sb3", needed_by="examples/compare_ppo.py"):
     import torch
     from ppo import Trainer, session_options
     from rich.console import Console
     from rich.table import Table
-
-with extra("sb3", needed_by="examples/compare_ppo.py"):
     from stable_baselines3.common.vec_env import SubprocVecEnv
-
 
 OURS = "vecsess"
 PACED = f"{OURS}, pipelined"

@@ -12,7 +12,7 @@ from gymnasium.vector import VectorEnv
 from vecsess.extras import extra
 from vecsess.rollout import Finals, StepRows
 
-with extra("sb3", needed_by="examples/sources.py"):
+with extra("train,sb3", needed_by="examples/compare_ppo.py"):
     from stable_baselines3.common.vec_env import VecEnv
 
 

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 
 from vecsess.errors import VecsessError
 
+_ENVS = ("ale_py", "box2d", "minigrid", "mujoco")
+_ABSENT = ("ModuleNotFoundError", "DependencyNotInstalled", "NameNotFound", "NamespaceNotFound")
+
 
 class MissingExtraError(VecsessError, ImportError):
     """A library that vecsess can do without is not installed; says how to get it."""
@@ -42,3 +45,21 @@ pip install 'vecsess[train]'
             f"{needed_by} could not import what it needs ({error}): "
             f"pip install --upgrade 'vecsess[{name}]'"
         ) from error
+
+
+def hint_at_envs(error_type: str, message: str) -> str:
+    """Returns what to install where an environment of the extra `envs` can't be made, else "".
+
+    Args:
+        error_type: name of the exception's class; what follows a parenthesis does not count.
+        message: its text.
+
+    Example:
+        >>> hint_at_envs("ModuleNotFoundError", "No module named 'ale_py'")
+        "; pip install 'vecsess[envs]'"
+        >>> hint_at_envs("ModuleNotFoundError", "No module named 'mine'")
+        ''
+    """
+    absent = error_type.partition("(")[0] in _ABSENT
+    ours = any(name in message.lower() for name in _ENVS)
+    return "; pip install 'vecsess[envs]'" if absent and ours else ""

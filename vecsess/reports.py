@@ -16,6 +16,7 @@ from vecsess.errors import (
     WrongFieldType,
     env_error,
 )
+from vecsess.extras import hint_at_envs
 from vecsess.piped_values import FINAL, OBSERVATION
 from vecsess.wire.messages import Described, Done, Failed
 from vecsess.wire.values import (
@@ -107,7 +108,8 @@ def start_error(failed: Failed, worker: int, first_env: int) -> VecsessError:
     env = first_env + failed.row
     if failed.type.startswith("UnsupportedSpaceError"):
         return SpaceError(printable(failed.message), worker=worker, env=env)
-    text = f"{printable(failed.message)}; nothing was left running"
+    hint = hint_at_envs(failed.type, failed.message)
+    text = f"{printable(failed.message)}{hint}; nothing was left running"
     return env_error(
         failed.type,
         f"{text} (while it was made)",
