@@ -7,37 +7,28 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import cloudpickle
 import numpy as np
 import numpy.typing as npt
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from vecsess.actions import ActionCheck
 from vecsess.agreement import Description
 from vecsess.contract import Contract, Violation, check_flags, check_observations, check_rewards
 from vecsess.conventions import NO_INFOS, Conventions, split_options
-from vecsess.errors import (
-    CallTimeout,
-    ClosedError,
-    ContractViolation,
-    PendingCallError,
-    ResetNeededError,
-    StateError,
-    ThreadError,
-    VecsessError,
-)
+from vecsess.errors import StateError
+from vecsess.guarded import Guarded
 from vecsess.health import Health
 from vecsess.infos import Infos, merge_infos
 from vecsess.launch import Launched
 from vecsess.lockstep import Lockstep
-from vecsess.phase import AT_REST, PENDING, STARTED, Phase
+from vecsess.phase import AT_REST, STARTED, Phase
 from vecsess.reactions import Reactions
 from vecsess.recovery import Recovery
 from vecsess.recycling import Recycling
-from vecsess.reports import failures_of, warn_once
 from vecsess.rollout import Finals, StepRows
 from vecsess.seeds import Seed, SeedChain, spread
 from vecsess.tree import Tree, leaves
@@ -46,12 +37,11 @@ from vecsess.wire.messages import Reset
 from vecsess.worker import Timeouts, Worker
 
 Array = npt.NDArray[Any]
-E = TypeVar("E", bound=VecsessError)
 
 _TICK_MASK = 255  # steps between two looks at the clock of health, less one
 
 
-class Stepping(VectorEnv[Any, Any, Any]):
+class Stepping(Guarded):
     """The lockstep of a session, with the checks, the books and the recovery around it.
 
     Args:
@@ -74,29 +64,20 @@ class Stepping(VectorEnv[Any, Any, Any]):
         recovery: Recovery,
         conventions: Conventions,
     ) -> None:
-        self._thread = threading.get_ident()
+        super().__init__(launched, n, reactions, recovery)
         self._contract, self._timeouts = contract, timeouts
-        self._lockstep, self._local = launched.lockstep, launched.local
-        self._reactions, self._recovery = reactions, recovery
         self._conventions = conventions
         self._same_step = conventions.autoreset_mode is AutoresetMode.SAME_STEP
         self._describe(launched.description, n)
         seed_of = conventions.seed_of
         self._chain = None if seed_of is None else SeedChain(seed_of, n)
-        self._ended = np.zeros(n, np.bool_)  # in their rows until a step or a reset; not same-step
-        self._unawaited = False  # whether an asynchronous call is under way that nobody waited for
-        self._given_up = False  # whether a wait for what is under way was broken off
         self._shared: Tree | None = None  # what is given out each time where copy=False
-        self._episodes = np.zeros(n, np.int64)  # how many each environment has finished
-        self._begun = np.zeros(n, np.int64)  # the lockstep at which its episode began
         self._unrestored: dict[int, str] = {}
         self.episode_returns = np.zeros(n, np.float64)  # so far, as collection counts them
         self.episode_lengths = np.zeros(n, np.int64)
-        self._warned: set[str] = set()
         about = {"env": self.spec.id if self.spec is not None else "", "n": n}
         self._health = Health(self._lockstep, about)
         self._recycling: Recycling | None = None
-        self._state = Phase.NEW
 
     def _describe(self, description: Description, n: int) -> None:
         """Takes what the workers say of their environments as Gymnasium's attributes."""
@@ -308,69 +289,6 @@ class Stepping(VectorEnv[Any, Any, Any]):
 
     # --- what came back --------------------------------------------------------------------------
 
-    def _gather(self, part: Lockstep, timeout_s: float | None) -> None:
-        """Waits for the replies; whatever fails leaves a session that can be reset."""
-        self._given_up = self._unawaited = False
-        try:
-            part.gather(timeout_s)
-        except VecsessError as error:
-            self._state = Phase.BROKEN
-            raise self._located(error) from error.__cause__
-        except TimeoutError as error:
-            self._given_up = True
-            pending = PENDING[self._state]
-            raise CallTimeout(
-                f"expected all answers within {timeout_s} s; the {pending} is still pending: "
-                f"{pending}_wait() again, or reset()"
-            ) from error
-        except BaseException:  # such as Ctrl-C
-            self._given_up = True
-            raise
-
-    def _settle_failures(self, part: Lockstep) -> None:
-        """Raises what environments raised, or cuts their episodes off, as the session was told."""
-        warn_once(part.answers, part.workers, self._warned)
-        errors = failures_of(part.answers, part.workers)
-        for error in errors:
-            form = isinstance(error, ContractViolation)
-            reaction = self._reactions.on_violation if form else self._reactions.on_error
-            if reaction == "raise":
-                self._raise_failures(part)
-            self._recovery.settle(self._located(error), reaction)
-
-    def _settle_violation(self, part: Lockstep, violation: Violation) -> None:
-        error = self._broken(violation)
-        if self._reactions.on_violation == "raise":
-            raise error
-        self._recovery.settle(error, self._reactions.on_violation)
-
-    def _raise_failures(self, part: Lockstep, then: Phase = Phase.BROKEN) -> None:
-        warn_once(part.answers, part.workers, self._warned)
-        errors = failures_of(part.answers, part.workers)
-        if errors:
-            self._state = then
-            error = self._located(errors[0])
-            if len(errors) > 1:
-                error.add_note(f"{len(errors) - 1} more environments failed in the same call")
-            raise error from (self._local.last_exception if self._local else None)
-
-    def _broken(self, violation: Violation) -> ContractViolation:
-        self._state = Phase.BROKEN
-        worker = int(self._lockstep.worker_of[violation.env])
-        error = ContractViolation(
-            violation.message, worker=worker, env=violation.env, field=violation.field
-        )
-        return self._located(error)
-
-    def _located(self, error: E) -> E:
-        """Adds episode and step of the environment that an error names."""
-        if error.env is not None:
-            error.episode = int(self._episodes[error.env])
-            worker = self._lockstep.workers[int(self._lockstep.worker_of[error.env])]
-            steps = self._lockstep.steps if worker.flight is None else worker.flight.steps
-            error.step = int(steps - self._begun[error.env])
-        return error
-
     def _infos(self, finals: Finals | None) -> Infos:
         """Returns Gymnasium's dict of arrays with `_key` masks."""
         infos: Infos = {}
@@ -404,36 +322,3 @@ class Stepping(VectorEnv[Any, Any, Any]):
         if violation is not None:
             raise self._broken(violation)
         return observations
-
-    # --- when ------------------------------------------------------------------------------------
-
-    def _require(self, verb: str, *allowed: Phase) -> None:
-        """Raises the error that says why this call can't be made now."""
-        if threading.get_ident() != self._thread:
-            raise ThreadError(
-                "expected a call from the thread that made this session, got one from "
-                f"{threading.current_thread().name!r}; make a session for each thread"
-            )
-        if self._state in allowed or self._may_abandon(verb):
-            return
-        if self._state is Phase.CLOSED:
-            raise ClosedError(f"`{verb}`: this session was closed; make a new one")
-        if self._state in PENDING:
-            pending = PENDING[self._state]
-            raise PendingCallError(
-                f"Calling `{verb}` while waiting for a pending call to `{pending}` to complete: "
-                f"{self._state.value}; wait for it with {pending}_wait(), or reset()",
-                pending,
-            )
-        if self._state is Phase.ENDED:
-            ended = np.flatnonzero(self._ended).tolist()
-            raise ResetNeededError(
-                f"`{verb}`: expected reset() of environments {ended} first: {self._state.value}; "
-                "pass options={'reset_mask': mask}"
-            )
-        raise StateError(f"`{verb}`: expected reset() first: {self._state.value}")
-
-    def _may_abandon(self, verb: str) -> bool:
-        """Whether a reset may take the place of what is under way."""
-        asked = verb == "reset" or (verb == "reset_async" and self._given_up)
-        return asked and self._state in PENDING

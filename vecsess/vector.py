@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import gymnasium
-import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from vecsess.agreement import ObservationMode
+from vecsess.checked_vector import CheckedVector
 from vecsess.checkpoint import pack_session, recipe_of, unpack_session
-from vecsess.contract import Contract, Transition
+from vecsess.contract import Contract
 from vecsess.conventions import (
-    NO_INFOS,
     Conventions,
     EpisodeOptions,
     EpisodeSeeds,
@@ -25,24 +24,21 @@ from vecsess.conventions import (
     autoreset_mode_of,
 )
 from vecsess.errors import ClosedError, StateError, VecsessError
-from vecsess.gym_vector import GymVector
 from vecsess.health import WorkerHealth
 from vecsess.launch import EnvLike, Source, cores, group, launch
-from vecsess.phase import AT_REST, PENDING, STARTED, Phase
+from vecsess.phase import AT_REST, PENDING, Phase
 from vecsess.placement import Affinity, check_niceness, cpus_in_turn
 from vecsess.reactions import FailureReaction, Incident, Reaction, Reactions, RestartPolicy
 from vecsess.recovery import Recovery
 from vecsess.recycling import Recycling, check_limits
-from vecsess.rollout import Finals, StepRows
-from vecsess.seeds import Seed
 from vecsess.supervisor import Supervisor
-from vecsess.tree import Tree, leaves, map_leaves
+from vecsess.tree import leaves
 from vecsess.wire.messages import Close
 from vecsess.wire.patience import SPIN_NS
 from vecsess.worker import Timeouts, Worker
 
 
-class VecCheckedSession(GymVector):
+class VecCheckedSession(CheckedVector):
     """N Gymnasium environments in worker processes, stepped together, every transition checked.
 
     It is a `gymnasium.vector.VectorEnv`, and the session that `collect_rollout` fills batches
@@ -177,13 +173,15 @@ class VecCheckedSession(GymVector):
             "n": n,
             "make_kwargs": make_kwargs if isinstance(env, str) else None,
             "autoreset_mode": settings["autoreset_mode"],
+            "observation_mode": observation_mode if isinstance(observation_mode, str) else "same",
+            "copy": conventions.copy,
             "infos": infos,
             "episode_seeds": "continue" if callable(episode_seeds) else episode_seeds,
             "episode_options": episode_options if isinstance(episode_options, dict) else None,
         }
         _sessions.add(self)
 
-    # --- checked ---------------------------------------------------------------------------------
+    # --- what is going on ------------------------------------------------------------------------
 
     @property
     def incidents(self) -> list[Incident]:
@@ -207,83 +205,6 @@ class VecCheckedSession(GymVector):
     def worker_states(self) -> dict[str, int]:
         """Returns how many workers are in each state; costs next to nothing."""
         return self._health.states()
-
-    @property
-    def started(self) -> bool:
-        """Whether the environments have been reset and can be stepped."""
-        return self._state in STARTED
-
-    def start(self, seed: Seed = None) -> Tree:
-        """Resets every environment and returns only the observations `[N, *obs]`.
-
-        What of them has no fixed shape, such as texts, comes as an array of N objects.
-        """
-        self._begin_reset("reset", seed, None, NO_INFOS)
-        return self._finish_reset()
-
-    def observe(self) -> Tree:
-        """Returns a copy of the observations to act on next, `[N, *obs]`."""
-        self._require("observe", *STARTED)
-        return self._read_observations()
-
-    def step_checked(self, actions: Any) -> Transition:
-        """Steps every environment and returns the whole transition.
-
-        Args:
-            actions: `[N, *action]`, checked before any worker is told.
-
-        Returns:
-            A batch `[N, ...]`; `next_observation` is the true one, before any auto-reset.
-
-        Raises:
-            As `step` does.
-        """
-        self._require("step_checked", *STARTED)
-        self._require_same_step("step_checked")
-        observation = self._read_observations()
-        rows = self._new_rows()
-        finals = self.step_into(actions, rows)
-        following = rows.next_observations
-        if finals is not None:
-            following = map_leaves(np.copy, following)
-            for leaf, last in zip(leaves(following), leaves(finals.observations), strict=True):
-                leaf[finals.envs] = last
-        return Transition(
-            observation,
-            actions,
-            rows.rewards,
-            following,
-            rows.terminated,
-            rows.truncated,
-            rows.valid,
-        )
-
-    def step_into(self, actions: Any, rows: StepRows) -> Finals | None:
-        """Steps every environment, straight into the caller's arrays: what collection runs on.
-
-        Args:
-            actions: `[N, *action]`, checked before any worker is told.
-            rows: C-contiguous arrays to write to.
-
-        Returns:
-            The final observations of the environments whose episode ended, None where none did.
-
-        Raises:
-            As `step` does.
-        """
-        if not self._same_step:
-            self._require_same_step("step_into")
-        self._begin_step(actions, NO_INFOS)
-        return self._complete_step(rows, None)
-
-    def _require_same_step(self, verb: str) -> None:
-        """Refuses what needs the reset in the same step."""
-        if not self._same_step:
-            raise StateError(
-                f"`{verb}`: expected autoreset_mode='same_step', got "
-                f"{self.autoreset_mode.name.lower()!r}, where a row may be a reset and no "
-                "transition. Use step(), or make the session without autoreset_mode"
-            )
 
     # --- checkpoints -----------------------------------------------------------------------------
 
