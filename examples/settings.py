@@ -69,7 +69,8 @@ def env_maker(env_id: str) -> Callable[[], gymnasium.Env]:
 
 def session_options(settings: Settings, *, chaos: bool = False) -> dict[str, Any]:
     """Returns the arguments of the session, other than which environments and how many."""
-    entry_point = gymnasium.spec(settings.env).entry_point
+    module, _, _ = settings.env.rpartition(":")
+    entry_point = module or gymnasium.spec(settings.env).entry_point
     return {
         # Imported once, before the workers are forked: they start, and come back, much sooner.
         "preload": [entry_point.partition(":")[0]] if isinstance(entry_point, str) else [],
