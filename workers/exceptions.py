@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import builtins
 import traceback
+from typing import Any
 
 MAX_TRACEBACK = 16_000
 MAX_MESSAGE = 4_000
+MAX_BRIEF = 200
 
 
 def account_of(error: Exception) -> list[str]:
@@ -17,6 +19,12 @@ def account_of(error: Exception) -> list[str]:
     """
     text = "".join(traceback.format_exception(error))
     return [type_of(error), told(error), _sendable(text)[-MAX_TRACEBACK:]]
+
+
+def brief(failure: list[Any]) -> list[Any]:
+    """Returns a failure without its traceback: many in one reply must fit into a frame."""
+    row, kind, name, message, _ = failure
+    return [row, kind, name, message[:MAX_BRIEF], ""]
 
 
 def type_of(error: Exception) -> str:

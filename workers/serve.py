@@ -38,7 +38,7 @@ from vecsess.wire.values import pack_value
 from vecsess.workers.env_host import EnvHost, Failures, Values
 from vecsess.workers.env_source import BuildError, Env, makers
 from vecsess.workers.episodes import Episodes
-from vecsess.workers.exceptions import account_of
+from vecsess.workers.exceptions import account_of, brief
 from vecsess.workers.replay import replay
 
 
@@ -121,6 +121,8 @@ def report(host: EnvHost, seq: int, values: Values, failures: Failures) -> bytes
     """Returns the frame of the reply to a command that was carried out."""
     if host.asides:
         values += host.take_asides()
+    if len(failures) > 1:
+        failures = [failures[0], *map(brief, failures[1:])]
     if values or failures:
         return frame(encode(Done(seq, values, failures)))
     return acknowledgement(seq)
