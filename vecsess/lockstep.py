@@ -40,6 +40,7 @@ from vecsess.worker import Timeouts, Worker
 
 Array = npt.NDArray[Any]
 
+_FAILURE_BYTES = 1024  # what a row may add to a reply: a failure, in brief
 _SIDE = 1 << 62  # numbers of commands to one worker alone begin here
 
 
@@ -86,7 +87,8 @@ class Lockstep(Replies):
         self._message: Callable[[Worker, int], Command | None] = _nothing
         self._side_seq = _SIDE
         self._sends_actions = any(leaf.piped for leaf in layout.actions)
-        self._step_cap = VALUE_BYTES if self._piped else CONTROL_BYTES
+        told_bytes = CONTROL_BYTES + layout.rows * _FAILURE_BYTES
+        self._step_cap = VALUE_BYTES if self._piped else told_bytes
         self._blocks = Blocks([worker.rows for worker in self.active], layout.rows)
         self.worker_of = np.repeat(np.arange(len(workers)), [w.rows for w in workers])
         self.row_of = np.concatenate([np.arange(worker.rows) for worker in workers])

@@ -190,6 +190,22 @@ def test_closing_closes_the_environments_unless_it_is_forced(
     assert closed == (0 if terminate and workers != 0 else 2)
 
 
+class Failing(CountingEnv):
+    """Raises in each step, at length."""
+
+    def step(self, action: Any) -> Any:
+        raise ValueError("ä" * 3000)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_many_failures_at_once_are_told_in_brief(workers: int) -> None:
+    with VecCheckedSession(Failing, 90, workers=workers) as vec:
+        vec.start(seed=0)
+        with pytest.raises(ValueError, match="äää") as caught:
+            vec.step_checked([0] * 90)
+    assert "89 more environments failed in the same call" in caught.value.__notes__
+
+
 class Leaving(CountingEnv):
     """Leaves a file behind when it is closed.
 
