@@ -157,9 +157,7 @@ def test_advice_says_why() -> None:
         ({"policy": 0.9}, BUSY, "the policy takes most of the time"),
     ],
 )
-def test_advice_says_what_would_help(
-    shares: dict[str, Any], step: StepCost, expected: str
-) -> None:
+def test_advice_says_what_would_help(shares: dict[str, Any], step: StepCost, expected: str) -> None:
     text = said(layout(2, 100.0, **shares), step=step)
     assert expected in text
     assert "the manager's time: environments " in text

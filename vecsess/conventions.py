@@ -61,6 +61,18 @@ class Conventions:
             return self.episode_seeds
         return episode_seed if self.episode_seeds == "per_episode" else None
 
+    def recipe(self) -> dict[str, Any]:
+        """Returns the arguments that make a session like this one, as far as plain data can."""
+        mode, seeds, options = self.observation_mode, self.episode_seeds, self.episode_options
+        return {
+            "autoreset_mode": self.autoreset_mode.name.lower(),
+            "observation_mode": mode if isinstance(mode, str) else "same",
+            "copy": self.copy,
+            "infos": self.infos,
+            "episode_seeds": "continue" if callable(seeds) else seeds,
+            "episode_options": options if isinstance(options, dict) else None,
+        }
+
     def for_workers(self) -> dict[str, Any]:
         """Returns what workers must know of them, as plain data and pickles.
 

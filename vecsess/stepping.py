@@ -5,6 +5,7 @@ What a session does behind its public verbs, which are in vector.py.
 
 from __future__ import annotations
 
+import secrets
 import threading
 from dataclasses import replace
 from typing import Any
@@ -68,6 +69,10 @@ class Stepping(Guarded):
         self._contract, self._timeouts = contract, timeouts
         self._conventions = conventions
         self._same_step = conventions.autoreset_mode is AutoresetMode.SAME_STEP
+        self.autoreset_mode = conventions.autoreset_mode
+        self.observation_mode, self.copy = conventions.observation_mode, conventions.copy
+        self.noise_seed = secrets.randbits(63)
+        self.noise_counter = 0
         self._describe(launched.description, n)
         seed_of = conventions.seed_of
         self._chain = None if seed_of is None else SeedChain(seed_of, n)

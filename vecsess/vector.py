@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import warnings
 import weakref
 from collections.abc import Sequence
@@ -79,8 +78,7 @@ class VecCheckedSession(CheckedVector):
         memory_limit_bytes: a worker whose unique memory is more is replaced at the end of an
             episode, and its environments brought back: nothing is lost.
         max_episodes: likewise one whose environments have finished so many episodes together.
-        affinity: "spread" ties each worker to one of the cores, in turn; core numbers to one of
-            these. The trainer's own process stays where it is.
+        affinity: "spread" ties workers to the cores in turn; core numbers, to these.
         niceness: how much nicer the workers are than the trainer, 0 to 19.
 
     Raises:
@@ -142,14 +140,7 @@ class VecCheckedSession(CheckedVector):
             episode_seeds=episode_seeds,
             episode_options=episode_options,
         )
-        settings = {
-            **conventions.for_workers(),
-            "exact": contract.dtype == "exact",
-            "keep_rng": True,
-            "cpus": cpus_in_turn(affinity),
-            "niceness": check_niceness(niceness),
-            "spin_ns": SPIN_NS if len(groups) <= cores() else 0,
-        }
+        settings = _settings(conventions, contract, len(groups), affinity, niceness)
         source = Source.of(env, make_kwargs, n)
         launched = launch(
             source, groups, n, settings, timeouts, preload, start_method, observation_mode
@@ -164,21 +155,9 @@ class VecCheckedSession(CheckedVector):
         except BaseException:
             launched.abandon()
             raise
-        self.autoreset_mode = conventions.autoreset_mode
-        self.observation_mode, self.copy = observation_mode, conventions.copy
-        self.noise_seed = secrets.randbits(63)
-        self.noise_counter = 0
-        self._recipe = {
-            "env": env if isinstance(env, str) else None,
-            "n": n,
-            "make_kwargs": make_kwargs if isinstance(env, str) else None,
-            "autoreset_mode": settings["autoreset_mode"],
-            "observation_mode": observation_mode if isinstance(observation_mode, str) else "same",
-            "copy": conventions.copy,
-            "infos": infos,
-            "episode_seeds": "continue" if callable(episode_seeds) else episode_seeds,
-            "episode_options": episode_options if isinstance(episode_options, dict) else None,
-        }
+        known = isinstance(env, str)  # else whoever restores it must bring the callables
+        made = {"env": env, "make_kwargs": make_kwargs} if known else {"env": None}
+        self._recipe = {**made, "n": n, **conventions.recipe()}
         _sessions.add(self)
 
     # --- what is going on ------------------------------------------------------------------------
@@ -337,6 +316,20 @@ def _count(env: EnvLike, n: int | None) -> int:
     if type(n) is not int or n < 1:
         raise ValueError(f"n: expected a positive number of environments, got {n!r}")
     return n
+
+
+def _settings(
+    conventions: Conventions, contract: Contract, workers: int, affinity: Affinity, niceness: int
+) -> dict[str, Any]:
+    """Returns what the workers are told of how to treat their environments."""
+    return {
+        **conventions.for_workers(),
+        "exact": contract.dtype == "exact",
+        "keep_rng": True,
+        "cpus": cpus_in_turn(affinity),
+        "niceness": check_niceness(niceness),
+        "spin_ns": SPIN_NS if workers <= cores() else 0,
+    }
 
 
 _sessions: weakref.WeakSet[VecCheckedSession] = weakref.WeakSet()
