@@ -252,7 +252,7 @@ class VecCheckedSession(CheckedVector):
         Args:
             timeout: for the environments to close, in seconds; None for `timeouts.close_s`. What
                 is left then is killed.
-            terminate: kill the workers at once; their environments are not closed.
+            terminate: end the workers at once, without waiting for their environments to close.
         """
         if self._state is Phase.CLOSED:
             return

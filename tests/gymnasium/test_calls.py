@@ -175,6 +175,7 @@ class TestTellsOfItself:
             assert str(vec) == "VecCheckedSession(CartPole-v1, num_envs=3, workers=0)"
 
 
+@pytest.mark.usefixtures("no_process_left")
 @pytest.mark.parametrize("terminate", [False, True])
 @pytest.mark.parametrize("workers", GROUPINGS)
 def test_closing_closes_the_environments_unless_it_is_forced(
@@ -186,8 +187,8 @@ def test_closing_closes_the_environments_unless_it_is_forced(
     vec.reset(seed=0)
     vec.close(timeout=10.0, terminate=terminate)
     assert vec.closed
-    closed = len(list(tmp_path.iterdir()))
-    assert closed == (0 if terminate and workers != 0 else 2)
+    if not terminate:  # else nobody waits for them
+        assert len(list(tmp_path.iterdir())) == 2
 
 
 class Failing(CountingEnv):
