@@ -97,9 +97,9 @@ class EnvHost:
             first = make(observations, "observation", pipe=pipe)
             form = make(observations, "next_observation", pipe=pipe)
             final = make(finals, "next_observation", pipe=final_pipe)
-            self._reset_forms.append(first.write)
+            self._reset_forms.append(first.writer())
             self._writers.append(form.writer())
-            self._final_forms.append(final.write)
+            self._final_forms.append(final.writer())
         self._all = [(row, env.step) for row, env in enumerate(self.envs)]
 
     def remake(self, row: int) -> None:
