@@ -80,9 +80,10 @@ def _head(runs: dict[str, Data]) -> str:
     return f"""# Results
 
 Made by `python -m vecsess.bench results` from the files of the runs below, as `python -m
-vecsess.bench all --out DIR` makes them; nothing here is written by hand. Contenders run in interleaved rounds, each in a process of
-its own; figures are medians over rounds, and a ratio is the median of each round's ratio. The
-limit is the cores times the rate of one bare environment. Checks, log and checksums are on.
+vecsess.bench all --out DIR` makes them; nothing here is written by hand. Contenders run in
+interleaved rounds, each in a process of its own; figures are medians over rounds, and a ratio is
+the median of each round's ratio. The limit is the cores times the rate of one bare environment.
+Checks, log and checksums are on.
 
 - machine: {machine["cpu"]}, {machine["cores"]} cores, {machine["kernel"]}, {machine["python"]}
 - load average as the runs began: {min(loads):.1f} to {max(loads):.1f}
