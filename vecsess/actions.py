@@ -17,6 +17,8 @@ from vecsess.wire.piped import pack_piped
 
 Array = npt.NDArray[Any]
 
+_FALSE, _TRUE = b"\0", b"\1"  # in the bytes of a bool array
+
 
 class ActionCheck:
     """Turns what a trainer gives into one array per leaf of the action space, or refuses it.
@@ -115,12 +117,13 @@ class _DiscreteCheck(_LeafCheck):
         super().__init__(leaf, n)
         self._start, self._n = int(space.start), int(space.n)
         self._unsigned = np.dtype(f"u{leaf.dtype.itemsize}")
+        self._end = self._unsigned.type(self._n)
 
     def check_values(self, actions: Array) -> Array:
         shifted = actions - self.leaf.dtype.type(self._start) if self._start else actions
         # One comparison for both bounds: a negative number is a huge one when read as unsigned.
-        bad = np.ascontiguousarray(shifted).view(self._unsigned) >= self._n
-        if np.count_nonzero(bad):
+        bad = np.ascontiguousarray(shifted).view(self._unsigned) >= self._end
+        if _TRUE in bad.tobytes():
             bounds = f"{self._start} <= action < {self._start + self._n}"
             raise self.refuse(bad, actions, bounds)
         return actions
@@ -136,14 +139,14 @@ class _BoundsCheck(_LeafCheck):
     def check_values(self, actions: Array) -> Array:
         if actions.dtype.kind == "f":
             finite = np.isfinite(actions)
-            if np.count_nonzero(finite) != actions.size:
+            if _FALSE in finite.tobytes():
                 raise self.refuse(~finite, actions, "finite numbers")
         if self._range == "allow":
             return actions
         if self._range == "clip":
             return np.clip(actions, self._low, self._high)
         good = (actions >= self._low) & (actions <= self._high)
-        if np.count_nonzero(good) != good.size:
+        if _FALSE in good.tobytes():
             raise self.refuse(~good, actions, f"numbers between {self._low} and {self._high}")
         return actions
 

@@ -26,7 +26,7 @@ class Blocks:
         self._small = (len(counts) - larger, counts[-1])
 
     def gather(self, field: Array, out: Array) -> None:
-        """Copies `field [workers, rows, ...]` into `out [N, ...]`; a byte that is not 0 is True."""
+        """Copies `field [workers, rows, ...]` into `out [N, ...]`."""
         if self._even:
             out.reshape(field.shape)[...] = field
             return

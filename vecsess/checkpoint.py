@@ -7,7 +7,7 @@ from typing import Any
 from vecsess.errors import StateError
 from vecsess.wire.values import FrameError, pack_value, unpack_value
 
-FORMAT = 1
+FORMAT = 2
 
 
 def pack_session(session: Any, recipe: dict[str, Any]) -> dict[str, Any]:
@@ -53,8 +53,8 @@ def unpack_session(session: Any, data: dict[str, Any]) -> dict[int, str]:
     except FrameError as error:
         raise StateError(f"expected a checkpoint, got a damaged one: {error}") from error
     session.noise_seed, session.noise_counter = state["noise"]
-    session._episodes[:] = state["episodes"]  # the session calls this for itself
-    session._begun[:] = state["begun"]
+    session._episodes = state["episodes"]  # the session calls this for itself
+    session._begun = state["begun"]
     session._lockstep.steps = state["steps"]
     session.episode_returns[:] = state["returns"]
     session.episode_lengths[:] = state["lengths"]

@@ -17,6 +17,8 @@ from vecsess.tree import Tree
 Array = npt.NDArray[Any]
 Range = tuple[float, float]
 
+_FALSE = b"\0"  # in the bytes of a bool array: a search there is quicker than any sum
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contract:
@@ -129,6 +131,56 @@ def check_observations(
     return None
 
 
+class ValueCheck:
+    """The contract's look at each step of a session, a quick one where nothing is wrong.
+
+    Args:
+        contract: what a transition must satisfy.
+        fields: how errors name the leaves of an observation.
+    """
+
+    def __init__(self, contract: Contract, fields: list[str]) -> None:
+        self._contract, self._fields = contract, fields
+        bounds = contract.obs_range is not None or contract.reward_range is not None
+        # Without these a step whose numbers are all finite is as it should be.
+        self._demanding = bounds or contract.require_exclusive_done_flags
+        self._finite = contract.check_obs_finite, contract.check_reward_finite
+
+    def step(
+        self, rewards: Array, terminated: Array, truncated: Array, leaves: list[Array]
+    ) -> Violation | None:
+        """Returns the first breach of a step: of flags, reward, or an observation.
+
+        Args:
+            rewards: `[N]` float64.
+            terminated: `[N]` bool.
+            truncated: `[N]` bool.
+            leaves: of the observations, each `[N, *leaf]`.
+        """
+        if not self._demanding and self._looks_finite(rewards, leaves):
+            return None
+        contract = self._contract
+        return (
+            check_flags(contract, terminated, truncated)
+            or check_rewards(contract, rewards)
+            or check_observations(contract, leaves, self._fields)
+        )
+
+    def observations(self, leaves: list[Array]) -> Violation | None:
+        """Returns the first breach of observations; each leaf `[N, *leaf]`."""
+        return check_observations(self._contract, leaves, self._fields)
+
+    def _looks_finite(self, rewards: Array, leaves: list[Array]) -> bool:
+        observations_too, rewards_too = self._finite
+        if rewards_too and _FALSE in np.isfinite(rewards).tobytes():
+            return False
+        if observations_too:
+            for leaf in leaves:
+                if leaf.dtype.kind == "f" and _FALSE in np.isfinite(leaf).tobytes():
+                    return False
+        return True
+
+
 def _check(finite: bool, bounds: Range | None, array: Array, field: str) -> Violation | None:
     if finite and array.dtype.kind == "f" and not _all_finite(array):
         return _first(~np.isfinite(array), array, field, "a finite number")
@@ -142,7 +194,7 @@ def _check(finite: bool, bounds: Range | None, array: Array, field: str) -> Viol
 
 def _all_finite(array: Array) -> bool:
     # Not `.all()`: for a batch of usual size that costs more than the look at the numbers.
-    return int(np.count_nonzero(np.isfinite(array))) == array.size
+    return _FALSE not in np.isfinite(array).tobytes()
 
 
 def _first(bad: Array, array: Array, field: str, expected: str) -> Violation:

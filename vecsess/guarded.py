@@ -48,8 +48,8 @@ class Guarded(VectorEnv[Any, Any, Any]):
         self._ended = np.zeros(n, np.bool_)  # in their rows until a step or a reset; not same-step
         self._unawaited = False  # whether an asynchronous call is under way that nobody waited for
         self._given_up = False  # whether a wait for what is under way was broken off
-        self._episodes = np.zeros(n, np.int64)  # how many each environment has finished
-        self._begun = np.zeros(n, np.int64)  # the lockstep at which its episode began
+        self._episodes = [0] * n  # how many each environment has finished
+        self._begun = [0] * n  # the lockstep at which its episode began
         self._warned: set[str] = set()
         self._state = Phase.NEW
 
@@ -145,8 +145,8 @@ class Guarded(VectorEnv[Any, Any, Any]):
     def _located(self, error: E) -> E:
         """Adds episode and step of the environment that an error names."""
         if error.env is not None:
-            error.episode = int(self._episodes[error.env])
+            error.episode = self._episodes[error.env]
             worker = self._lockstep.workers[int(self._lockstep.worker_of[error.env])]
             steps = self._lockstep.steps if worker.flight is None else worker.flight.steps
-            error.step = int(steps - self._begun[error.env])
+            error.step = steps - self._begun[error.env]
         return error

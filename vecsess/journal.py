@@ -58,26 +58,24 @@ class Journal:
     )  # how many more, of a worker at its own pace
     _chunks: dict[int, _Chunk] = field(default_factory=dict)  # by t // CHUNK_STEPS
     _events: list[list[Event]] = field(init=False)
-    _starts: Array = field(init=False)  # [N] the lockstep at which the current episode began
-    _episodes: Array = field(init=False)  # [N] how many auto-resets since the last reset
-    _rng: Array = field(init=False)  # [workers, rows, words], before the episode's reset
-    _heads: Array = field(init=False)  # [N] uint64, checksums of the episodes' first observations
+    # Lists where single environments are written all the time: a tenth of an array's cost.
+    _starts: list[int] = field(init=False)  # [N] the lockstep at which the current episode began
+    _episodes: list[int] = field(init=False)  # [N] how many auto-resets since the last reset
+    _rng: Array = field(init=False)  # [N, words], before the episode's reset
+    _firsts: Array = field(init=False)  # [N, words], the row as it was after the episode's reset
     _ended: Array | None = None
     _checksum: Checksum = field(init=False)
-    _workers: Array = field(init=False)  # [N]
-    _rows: Array = field(init=False)  # [N]
+    _places: list[tuple[int, int]] = field(init=False)  # [N] worker and row
 
     def __post_init__(self) -> None:
         self._events = [[] for _ in range(self.n)]
-        self._starts = np.zeros(self.n, np.int64)
-        self._episodes = np.zeros(self.n, np.int64)
-        self._rng = np.zeros_like(self.views.rng)
-        self._heads = np.zeros(self.n, np.uint64)
+        self._starts, self._episodes = [0] * self.n, [0] * self.n
+        self._rng = np.zeros((self.n, self.views.rng.shape[-1]), np.uint64)
+        self._firsts = np.zeros((self.n, self.views.words.shape[-1]), np.uint64)
         self._checksum = Checksum(self.views)
         workers = self.views.rewards.shape[0]
         counts = [self.n // workers + (index < self.n % workers) for index in range(workers)]
-        self._workers = np.repeat(np.arange(workers), counts)
-        self._rows = np.concatenate([np.arange(count) for count in counts])
+        self._places = [(w, row) for w, count in enumerate(counts) for row in range(count)]
 
     # --- writing ---------------------------------------------------------------------------------
 
@@ -95,7 +93,7 @@ class Journal:
             chunk = self._new_chunk(t)
         place = t % CHUNK_STEPS
         for column, batch in zip(chunk.actions, actions, strict=True):
-            column[place, envs] = batch
+            column[place][envs] = batch
 
     def complete(self, ended: Array | None) -> None:
         """Takes the checksums of the lockstep that was noted last.
@@ -113,12 +111,7 @@ class Journal:
             if self.autoreset_mode == "disabled":
                 return
         if began is not None:
-            self._rng[...] = self.views.rng  # of the others it is what it was
-            self._heads[began] = self._checksum.of_observations(
-                self._workers[began], self._rows[began]
-            )
-            self._starts[began] = self.t
-            self._episodes[began] += 1
+            self._begin_episodes(began, self.t)
 
     def complete_part(self, ended: Array | None, own: slice) -> None:
         """Does what `complete` does for workers that go at their own pace; same-step auto-reset."""
@@ -128,12 +121,17 @@ class Journal:
         for worker in range(own.start, own.stop):
             self.ahead[worker] = t + 1 - self.t
         if ended is not None:
-            self._rng[own] = self.views.rng[own]
-            self._heads[ended] = self._checksum.of_observations(
-                self._workers[ended], self._rows[ended]
-            )
-            self._starts[ended] = t + 1
-            self._episodes[ended] += 1
+            self._begin_episodes(ended, t + 1)
+
+    def _begin_episodes(self, envs: Array, t: int) -> None:
+        """Keeps what the episodes began with that have just been begun by auto-reset."""
+        rng, words = self.views.rng, self.views.words
+        for env in envs.tolist():
+            place = self._places[env]
+            self._rng[env] = rng[place]
+            self._firsts[env] = words[place]
+            self._starts[env] = t
+            self._episodes[env] += 1
 
     def meet(self) -> None:
         """All workers have come to the same lockstep again."""
@@ -164,8 +162,8 @@ class Journal:
         for env, seed, (worker, row) in zip(envs, seeds, places, strict=True):
             if seed is not None:  # what attributes were set to outlives a reset
                 self._events[env] = [event for event in self._events[env] if event.verb == "set"]
-            self._rng[worker, row] = self.views.rng[worker, row]
-            rng = None if seed is not None else self._rng[worker, row].copy()
+            self._rng[env] = self.views.rng[worker, row]
+            rng = None if seed is not None else self._rng[env].copy()
             checksum = self._checksum.of_row(worker, row)
             at = self.time_of(worker) + ahead
             event = Event(at, "reset", (seed, options, rng), checksum)
@@ -178,7 +176,7 @@ class Journal:
 
     def place(self, env: int) -> tuple[int, int]:
         """Returns where an environment stands: its episode's first lockstep, and the next one."""
-        return int(self._starts[env]), self.time_of(int(self._workers[env]))
+        return self._starts[env], self.time_of(self._places[env][0])
 
     def set(self, env: int, name: str, value: bytes) -> None:
         """Notes that an attribute was set; `value` is a pickle."""
@@ -198,7 +196,7 @@ class Journal:
 
     def pending_action(self, env: int) -> list[Array]:
         """Returns an environment's action in the lockstep that was noted but is not complete."""
-        t = self.time_of(int(self._workers[env]))
+        t = self.time_of(self._places[env][0])
         chunk, place = self._chunks[t // CHUNK_STEPS], t % CHUNK_STEPS
         return [column[place, env] for column in chunk.actions]
 
@@ -210,15 +208,15 @@ class Journal:
 
     def settings(self, env: int) -> Account:
         """Returns how to set an environment's attributes again, and no more."""
-        return self._past(env, int(self._workers[env]), int(self._rows[env])).settings()
+        return self._past(env, *self._places[env]).settings()
 
     def _past(self, env: int, worker: int, row: int) -> Past:
         return Past(
             self._events[env],
-            int(self._starts[env]),
-            int(self._episodes[env]),
-            self._rng[worker, row],
-            int(self._heads[env]),
+            self._starts[env],
+            self._episodes[env],
+            self._rng[env],
+            self._checksum.of_first(self._firsts[env]),
             self.time_of(worker),
             lambda at: at // CHUNK_STEPS in self._chunks,
             lambda begin, end: self._steps(env, worker, row, begin, end),
@@ -259,8 +257,8 @@ class Journal:
             "t": self.t,
             "starts": self._starts,
             "episodes": self._episodes,
-            "rng": self._rng[workers, rows],
-            "heads": self._heads,
+            "rng": self._rng,
+            "firsts": self._firsts,
             "ended": self._ended,
             "events": events,
             "chunks": chunks,
@@ -269,9 +267,8 @@ class Journal:
     def load(self, plain: dict[str, Any], workers: Array, rows: Array) -> None:
         """Takes what `dump` returned as its own."""
         self.t = plain["t"]
-        self._starts[:], self._episodes[:] = plain["starts"], plain["episodes"]
-        self._rng[workers, rows] = plain["rng"]
-        self._heads[:] = plain["heads"]
+        self._starts, self._episodes = plain["starts"], plain["episodes"]
+        self._rng[:], self._firsts[:] = plain["rng"], plain["firsts"]
         self._ended = plain["ended"]
         self._events = [
             [
@@ -282,7 +279,7 @@ class Journal:
         ]
         self._chunks.clear()
         for index, actions, checksums in plain["chunks"]:
-            chunk = _Chunk(list(actions), np.zeros((CHUNK_STEPS, *self._rng.shape[:2]), np.uint64))
+            chunk = _Chunk(list(actions), np.zeros((CHUNK_STEPS, *self.views.rewards.shape), np.uint64))
             chunk.checksums[:, workers, rows] = checksums
             self._chunks[index] = chunk
 

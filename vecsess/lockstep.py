@@ -20,7 +20,6 @@ from vecsess.replies import Replies
 from vecsess.reports import breach_type
 from vecsess.rollout import StepRows
 from vecsess.supervisor import Supervisor
-from vecsess.tree import leaves
 from vecsess.wire.channel import CONTROL_BYTES, VALUE_BYTES, DeadlineError, EndOfStreamError, frame
 from vecsess.wire.messages import (
     REPLIES,
@@ -92,7 +91,10 @@ class Lockstep(Replies):
         self._blocks = Blocks([worker.rows for worker in self.active], layout.rows)
         self.worker_of = np.repeat(np.arange(len(workers)), [w.rows for w in workers])
         self.row_of = np.concatenate([np.arange(worker.rows) for worker in workers])
-        self._done = np.zeros(self.envs.stop - self.envs.start, np.bool_)
+        self._places = list(zip(self.worker_of.tolist(), self.row_of.tolist(), strict=True))
+        self._flags = np.zeros(self.envs.stop - self.envs.start, np.uint16)
+        self._flag_bytes = self._flags.view(np.uint8).reshape(-1, 2)
+        self._no_flags = self._flags.tobytes()
 
     def part(self, own: slice) -> Lockstep:
         """Returns a lockstep that steps only the workers in `own`, from where this one stands."""
@@ -278,21 +280,29 @@ class Lockstep(Replies):
 
     # --- the batch -------------------------------------------------------------------------------
 
-    def read_step(self, rows: StepRows) -> Array | None:
+    def read_step(self, rows: StepRows, observations: list[Array]) -> Array | None:
         """Copies a finished step into the caller's arrays.
+
+        Args:
+            rows: where to.
+            observations: the leaves of `rows.next_observations`.
 
         Returns:
             The environments whose episode ended, `[K]` ascending; None where none did.
         """
-        views, blocks = self._fields, self._blocks
-        for field, out in zip(views.observations, leaves(rows.next_observations), strict=True):
-            blocks.gather(field, out)
-        blocks.gather(views.rewards, rows.rewards)
-        blocks.gather(views.terminated, rows.terminated)
-        blocks.gather(views.truncated, rows.truncated)
+        views, gather, flags = self._fields, self._blocks.gather, self._flags
+        for field, out in zip(views.observations, observations, strict=True):
+            gather(field, out)
+        gather(views.rewards, rows.rewards)
+        gather(views.flags, flags)
         rows.valid.fill(True)
-        done = np.logical_or(rows.terminated, rows.truncated, out=self._done)
-        return np.flatnonzero(done) + self.envs.start if np.count_nonzero(done) else None
+        if flags.tobytes() == self._no_flags:
+            rows.terminated.fill(False)
+            rows.truncated.fill(False)
+            return None
+        rows.terminated[...] = self._flag_bytes[:, 0]  # a byte that is not 0 is True
+        rows.truncated[...] = self._flag_bytes[:, 1]
+        return flags.nonzero()[0] + self.envs.start
 
     def read_observations(self, out: list[Array]) -> None:
         """Copies the observations to act on next; `out` holds `[N, *leaf]` per leaf."""
@@ -301,8 +311,14 @@ class Lockstep(Replies):
 
     def read_finals(self, envs: Array) -> list[Array]:
         """Returns copies of the final observations of these environments, `[K, *leaf]` per leaf."""
-        workers, rows = self.worker_of[envs], self.row_of[envs]
-        return [field[workers, rows] for field in self.views.finals]
+        places = [self._places[env] for env in envs.tolist()]
+        finals = []
+        for field in self.views.finals:
+            copies = np.empty((len(places), *field.shape[2:]), field.dtype)
+            for index, place in enumerate(places):
+                copies[index] = field[place]
+            finals.append(copies)
+        return finals
 
 
 def _nothing(worker: Worker, seq: int) -> Command | None:

@@ -57,7 +57,7 @@ class SeedChain:
         self._seeds: list[int | None] = [None] * n
 
     def asked(
-        self, envs: list[int], seeds: list[int | None], episodes: npt.NDArray[np.int64]
+        self, envs: list[int], seeds: list[int | None], episodes: list[int]
     ) -> list[int | None]:
         """Returns the seeds to reset with.
 
@@ -73,7 +73,7 @@ class SeedChain:
                 chosen[env] = (
                     secrets.randbits(32)
                     if last is None
-                    else self._seed_of(last, env, int(episodes[env]) + 1)
+                    else self._seed_of(last, env, episodes[env] + 1)
                 )
             self._seeds[env] = chosen[env]
         return chosen

@@ -18,7 +18,7 @@ from gymnasium.vector.utils import batch_space
 
 from vecsess.actions import ActionCheck
 from vecsess.agreement import Description
-from vecsess.contract import Contract, Violation, check_flags, check_observations, check_rewards
+from vecsess.contract import Contract, ValueCheck, Violation, check_observations
 from vecsess.conventions import NO_INFOS, Conventions, split_options
 from vecsess.errors import StateError
 from vecsess.guarded import Guarded
@@ -98,7 +98,8 @@ class Stepping(Guarded):
         self._leaves = parts = list(all_leaves_of(self.single_observation_space))
         self._pipes = any(part.piped for part in parts)
         self._fields = [field_name("observation", part.path) for part in parts]
-        self._next_fields = [field_name("next_observation", part.path) for part in parts]
+        fields = [field_name("next_observation", part.path) for part in parts]
+        self._check_values = ValueCheck(self._contract, fields)
 
     # --- one reset -------------------------------------------------------------------------------
 
@@ -132,8 +133,8 @@ class Stepping(Guarded):
 
     def _open_books(self, envs: list[int]) -> None:
         """Begins to count anew for environments that are reset."""
-        self._episodes[envs] = 0
-        self._begun[envs] = self._lockstep.steps
+        for env in envs:
+            self._episodes[env], self._begun[env] = 0, self._lockstep.steps
         self.episode_returns[envs], self.episode_lengths[envs] = 0.0, 0
         self._ended[envs] = False
 
@@ -178,7 +179,8 @@ class Stepping(Guarded):
             return finals
         np.logical_or(rows.terminated, rows.truncated, out=self._ended)
         # The reset of "next_step" is a lockstep, but no step of an episode.
-        self._begun[self._ended] = self._lockstep.steps + 1
+        for env in np.flatnonzero(self._ended).tolist():
+            self._begun[env] = self._lockstep.steps + 1
         self._state = self._rest()
         return None
 
@@ -189,11 +191,12 @@ class Stepping(Guarded):
         self._gather(part, timeout_s)
         if part.answers:
             self._settle_failures(part)
-        ended = part.read_step(rows)
+        arrays = leaves(rows.next_observations)
+        ended = part.read_step(rows, arrays)
         finals = None if ended is None else self._finals(ended)
-        while (violation := self._violation(part, rows, finals)) is not None:
+        while (violation := self._violation(part, rows, arrays, finals)) is not None:
             self._settle_violation(part, violation)
-            ended = part.read_step(rows)
+            ended = part.read_step(rows, arrays)
             finals = None if ended is None else self._finals(ended)
         if part is self._lockstep:
             self._recovery.complete_step(ended)
@@ -204,13 +207,14 @@ class Stepping(Guarded):
         part.steps += 1
         over = ended if finals is None else finals.envs
         if over is not None:
-            self._episodes[over] += 1
-            self._begun[over] = part.steps
+            for env in over.tolist():
+                self._episodes[env] += 1
+                self._begun[env] = part.steps
             if self._recycling is not None:
                 self._recycling.note(over)
         if not part.steps & _TICK_MASK:
             self._health.tick()
-        part.last = leaves(rows.next_observations)
+        part.last = arrays
         return finals
 
     # --- parts -----------------------------------------------------------------------------------
@@ -269,21 +273,17 @@ class Stepping(Guarded):
         parts = iter([array[order] for array in arrays])
         return Finals(envs[order], assemble(self.single_observation_space, parts))
 
-    def _violation(self, part: Lockstep, rows: StepRows, finals: Finals | None) -> Violation | None:
+    def _violation(
+        self, part: Lockstep, rows: StepRows, arrays: list[Array], finals: Finals | None
+    ) -> Violation | None:
         """Returns the first breach of the contract: of flags, reward, or an observation."""
-        contract, violation = self._contract, None
-        if contract.require_exclusive_done_flags:
-            violation = check_flags(contract, rows.terminated, rows.truncated)
-        if violation is None:
-            violation = check_rewards(contract, rows.rewards)
-        if violation is None:
-            arrays = leaves(rows.next_observations)
-            violation = check_observations(contract, arrays, self._next_fields)
+        check = self._check_values
+        violation = check.step(rows.rewards, rows.terminated, rows.truncated, arrays)
         if violation is not None:
             return replace(violation, env=violation.env + part.envs.start)
         if finals is None:
             return None
-        violation = check_observations(contract, leaves(finals.observations), self._next_fields)
+        violation = check.observations(leaves(finals.observations))
         return violation and replace(violation, env=int(finals.envs[violation.env]))
 
     def _finals(self, ended: Array) -> Finals | None:

@@ -7,7 +7,7 @@ clock: `serve` calls this in a worker, and `vecsess.in_process` in the trainer.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -21,12 +21,13 @@ from vecsess.workers.episodes import Episodes
 from vecsess.workers.exceptions import account_of, told
 from vecsess.workers.infos import pack_info
 from vecsess.workers.outcomes import flag_of, refuse_info, reward_of
-from vecsess.workers.rng_state import Words, load_rng, save_rng
+from vecsess.workers.rng_state import Words, load_rng
 from vecsess.workers.rows import Rows
 
 NO_INFOS, FINAL_INFOS, ALL_INFOS = 0, 1, 2
 
 Values = list[list[Any]]  # [row, what, value as msgpack]
+Writer = Callable[[Any], None]
 Failures = list[list[Any]]  # [row, kind, type or field, message, traceback]
 
 
@@ -66,7 +67,7 @@ class EnvHost:
         self._next_step = autoreset_mode == "next_step"
         self._keep_rng = keep_rng
         self._episodes = episodes or Episodes(len(self.envs))
-        self._ended = [False] * len(self.envs)  # the last step ended the episode, no reset yet
+        self._ended: set[int] = set()  # rows whose last step ended the episode, no reset yet
         self._warned: set[str] = set()
 
     def spaces(self) -> list[tuple[Space, Space]]:
@@ -86,9 +87,7 @@ class EnvHost:
         self._rows = Rows(views, self.envs[0].action_space)
         pairs = zip(layout.actions, views.actions, strict=True)
         self._piped_actions = [array[0] for leaf, array in pairs if leaf.piped]
-        self._writers = []
-        self._reset_forms = []
-        self._final_forms = []
+        self._writers, self._reset_writers, self._final_writers = [], [], []
         for row, env in enumerate(self.envs):
             observations = [array[0] for array in views.written]
             finals = [array[0] for array in views.written_finals]
@@ -97,17 +96,18 @@ class EnvHost:
             first = make(observations, "observation", pipe=pipe)
             form = make(observations, "next_observation", pipe=pipe)
             final = make(finals, "next_observation", pipe=final_pipe)
-            self._reset_forms.append(first.writer())
-            self._writers.append(form.writer())
-            self._final_forms.append(final.writer())
-        self._all = [(row, env.step) for row, env in enumerate(self.envs)]
+            self._reset_writers.append(first.writer(row))
+            self._writers.append(form.writer(row))
+            self._final_writers.append(final.writer(row))
+        self._steps = [self._rows.stepper(env) for env in self.envs]
+        self._range = range(len(self.envs))
 
     def remake(self, row: int) -> None:
         """Builds a row's environment anew: nothing of its former life is left."""
         self.envs[row].close()
         self.envs[row] = build(self._makers[row])
-        self._all[row] = (row, self.envs[row].step)
-        self._ended[row] = False
+        self._steps[row] = self._rows.stepper(self.envs[row])
+        self._ended.discard(row)
 
     # --- commands --------------------------------------------------------------------------------
 
@@ -136,39 +136,49 @@ class EnvHost:
 
     def step(self, infos: int, only: list[int] | None = None) -> tuple[Values, Failures]:
         """Steps every row, or only some, with the actions that lie in the slab."""
-        rows = self._rows
-        running, actions, writers = rows.running, rows.actions, self._writers
-        rewards, terminations, truncations = rows.rewards, rows.terminated, rows.truncated
+        rows, ended, tell = self._rows, self._ended, infos == ALL_INFOS
+        running, rewards = rows.running, rows.rewards
         values: Values = []
         failures: Failures = []
-        for row, env_step in self._all if only is None else [self._all[row] for row in only]:
+        for row, env_step, write, action in self._calls(only):
             running[0] = row
             try:
-                if self._ended[row]:
+                if ended and row in ended:
                     self._step_ended(row, values, infos)
                     continue
-                observation, reward, terminated, truncated, info = env_step(actions(row))
-                if type(reward) is not float:
-                    reward = reward_of(reward)
-                if type(terminated) is not bool:
-                    terminated = flag_of(terminated, "terminated")
-                if type(truncated) is not bool:
-                    truncated = flag_of(truncated, "truncated")
-                if terminated or truncated:
-                    info = self._end(row, observation, info, values, infos)
+                observation, reward, terminated, truncated, info = env_step(action)
+                if terminated is False and truncated is False:
+                    write(observation)
                 else:
-                    writers[row](row, observation)
-                rewards[row] = reward
-                terminations[row] = terminated
-                truncations[row] = truncated
+                    if type(terminated) is not bool:
+                        terminated = flag_of(terminated, "terminated")
+                    if type(truncated) is not bool:
+                        truncated = flag_of(truncated, "truncated")
+                    if terminated or truncated:
+                        info = self._end(row, observation, info, values, infos)
+                        rows.terminated[row], rows.truncated[row] = terminated, truncated
+                    else:
+                        write(observation)
+                rewards[row] = reward if type(reward) is float else reward_of(reward)
                 if type(info) is not dict:
                     refuse_info(info)
-                if info and infos == ALL_INFOS:
+                if tell and info:
                     values.append([row, "info", self._packed(row, info)])
             except Exception as error:
                 failures.append(self._failure(row, error))
         running[0] = -1
         return values, failures
+
+    def _calls(self, only: list[int] | None) -> Iterable[tuple[int, Any, Writer, Any]]:
+        """Returns row, `env.step`, writer and action of every row, or only of some."""
+        rows, steps, writers = self._rows, self._steps, self._writers
+        if only is None:
+            rows.flags.fill(0)  # until a step says otherwise
+            # The slab may have room for more rows than there are: the shortest counts.
+            return zip(self._range, steps, writers, rows.actions())  # noqa: B905
+        rows.flags[only] = 0
+        pairs = zip(only, rows.actions_of(only), strict=True)
+        return [(row, steps[row], writers[row], action) for row, action in pairs]
 
     def call(
         self, rows: list[int], verb: str, name: str, arguments: list[bytes]
@@ -241,12 +251,12 @@ class EnvHost:
         self._rows.running[0] = row + self._resetting  # another value than its step's: progress
         env = self.envs[row]
         if self._keep_rng:
-            save_rng(env, self._rows.rng[row])
+            self._rows.rng[row].save(env)
         result = env.reset(seed=seed, options=options)
         if type(result) is not tuple or len(result) != 2:
             raise FormError("reset", f"expected (observation, info), got {type(result).__name__}")
-        self._ended[row] = False
-        self._reset_forms[row](row, result[0])
+        self._ended.discard(row)
+        self._reset_writers[row](result[0])
         info = result[1]
         if type(info) is not dict:
             refuse_info(info)
@@ -257,13 +267,13 @@ class EnvHost:
     ) -> dict[str, Any]:
         """Ends an episode; returns the info that belongs to the observation now in the row."""
         if not self._same_step:
-            self._ended[row] = True
-            self._writers[row](row, observation)
+            self._ended.add(row)
+            self._writers[row](observation)
             if infos == FINAL_INFOS and type(info) is dict and info:
                 values.append([row, "info", self._packed(row, info)])
             return info  # type: ignore[no-any-return]  # `step` looks at its type
         # Before the reset: many environments give out the same buffer again and again.
-        self._final_forms[row](row, observation)
+        self._final_writers[row](observation)
         if type(info) is not dict:
             refuse_info(info)
         if info and infos:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from gymnasium import spaces
@@ -10,8 +10,13 @@ from gymnasium import spaces
 from vecsess.wire.leaves import Array, Leaf, Space, all_leaves_of
 from vecsess.wire.piped import unpack_piped
 from vecsess.wire.slab import Views
+from vecsess.workers.env_source import Env
+from vecsess.workers.rng_state import RngRecord
 
 Reader = Callable[[int], Any]
+
+# Of these a batch of actions is one array, and a row of it an action, as Gymnasium has it.
+_ARRAYS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
 class Rows:
@@ -28,14 +33,32 @@ class Rows:
         self.rewards: Any = views.rewards[0].data
         self.terminated: Any = views.terminated[0].data
         self.truncated: Any = views.truncated[0].data
-        self.rng = views.rng[0]
-        self.actions = _action_reader(views, action_space)
+        self.flags = views.flags[0]
+        self.rng = [RngRecord(words) for words in views.rng[0]]
+        self._array = views.actions[0][0] if isinstance(action_space, _ARRAYS) else None
+        self._read = _action_reader(views, action_space)
+        # What to call the functions of `stepper` with, for all rows. An array's is a copy:
+        # environments keep their last action, and the slab is written again.
+        self.actions = self._all_rows if self._array is None else self._array.copy
+
+    def _all_rows(self) -> Iterable[Any]:
+        return range(len(self.rewards))
+
+    def actions_of(self, only: list[int]) -> Iterable[Any]:
+        """Returns what `actions` returns, but of some rows."""
+        return only if self._array is None else self._array[only]
+
+    def stepper(self, env: Env) -> Callable[[Any], Any]:
+        """Returns `env.step`; where actions are read one by one, a function that takes the row."""
+        if self._array is not None:
+            return env.step
+        step, read = env.step, self._read
+        return lambda row: step(read(row))
 
     def settle(self, row: int) -> None:
         """Writes what goes with a reset's observation: no reward, not done."""
         self.rewards[row] = 0.0
-        self.terminated[row] = False
-        self.truncated[row] = False
+        self.flags[row] = 0
 
 
 def _action_reader(views: Views, space: Space) -> Reader:

@@ -73,19 +73,20 @@ def _loop(channel: Channel, host: EnvHost, views: Views, patience: Patience) -> 
     while True:
         patience.spin(expected, seq)  # the manager writes to the pipe first, then the hint
         payload = channel.receive(None, VALUE_BYTES)
-        patience.over()
-        if (step := step_numbers(payload)) is not None:
-            began = perf_counter_ns()
+        began = patience.over()
+        step = step_numbers(payload)
+        if step is not None:
             seq, infos = step
-            channel.send(report(host, seq, *host.step(infos)), None)
-            written[0] = seq
-            histogram[((perf_counter_ns() - began) // rows).bit_length()] += 1
-            continue
-        command = decode(payload, COMMANDS)
-        seq = command.seq
-        channel.send(answer(host, command), None)
+            reply = report(host, seq, *host.step(infos))
+        else:
+            command = decode(payload, COMMANDS)
+            seq = command.seq
+            reply = answer(host, command)
+        channel.send(reply, None)
         written[0] = seq
-        if type(command) is Close:
+        if step is not None:
+            histogram[((perf_counter_ns() - began) // rows).bit_length()] += 1
+        elif type(command) is Close:
             return
 
 

@@ -65,11 +65,22 @@ def test_no_two_fields_share_a_byte(
 @settings(max_examples=30, deadline=None)
 def test_rows_and_hints_do_not_share_cache_lines(space: Any, rows: int) -> None:
     layout = Layout(space, spaces.Discrete(2), rows)
-    assert layout.row_bytes % LINE == 0
     assert layout.stride_bytes % mmap.PAGESIZE == 0
     views = layout.views(mmap.mmap(-1, layout.stride_bytes))
-    places = [getattr(views, name).ctypes.data // LINE for name in ("command", "reply", "running")]
+    blocks = ("command", "reply", "running", "histogram", "words", "rng")
+    places = [getattr(views, name).ctypes.data for name in blocks]
+    places += [array.ctypes.data for array in views.actions]
+    assert all(place % LINE == 0 for place in places)
     assert len(set(places)) == len(places)
+
+
+def test_both_flags_are_one_look() -> None:
+    layout = Layout(BOX, spaces.Discrete(2), 2)
+    views = layout.views(mmap.mmap(-1, layout.stride_bytes))
+    views.truncated[0, 1] = 1
+    assert np.flatnonzero(views.flags).tolist() == [1]
+    views.flags[...] = 0
+    assert not views.truncated.any()
 
 
 @pytest.fixture

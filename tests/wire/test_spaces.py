@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -116,10 +117,10 @@ def test_every_sample_is_of_its_spaces_form(space: Any, seed: int) -> None:
     form, arrays, warned = form_of(space, exact=True)
     space.seed(seed)
     sample = space.sample()
-    for write in (form.write, form.writer()):
+    for write in (partial(form.write, 1), form.writer(1)):
         for array in arrays:
             array[...] = 0
-        write(1, sample)
+        write(sample)
         for leaf, array in zip(leaves_of(space), arrays, strict=True):
             np.testing.assert_array_equal(array[1], pick(sample, leaf.path))
             assert not array[0].any(), "the other row stays as it was"
@@ -179,9 +180,9 @@ def test_what_is_not_of_the_form_is_refused(
     space: Any, value: Any, field: str, message: str
 ) -> None:
     form, arrays, _ = form_of(space)
-    for write in (form.write, form.writer()):
+    for write in (partial(form.write, 0), form.writer(0)):
         with pytest.raises(FormError) as caught:
-            write(0, value)
+            write(value)
         assert caught.value.field == field
         assert message in str(caught.value)
     if space is not NESTED:
@@ -202,7 +203,7 @@ def test_what_is_not_of_the_form_is_refused(
 )
 def test_scalars_of_any_sort_are_fine_without_a_warning(space: Any, value: Any) -> None:
     form, arrays, warned = form_of(space, exact=True)
-    form.writer()(1, value)
+    form.writer(1)(value)
     assert arrays[0][1] == value
     assert not warned
 
@@ -218,10 +219,10 @@ def test_scalars_of_any_sort_are_fine_without_a_warning(space: Any, value: Any) 
 )
 def test_another_width_is_cast_or_refused(space: Any, value: Any, warning: str) -> None:
     form, arrays, warned = form_of(space)
-    form.writer()(1, value)
+    form.writer(1)(value)
     np.testing.assert_array_equal(arrays[0][1], 1)
     assert len(warned) == 1
     assert warned[0].startswith(warning)
     strict, _, _ = form_of(space, exact=True)
     with pytest.raises(FormError, match="expected an array"):
-        strict.writer()(1, value)
+        strict.writer(1)(value)

@@ -15,6 +15,7 @@ from vecsess.wire.values import FrameError
 
 HEADER = struct.Struct("<I")
 CONTROL_BYTES = 1 << 16  # the cap on a frame that carries no values of an environment
+_FIRST_BYTES = 256  # what is asked for first: nearly every frame is short, and a buffer costs
 VALUE_BYTES = 1 << 26  # the cap on one that does: infos, rendered frames, results of calls
 
 
@@ -110,9 +111,13 @@ class Channel:
             DeadlineError: no whole frame came in time.
             FrameError: the frame says that it is longer than `max_bytes`.
         """
+        if not self._received:
+            data = self._read(deadline)
+            if _is_whole(data) and len(data) <= max_bytes:
+                return data[HEADER.size :]
+            self._received += data
         while (payload := self._take(max_bytes)) is None:
-            if (whole := self._fill(deadline, max_bytes)) is not None:
-                return whole
+            self._received += self._read(deadline)
         return payload
 
     def _take(self, max_bytes: int) -> bytes | None:
@@ -129,20 +134,21 @@ class Channel:
         del self._received[:end]
         return payload
 
-    def _fill(self, deadline: float | None, max_bytes: int) -> bytes | None:
-        """Reads what has come; returns the payload if that is just one frame, as it nearly is."""
-        while True:
-            try:
-                data = os.read(self.read_fd, CONTROL_BYTES)
-            except BlockingIOError:
-                _wait(self.read_fd, select.POLLIN, deadline)
-                continue
-            if not data:
-                raise EndOfStreamError("the other side closed the pipe")
-            if not self._received and _is_whole(data) and len(data) <= max_bytes:
-                return data[HEADER.size :]
-            self._received += data
+    def _read(self, deadline: float | None) -> bytes:
+        """Returns what has come, at least a byte; waits for it until `deadline`."""
+        while (data := self._read_ready()) is None:
+            _wait(self.read_fd, select.POLLIN, deadline)
+        return data
+
+    def _read_ready(self) -> bytes | None:
+        """Returns what has come, None where nothing has."""
+        try:
+            data = os.read(self.read_fd, CONTROL_BYTES if self._received else _FIRST_BYTES)
+        except BlockingIOError:
             return None
+        if not data:
+            raise EndOfStreamError("the other side closed the pipe")
+        return data
 
     def receive_ready(self, max_bytes: int = CONTROL_BYTES) -> bytes | None:
         """Returns the payload of the next frame, or None where it is not there yet.
@@ -151,16 +157,12 @@ class Channel:
             EndOfStreamError: the other side is gone.
             FrameError: the frame says that it is longer than `max_bytes`.
         """
-        if (payload := self._take(max_bytes)) is not None:
-            return payload
-        try:
-            data = os.read(self.read_fd, CONTROL_BYTES)
-        except BlockingIOError:
-            return None
-        if not data:
-            raise EndOfStreamError("the other side closed the pipe")
-        self._received += data
-        return self._take(max_bytes)
+        while (payload := self._take(max_bytes)) is None:
+            data = self._read_ready()
+            if data is None:
+                return None
+            self._received += data
+        return payload
 
     def take_exactly(self, expected: bytes) -> bool:
         """Takes the next frame if it has come and is `expected`, header included.
@@ -172,15 +174,11 @@ class Channel:
             EndOfStreamError: the other side is gone.
         """
         if not self._received:
-            try:
-                data = os.read(self.read_fd, CONTROL_BYTES)
-            except BlockingIOError:
-                return False
+            data = self._read_ready()
             if data == expected:
                 return True
-            if not data:
-                raise EndOfStreamError("the other side closed the pipe")
-            self._received += data
+            if data is not None:
+                self._received += data
         return False
 
 

@@ -41,12 +41,9 @@ class Checksum:
         """Returns the checksum of one row."""
         return int(self._words[worker, row] @ self._weights)
 
-    def of_observations(
-        self, workers: npt.NDArray[np.intp], rows: npt.NDArray[np.intp]
-    ) -> npt.NDArray[np.uint64]:
-        """Returns the checksums `[K]` of these rows as if reward and flags were 0.
+    def of_first(self, words: npt.NDArray[np.uint64]) -> int:
+        """Returns the checksum of a row, given as `[words]`, as if reward and flags were 0.
 
         That is what a row's checksum is after a reset.
         """
-        observations = self._words[workers, rows, :-2]  # the last two are reward and flags
-        return observations @ self._weights[:-2]
+        return int(words[:-2] @ self._weights[:-2])  # the last two are reward and flags

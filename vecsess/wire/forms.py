@@ -7,6 +7,7 @@ since the slab would cast or broadcast and nobody could see it later.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -67,35 +68,54 @@ class Form:
         self._arrays[index][row] = digest_of(data)
         self._pipe(row, index, data)
 
-    def writer(self) -> Callable[[int, Any], None]:
-        """Returns the function that the hot loop calls: `writer(row, value)`.
+    def writer(self, row: int) -> Callable[[Any], None]:
+        """Returns the function that the hot loop calls for a row: `write(value)`.
 
         A single leaf, which is what nearly every environment has, gets a path of its own: one
         look at type, dtype and shape, one copy, and `write` for all that is not exactly right.
         """
         if len(self._leaves) != 1 or self._leaves[0].path or self._leaves[0].piped:
-            return self.write
+            return partial(self.write, row)
         leaf, array, slow = self._leaves[0], self._arrays[0], self.write
         shape, dtype, ndarray = leaf.shape, leaf.dtype, np.ndarray
         if leaf.discrete:
             int_like = (int, dtype.type)
             low, high = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
 
-            def write_integer(row: int, value: Any) -> None:
+            def write_integer(value: Any) -> None:
                 if type(value) in int_like and low <= value <= high:
                     array[row] = value
                 else:
                     slow(row, value)
 
             return write_integer
+        target: Any = array[row, ...]
+        if target.ndim == 1 and target.size:
+            return self._vector_writer(row, target.data)
 
-        def write_array(row: int, value: Any) -> None:
-            if type(value) is ndarray and value.dtype == dtype and value.shape == shape:
-                array[row] = value
+        def write_array(value: Any) -> None:
+            # NumPy has one object for each of its own dtypes; `write` takes an equal one, too.
+            if type(value) is ndarray and value.dtype is dtype and value.shape == shape:
+                target[...] = value
             else:
                 slow(row, value)
 
         return write_array
+
+    def _vector_writer(self, row: int, target: memoryview) -> Callable[[Any], None]:
+        """Returns the `writer` of arrays with one axis."""
+        slow, ndarray = self.write, np.ndarray
+
+        def write_vector(value: Any) -> None:
+            if type(value) is ndarray:
+                try:
+                    target[:] = value  # refuses another format or length: quicker than to look
+                except (ValueError, NotImplementedError):
+                    slow(row, value)
+            else:
+                slow(row, value)
+
+        return write_vector
 
     def _check_containers(self, space: Space, value: Any, field: str) -> None:
         if isinstance(space, spaces.Dict):

@@ -7,13 +7,14 @@ carries a sequence number that its reply echoes. What does not fit a field's typ
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
 import msgpack
 
-from vecsess.wire.channel import frame
+from vecsess.wire.channel import HEADER, frame
 from vecsess.wire.values import (
     FieldCountError,
     FieldTypeError,
@@ -270,28 +271,38 @@ _FIELDS = {
 M = TypeVar("M", bound=Message)
 
 
+_NUMBER = struct.Struct(">Q")
+_UINT64 = b"\xcf"  # msgpack: eight bytes follow, the first the highest
+# The two messages of every step, of one length each, so that a `Struct` does for msgpack: behind
+# the head comes the number, as msgpack's unsigned integer of 64 bits, whatever its size.
+_STEP = struct.Struct(">2scQB")
 _STEP_HEAD = msgpack.packb((Step.KIND, 0, 0))[:2]  # an array of three, the first the kind
+_STEP_FRAME = frame(bytes(_STEP.size))[: HEADER.size] + _STEP_HEAD + _UINT64
+_DONE_HEAD = msgpack.packb((Done.KIND, 0, (), ()))[:2]
+_DONE_TAIL = msgpack.packb(()) * 2  # no values, no failures
+_DONE_BYTES = len(_DONE_HEAD + _UINT64 + _DONE_TAIL) + _NUMBER.size
+_DONE_FRAME = frame(bytes(_DONE_BYTES))[: HEADER.size] + _DONE_HEAD + _UINT64
 
 
 def acknowledgement(seq: int) -> bytes:
     """Returns the frame of the plainest reply, `Done` with nothing in it, ready to be compared."""
-    return frame(msgpack.packb((Done.KIND, seq, (), ())))
+    return _DONE_FRAME + _NUMBER.pack(seq) + _DONE_TAIL
 
 
 def step_command(seq: int, infos: int) -> bytes:
     """Returns the frame of a `Step`; the same bytes go to every worker."""
-    return frame(msgpack.packb((Step.KIND, seq, infos)))
+    return _STEP_FRAME + _NUMBER.pack(seq) + bytes((infos,))
 
 
 def step_numbers(payload: bytes) -> tuple[int, int] | None:
-    """Returns `(seq, infos)` where the payload is a `Step`, None where it is another command.
+    """Returns `(seq, infos)` of what `step_command` made, None where it is another command.
 
     The worker's hot path: it may trust the manager, so it looks at no more than the kind.
     """
-    if payload[:2] != _STEP_HEAD:
+    if len(payload) != _STEP.size:
         return None
-    _, seq, infos = msgpack.unpackb(payload)
-    return seq, infos
+    head, _, seq, infos = _STEP.unpack(payload)
+    return (seq, infos) if head == _STEP_HEAD else None
 
 
 def encode(message: Message) -> bytes:

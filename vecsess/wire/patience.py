@@ -28,12 +28,12 @@ class Patience:
 
     def spin(self, hint: memoryview, seen: int) -> bool:
         """Returns True as soon as `hint[0]` is not `seen`, False when it is better to sleep."""
-        began = self._began = perf_counter_ns()
+        self._began = perf_counter_ns()
         if hint[0] != seen:
             return True
         if not self._budget:
             return False
-        until = began + self._budget
+        until = self._began + self._budget
         sched_yield = os.sched_yield
         while hint[0] == seen:
             sched_yield()
@@ -41,7 +41,8 @@ class Patience:
                 return False
         return True
 
-    def over(self) -> None:
-        """Learns how long the wait took that `spin` began."""
-        short = perf_counter_ns() - self._began < self.spin_ns
-        self._budget = self.spin_ns if short else 0
+    def over(self) -> int:
+        """Learns how long the wait took that `spin` began; returns the time, in ns."""
+        now = perf_counter_ns()
+        self._budget = self.spin_ns if now - self._began < self.spin_ns else 0
+        return now

@@ -1,10 +1,14 @@
 """The shared memory: one sealed memfd per worker and generation, and the layout of its rows.
 
-A worker's range begins with a header of hints, each on a cache line of its own, then come its
-rows. A row is one record, so that one checksum covers it and a worker touches few cache lines:
+A worker's range begins with a header of hints, each on a cache line of its own, then come four
+blocks of rows. What a step gives is one record, so that one checksum covers it, and records lie
+close together, so that both sides touch few cache lines; what only an episode's end needs lies
+apart from it:
 
-    [ observation | reward | flags ][ final observation ][ RNG state ] ... [ actions ]
-      `words`: what a checksum sees
+    [ observation | reward | flags ] ...      `words`: what a checksum sees
+    [ final observation ] ...
+    [ RNG state ] ...
+    [ action ] ...
 
 What goes by pipe, having no fixed shape, has a digest of 8 bytes in its row, for the checksum.
 
@@ -18,8 +22,10 @@ import ctypes
 import fcntl
 import mmap
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +33,7 @@ import numpy.typing as npt
 from vecsess.wire.leaves import Leaf, Space, all_leaves_of
 
 Array = npt.NDArray[Any]
+_Block: TypeAlias = Callable[[int, tuple[int, ...], np.dtype[Any]], Array]
 
 LINE = 64
 COMMAND, REPLY, RUNNING = 0, 1, 2  # the header's words, a cache line each
@@ -54,6 +61,7 @@ class Views:
     rewards: Array  # float64
     terminated: Array  # uint8, not bool: whatever a worker writes there is still a valid byte
     truncated: Array
+    flags: Array  # uint16: `terminated` and `truncated`, which lie side by side, at one look
     finals: list[Array]
     rng: Array  # [workers, rows, RNG_WORDS] uint64
     words: Array  # uint64: observation, reward and flags, for the checksum
@@ -89,28 +97,27 @@ class Layout:
         self._reward = _aligned(end)
         self._flags = self._reward + 8
         self._span = _aligned(self._flags + 2)  # a checksum covers this much
-        self._final_offsets, end = _place(self.observations, self._span)
-        self._rng = _aligned(end)
-        self.row_bytes = _aligned(self._rng + RNG_WORDS * 8, LINE)
+        self._final_offsets, final_bytes = _place(self.observations, 0)
         self._action_offsets, self.action_bytes = _place(self.actions, 0)
-        self._action_base = HEADER_BYTES + rows * self.row_bytes
-        self.stride_bytes = _aligned(
-            self._action_base + rows * _aligned(self.action_bytes), mmap.PAGESIZE
-        )
+        self._final_bytes = _aligned(final_bytes)
+        self._finals = HEADER_BYTES + _aligned(rows * self._span, LINE)
+        self._rng = self._finals + _aligned(rows * self._final_bytes, LINE)
+        self._actions = self._rng + _aligned(rows * RNG_WORDS * 8, LINE)
+        end = self._actions + rows * _aligned(self.action_bytes)
+        self.stride_bytes = _aligned(end, mmap.PAGESIZE)
 
     def views(self, buffer: Any, workers: int = 1) -> Views:
         """Returns the fields of `workers` ranges that lie side by side in `buffer`."""
         word, byte = np.dtype(np.uint64), np.dtype(np.uint8)
         view = _View(buffer, workers, self.stride_bytes)
-        rows, action_rows = (self.rows, self.row_bytes), (self.rows, _aligned(self.action_bytes))
 
-        def row(offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-            return view.field(HEADER_BYTES + offset, rows, shape, dtype)
+        def block(base: int, row_bytes: int) -> _Block:
+            return partial(view.field, base, (self.rows, row_bytes))
 
-        def leaves(offsets: list[int]) -> list[Array]:
+        def leaves(field: _Block, offsets: list[int]) -> list[Array]:
             pairs = zip(offsets, self.observations, strict=True)
             return [
-                row(offset, leaf.shape, word if leaf.piped else leaf.dtype)
+                field(offset, leaf.shape, word if leaf.piped else leaf.dtype)
                 for offset, leaf in pairs
             ]
 
@@ -118,23 +125,27 @@ class Layout:
             pairs = zip(written, self.observations, strict=True)
             return [np.empty(array.shape, object) if leaf.piped else array for array, leaf in pairs]
 
-        written, finals = leaves(self._observation_offsets), leaves(self._final_offsets)
+        row = block(HEADER_BYTES, self._span)
+        action = block(self._actions, _aligned(self.action_bytes))
+        written = leaves(row, self._observation_offsets)
+        finals = leaves(block(self._finals, self._final_bytes), self._final_offsets)
         return Views(
             command=view.hint(COMMAND, word),
             reply=view.hint(REPLY, word),
             running=view.hint(RUNNING, np.dtype(np.int64)),
-            histogram=view.field(4 * LINE, (64, 8), (), word),
+            histogram=view.field(4 * LINE, (64, 8), 0, (), word),
             observations=read(written),
             rewards=row(self._reward, (), np.dtype(np.float64)),
             terminated=row(self._flags, (), byte),
             truncated=row(self._flags + 1, (), byte),
+            flags=row(self._flags, (), np.dtype(np.uint16)),
             finals=read(finals),
-            rng=row(self._rng, (RNG_WORDS,), word),
+            rng=block(self._rng, RNG_WORDS * 8)(0, (RNG_WORDS,), word),
             words=row(0, (self._span // 8,), word),
             written=written,
             written_finals=finals,
             actions=[
-                view.field(self._action_base + offset, action_rows, leaf.shape, leaf.dtype)
+                action(offset, leaf.shape, leaf.dtype)
                 if not leaf.piped
                 else np.empty((workers, self.rows), object)
                 for offset, leaf in zip(self._action_offsets, self.actions, strict=True)
@@ -165,15 +176,28 @@ class _View:
         return np.ndarray((self.workers,), dtype, self.buffer, line * LINE, strides)
 
     def field(
-        self, offset: int, rows: tuple[int, int], shape: tuple[int, ...], dtype: np.dtype[Any]
+        self,
+        base: int,
+        rows: tuple[int, int],
+        offset: int,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
     ) -> Array:
-        """Returns `[workers, rows, *shape]`; `rows` is how many, and the bytes between them."""
+        """Returns `[workers, rows, *shape]`.
+
+        Args:
+            base: where the block of rows begins.
+            rows: how many, and the bytes from one to the next.
+            offset: of the field in its row.
+            shape: of one row's value.
+            dtype: of its numbers.
+        """
         count, row_bytes = rows
         if 0 in shape:  # it takes no bytes, and lies perhaps where the buffer ends
             return np.empty((self.workers, count, *shape), dtype)
         inner = np.empty(shape, dtype).strides
         strides = (self.stride_bytes, row_bytes, *inner)
-        return np.ndarray((self.workers, count, *shape), dtype, self.buffer, offset, strides)
+        return np.ndarray((self.workers, count, *shape), dtype, self.buffer, base + offset, strides)
 
 
 # --- memory --------------------------------------------------------------------------------------
