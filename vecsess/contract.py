@@ -144,7 +144,8 @@ class ValueCheck:
         bounds = contract.obs_range is not None or contract.reward_range is not None
         # Without these a step whose numbers are all finite is as it should be.
         self._demanding = bounds or contract.require_exclusive_done_flags
-        self._finite = contract.check_obs_finite, contract.check_reward_finite
+        self._finite_observations = contract.check_obs_finite
+        self._finite_rewards = contract.check_reward_finite
 
     def step(
         self, rewards: Array, terminated: Array, truncated: Array, leaves: list[Array]
@@ -157,7 +158,14 @@ class ValueCheck:
             truncated: `[N]` bool.
             leaves: of the observations, each `[N, *leaf]`.
         """
-        if not self._demanding and self._looks_finite(rewards, leaves):
+        suspicious = self._demanding
+        if self._finite_rewards and _FALSE in np.isfinite(rewards).tobytes():
+            suspicious = True
+        if self._finite_observations:
+            for leaf in leaves:
+                if leaf.dtype.kind == "f" and _FALSE in np.isfinite(leaf).tobytes():
+                    suspicious = True
+        if not suspicious:
             return None
         contract = self._contract
         return (
@@ -169,16 +177,6 @@ class ValueCheck:
     def observations(self, leaves: list[Array]) -> Violation | None:
         """Returns the first breach of observations; each leaf `[N, *leaf]`."""
         return check_observations(self._contract, leaves, self._fields)
-
-    def _looks_finite(self, rewards: Array, leaves: list[Array]) -> bool:
-        observations_too, rewards_too = self._finite
-        if rewards_too and _FALSE in np.isfinite(rewards).tobytes():
-            return False
-        if observations_too:
-            for leaf in leaves:
-                if leaf.dtype.kind == "f" and _FALSE in np.isfinite(leaf).tobytes():
-                    return False
-        return True
 
 
 def _check(finite: bool, bounds: Range | None, array: Array, field: str) -> Violation | None:

@@ -29,6 +29,7 @@ from vecsess.wire.messages import (
     Step,
     StepSome,
     StepWith,
+    acknowledgement,
     decode,
     encode,
     step_command,
@@ -80,7 +81,6 @@ class Lockstep(Replies):
         self.envs = slice(first.first_env, last.first_env + last.rows)
         self.steps = 0
         self.last: list[Array] = []
-        self.unread = False  # the last command's results are still to come
         self._numbers = itertools.count(1) if numbers is None else numbers
         self._fields = views.of_workers(own)
         self._message: Callable[[Worker, int], Command | None] = _nothing
@@ -116,11 +116,6 @@ class Lockstep(Replies):
 
     # --- commands --------------------------------------------------------------------------------
 
-    def gather(self, timeout_s: float | None = None) -> None:
-        """Waits for all replies; see `Replies.gather`."""
-        super().gather(timeout_s)
-        self.unread = False
-
     def begin_step(self, actions: list[Array], infos: int) -> None:
         """Sends every worker its actions: checked, `[N, *leaf]` per leaf."""
         for field, batch in zip(self._fields.actions, actions, strict=True):
@@ -132,7 +127,7 @@ class Lockstep(Replies):
             return
         seq = self._next_seq(VALUE_BYTES if infos else self._step_cap, self._timeouts.step_s)
         data = step_command(seq, infos)
-        self._message = lambda worker, seq: Step(seq, infos)
+        self._message = _STEPS[infos]
         self._pending = self.active.copy()
         for worker in self._pending:
             self._send(worker, data)
@@ -175,12 +170,20 @@ class Lockstep(Replies):
         self._fields.command[:] = seq
 
     def _next_seq(self, reply_cap: int, limit_s: float | None) -> int:
-        seq = next(self._numbers)
+        """Returns the number of a new command, and prepares for the replies to it.
+
+        Args:
+            reply_cap: bytes that a reply may have.
+            limit_s: how long one call of an environment may take.
+        """
+        seq = self._seq = next(self._numbers)
+        self._acknowledgement = acknowledgement(seq)
+        self._reply_cap, self._limit_s = reply_cap, limit_s
+        self.answers = {}
         self.unread = True
         if self.active and self.active[-1].flight is not self:
             for worker in self.active:
                 worker.flight = self
-        self._expect(seq, reply_cap, limit_s)
         return seq
 
     def _send(self, worker: Worker, data: bytes) -> None:
@@ -319,6 +322,10 @@ class Lockstep(Replies):
                 copies[index] = field[place]
             finals.append(copies)
         return finals
+
+
+# By what of infos is asked for: what `message` says of a step.
+_STEPS = [lambda worker, seq, infos=infos: Step(seq, infos) for infos in range(3)]
 
 
 def _nothing(worker: Worker, seq: int) -> Command | None:

@@ -62,17 +62,14 @@ class Recovery:
                 lockstep.layout, lockstep.views, n, autoreset_mode, self._policy.log_bytes
             )
         self.ladder = Ladder(launched, self._journal, self._policy)
+        # The environments whose row of the lockstep under way is invalid, and why.
+        self.lost = self.ladder.lost
         self._reset: tuple[list[int], list[int | None], bytes] = ([], [], b"")
         self.incidents: list[Incident] = []
         self.quarantined: dict[int, str] = {}
         self._restarts: dict[int, deque[float]] = {}
         self._suspects: dict[int, tuple[int, int]] = {}  # env -> where it last killed its worker
         lockstep.watch(self._worker_lost)
-
-    @property
-    def lost(self) -> dict[int, str]:
-        """The environments whose row of the lockstep under way is invalid, and why."""
-        return self.ladder.lost
 
     # --- what the session does -------------------------------------------------------------------
 

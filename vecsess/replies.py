@@ -14,7 +14,7 @@ from vecsess.piped_values import PipedValues
 from vecsess.reports import breach_type, printable
 from vecsess.supervisor import Supervisor
 from vecsess.wire.channel import CONTROL_BYTES, EndOfStreamError
-from vecsess.wire.messages import REPLIES, STACK_MARK, Done, Reply, acknowledgement, decode
+from vecsess.wire.messages import REPLIES, STACK_MARK, Done, Reply, decode
 from vecsess.wire.patience import Patience
 from vecsess.wire.slab import Layout, Views
 from vecsess.wire.values import FrameError
@@ -56,27 +56,15 @@ class Replies:
         self._reply_cap = CONTROL_BYTES
         self._limit_s: float | None = None
         self._pending: list[Worker] = []
-        self._answers: dict[int, Done] = {}
+        # What came back beside the slab for the last command, by worker; usually nothing.
+        self.answers: dict[int, Done] = {}
+        self.unread = False  # the last command's results are still to come
         self._moved: dict[int, tuple[int, float]] = {}
         self._on_lost: Callable[[Worker | None, WorkerError], None] = _raise
         self._patience = Patience(spin_ns)
         self._hints = [views.reply[i : i + 1].data for i in range(len(workers))]
         self._running = views.running
         self._piped = PipedValues(layout.observation_space, views)
-
-    def _expect(self, seq: int, reply_cap: int, limit_s: float | None) -> None:
-        """Prepares for the replies to a command.
-
-        Args:
-            seq: its number.
-            reply_cap: bytes that a reply may have.
-            limit_s: how long one call of an environment may take.
-        """
-        self._seq = seq
-        self._acknowledgement = acknowledgement(seq)
-        self._reply_cap = reply_cap
-        self._limit_s = limit_s
-        self._answers = {}
 
     def watch(self, on_lost: Callable[[Worker | None, WorkerError], None]) -> None:
         """Calls `on_lost(worker, error)` instead of raising when a worker is lost, None for all.
@@ -104,11 +92,6 @@ class Replies:
         assert self._supervisor is not None, "an environment in this process has answered already"
         return self._supervisor.wait_any(workers, timeout_s)
 
-    @property
-    def answers(self) -> dict[int, Done]:
-        """What came back beside the slab for the last command, by worker; usually nothing."""
-        return self._answers
-
     def gather(self, timeout_s: float | None = None) -> None:
         """Waits for the replies of all workers that were sent the last command.
 
@@ -122,27 +105,34 @@ class Replies:
             # The last first: by the time that it has answered the others have too, and none of
             # them has woken this process for itself.
             worker = self._pending[-1]
+            hint = self._hints[worker.index]
+            seen = hint[0]
+            if seen != self._seq:
+                self._patience.spin(hint, seen)
+            self._take_acknowledgements()
+            if worker not in self._pending[-1:]:
+                continue
             try:
-                if self._has_answered(worker) or self._block(worker, until):
+                if self._take_reply(worker) or self._block(worker, until):
                     self._pending.remove(worker)
             except ServerDied as error:
                 self._on_lost(None, error)
             except WorkerError as error:
                 self._on_lost(worker if error.worker is None else self.workers[error.worker], error)
+        self.unread = False
 
-    def _has_answered(self, worker: Worker) -> bool:
-        """Takes a worker's reply, if it comes while it pays to spin for it."""
-        hint = self._hints[worker.index]
-        seen = hint[0]
-        if seen != self._seq:
-            self._patience.spin(hint, seen)
-        return self._take_reply(worker)
+    def _take_acknowledgements(self) -> None:
+        """Takes the plain replies that have come, from the last worker on, until one has not."""
+        pending, expected = self._pending, self._acknowledgement
+        try:
+            while pending and pending[-1].channel.take_exactly(expected):
+                pending.pop()
+        except EndOfStreamError:
+            pass  # `_take_reply` meets it again, and says whose end it is
 
     def _take_reply(self, worker: Worker) -> bool:
-        """Takes a worker's reply if it has come; the usual one costs a read and a comparison."""
+        """Takes a worker's reply, whatever it says, if it has come."""
         try:
-            if worker.channel.take_exactly(self._acknowledgement):
-                return True
             payload = worker.channel.receive_ready(self._reply_cap)
             while payload is not None:
                 if self._accept(worker, decode(payload, REPLIES)):
@@ -165,7 +155,7 @@ class Replies:
             raise self._end(worker, ProtocolError, f"expected Done, got {type(reply).__name__}")
         if self._piped:
             self._piped.take(worker, reply)
-        self._answers[worker.index] = reply
+        self.answers[worker.index] = reply
         return True
 
     # --- waiting and losing ----------------------------------------------------------------------

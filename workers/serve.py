@@ -71,13 +71,16 @@ def _loop(channel: Channel, host: EnvHost, views: Views, patience: Patience) -> 
     histogram = views.histogram[0].data
     seq, rows = written[0], len(host.envs)
     while True:
-        patience.spin(expected, seq)  # the manager writes to the pipe first, then the hint
+        if patience.spin_ns:
+            patience.spin(expected, seq)  # the manager writes to the pipe first, then the hint
         payload = channel.receive(None, VALUE_BYTES)
-        began = patience.over()
+        began = patience.over() if patience.spin_ns else perf_counter_ns()
         step = step_numbers(payload)
         if step is not None:
             seq, infos = step
-            reply = report(host, seq, *host.step(infos))
+            values, failures = host.step(infos)
+            plain = not (values or failures or host.asides)
+            reply = acknowledgement(seq) if plain else report(host, seq, values, failures)
         else:
             command = decode(payload, COMMANDS)
             seq = command.seq
@@ -141,6 +144,10 @@ def _build(channel: Channel, start: Start) -> EnvHost | None:
     if settings.get("cpu", -1) >= 0:
         os.sched_setaffinity(0, {settings["cpu"]})
     os.nice(settings.get("niceness", 0))
+    if not settings["spin_ns"]:
+        # More workers than cores: those that the manager wakes must not interrupt it for that,
+        # or the cores wait for the commands that it has yet to write.
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     try:
         host = EnvHost(
             makers(start.source, start.first_env, start.rows),

@@ -8,7 +8,6 @@ import signal
 from collections.abc import Iterator
 
 from vecsess.lockstep import Lockstep
-from vecsess.worker import Worker
 
 # Imported by a fork server, it leaves out what ends a worker's process group and its orphans.
 WITHOUT_GROUP_KILL = "vecsess.bench.faults.broken_group_kill"
@@ -17,17 +16,16 @@ WITHOUT_GROUP_KILL = "vecsess.bench.faults.broken_group_kill"
 @contextlib.contextmanager
 def acknowledgement_ignored() -> Iterator[None]:
     """A lockstep takes whatever lies in the slab, and reads no pipe."""
-    kept = Lockstep._take_reply  # to break it is the purpose
-    Lockstep._take_reply = _take_anything  # type: ignore[method-assign, assignment]
+    kept = Lockstep._take_acknowledgements  # to break it is the purpose
+    Lockstep._take_acknowledgements = _take_anything  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
-        Lockstep._take_reply = kept  # type: ignore[method-assign]
+        Lockstep._take_acknowledgements = kept  # type: ignore[method-assign]
 
 
-def _take_anything(lockstep: Lockstep, worker: Worker) -> bool:
-    del lockstep, worker
-    return True
+def _take_anything(lockstep: Lockstep) -> None:
+    lockstep._pending.clear()
 
 
 def kill_alone(pid: int) -> None:

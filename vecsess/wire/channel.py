@@ -74,10 +74,10 @@ class Channel:
             EndOfStreamError: nobody reads any more.
             DeadlineError: the other side did not take it in time.
         """
-        view = memoryview(data)
-        while view:
+        sent = 0
+        while sent < len(data):
             try:
-                view = view[os.write(self.write_fd, view) :]
+                sent += os.write(self.write_fd, data[sent:] if sent else data)
             except BlockingIOError:
                 _wait(self.write_fd, select.POLLOUT, deadline)
             except BrokenPipeError as error:
@@ -112,12 +112,18 @@ class Channel:
             FrameError: the frame says that it is longer than `max_bytes`.
         """
         if not self._received:
-            data = self._read(deadline)
-            if _is_whole(data) and len(data) <= max_bytes:
+            data = self._read() or b""
+            # Nearly always one frame, no more and no less.
+            size = len(data) - HEADER.size
+            if 0 <= size <= max_bytes and HEADER.unpack_from(data)[0] == size:
                 return data[HEADER.size :]
             self._received += data
         while (payload := self._take(max_bytes)) is None:
-            self._received += self._read(deadline)
+            data = self._read()
+            if data is None:
+                _wait(self.read_fd, select.POLLIN, deadline)
+            else:
+                self._received += data
         return payload
 
     def _take(self, max_bytes: int) -> bytes | None:
@@ -134,14 +140,8 @@ class Channel:
         del self._received[:end]
         return payload
 
-    def _read(self, deadline: float | None) -> bytes:
-        """Returns what has come, at least a byte; waits for it until `deadline`."""
-        while (data := self._read_ready()) is None:
-            _wait(self.read_fd, select.POLLIN, deadline)
-        return data
-
-    def _read_ready(self) -> bytes | None:
-        """Returns what has come, None where nothing has."""
+    def _read(self) -> bytes | None:
+        """Returns what has come, None where nothing has; waits where the descriptor does."""
         try:
             data = os.read(self.read_fd, CONTROL_BYTES if self._received else _FIRST_BYTES)
         except BlockingIOError:
@@ -158,7 +158,7 @@ class Channel:
             FrameError: the frame says that it is longer than `max_bytes`.
         """
         while (payload := self._take(max_bytes)) is None:
-            data = self._read_ready()
+            data = self._read()
             if data is None:
                 return None
             self._received += data
@@ -174,17 +174,12 @@ class Channel:
             EndOfStreamError: the other side is gone.
         """
         if not self._received:
-            data = self._read_ready()
+            data = self._read()
             if data == expected:
                 return True
             if data is not None:
                 self._received += data
         return False
-
-
-def _is_whole(data: bytes) -> bool:
-    """Whether this is one frame, no more and no less."""
-    return len(data) >= HEADER.size and HEADER.unpack_from(data)[0] == len(data) - HEADER.size
 
 
 def _wait(fd: int, event: int, deadline: float | None) -> None:
