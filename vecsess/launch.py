@@ -19,7 +19,7 @@ from vecsess.reports import breach_type, check_description, start_error
 from vecsess.supervisor import Supervisor
 from vecsess.wire.channel import VALUE_BYTES, DeadlineError, EndOfStreamError, frame
 from vecsess.wire.messages import Attach, Described, Failed, Start, decode, encode
-from vecsess.wire.patience import SPIN_NS
+from vecsess.wire.patience import MANAGER_SPIN_NS
 from vecsess.wire.slab import Layout, Slab, seal
 from vecsess.wire.spaces import UnsupportedSpaceError
 from vecsess.wire.values import FrameError, pack_value
@@ -167,7 +167,7 @@ def launch(
         description = agree(supervisor.workers, described, observation_mode)
         layout = _layout(description, groups[0][1])
         slab = Slab(layout, len(groups))
-        spin_ns = settings["spin_ns"]
+        spin_ns = min(settings["spin_ns"], MANAGER_SPIN_NS)
         lockstep = Lockstep(supervisor.workers, supervisor, layout, slab.views, timeouts, spin_ns)
         for worker in supervisor.workers:
             attach(slab, layout, worker)
@@ -232,7 +232,7 @@ def _launch_local(
     except BaseException:
         local.channel.close()
         raise
-    lockstep = Lockstep([worker], None, layout, local.attach(layout), timeouts, SPIN_NS)
+    lockstep = Lockstep([worker], None, layout, local.attach(layout), timeouts, MANAGER_SPIN_NS)
     return Launched(lockstep, None, description, local=local)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from time import perf_counter_ns
 
-SPIN_NS = 200_000
+SPIN_NS = 1_000_000  # a worker's budget: what it waits for is the trainer, on another core
+MANAGER_SPIN_NS = 200_000  # less, since it spins where a worker may want to run
 
 
 class Patience:
