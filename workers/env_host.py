@@ -20,7 +20,7 @@ from vecsess.workers.env_source import BuildError, Env, Maker, build
 from vecsess.workers.episodes import Episodes
 from vecsess.workers.exceptions import account_of, told
 from vecsess.workers.infos import pack_info
-from vecsess.workers.outcomes import flag_of, refuse_info, reward_of
+from vecsess.workers.outcomes import FLOATS, flag_of, refuse_info, reward_of
 from vecsess.workers.rng_state import Words, load_rng
 from vecsess.workers.rows import Rows
 
@@ -159,7 +159,7 @@ class EnvHost:
                         rows.terminated[row], rows.truncated[row] = terminated, truncated
                     else:
                         write(observation)
-                rewards[row] = reward if type(reward) is float else reward_of(reward)
+                rewards[row] = reward if type(reward) in FLOATS else reward_of(reward)
                 if type(info) is not dict:
                     refuse_info(info)
                 if tell and info:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import numpy as np
 
 from vecsess.wire.leaves import FormError
 
+FLOATS = frozenset((float, np.float64))  # what environments nearly always reward with
+_NUMBERS = (float, np.floating, np.integer)
+
 
 def reward_of(value: Any) -> float:
     """Returns a reward as float; a bool, a text, None or an array with axes is none."""
     scalar = value[()] if isinstance(value, np.ndarray) and value.shape == () else value
-    if type(scalar) is int or isinstance(scalar, np.floating | np.integer | float):
-        with contextlib.suppress(OverflowError):  # an int beyond float64 is none, either
+    if type(scalar) is int or isinstance(scalar, _NUMBERS):
+        try:
             return float(scalar)
+        except OverflowError:
+            pass  # an int beyond float64 is none, either
     got = f"shape {list(value.shape)}" if isinstance(value, np.ndarray) else repr(value)[:80]
     raise FormError("reward", f"expected a number, got {type(value).__name__} {got}")
 
