@@ -7,6 +7,7 @@ from time import perf_counter_ns
 
 SPIN_NS = 1_000_000  # a worker's budget: what it waits for is the trainer, on another core
 MANAGER_SPIN_NS = 200_000  # less, since it spins where a worker may want to run
+_CROWDED_NS = 100_000  # a yield that takes so long: somebody else makes good use of this core
 
 
 class Patience:
@@ -14,7 +15,8 @@ class Patience:
 
     A wait that ends within the budget costs less by spinning with `sched_yield` than by sleeping
     in the kernel and being woken. One that takes longer only burns the core, so after a long wait
-    the next is not spun for, until waits are short again.
+    the next is not spun for, until waits are short again. Where another process takes the core as
+    soon as it is offered, this one sleeps too: a spinner would get it back in the midst of work.
 
     Args:
         spin_ns: the budget; 0 never spins, as is right with more processes than cores.
@@ -34,11 +36,14 @@ class Patience:
             return True
         if not self._budget:
             return False
-        until = self._began + self._budget
+        now = self._began
+        until = now + self._budget
         sched_yield = os.sched_yield
         while hint[0] == seen:
+            before = now
             sched_yield()
-            if perf_counter_ns() > until:
+            now = perf_counter_ns()
+            if now > until or now - before > _CROWDED_NS:
                 return False
         return True
 
