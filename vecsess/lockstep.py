@@ -93,7 +93,6 @@ class Lockstep(Replies):
         self.row_of = np.concatenate([np.arange(worker.rows) for worker in workers])
         self._places = list(zip(self.worker_of.tolist(), self.row_of.tolist(), strict=True))
         self._flags = np.zeros(self.envs.stop - self.envs.start, np.uint16)
-        self._flag_bytes = self._flags.view(np.uint8).reshape(-1, 2)
         self._no_flags = self._flags.tobytes()
 
     def part(self, own: slice) -> Lockstep:
@@ -299,13 +298,15 @@ class Lockstep(Replies):
         gather(views.rewards, rows.rewards)
         gather(views.flags, flags)
         rows.valid.fill(True)
-        if flags.tobytes() == self._no_flags:
-            rows.terminated.fill(False)
-            rows.truncated.fill(False)
+        rows.terminated.fill(False)
+        rows.truncated.fill(False)
+        raw = flags.tobytes()
+        if raw == self._no_flags:
             return None
-        rows.terminated[...] = self._flag_bytes[:, 0]  # a byte that is not 0 is True
-        rows.truncated[...] = self._flag_bytes[:, 1]
-        return flags.nonzero()[0] + self.envs.start
+        ended = flags.nonzero()[0]
+        for index in ended.tolist():  # a byte that is not 0 is True
+            rows.terminated[index], rows.truncated[index] = raw[2 * index], raw[2 * index + 1]
+        return ended + self.envs.start
 
     def read_observations(self, out: list[Array]) -> None:
         """Copies the observations to act on next; `out` holds `[N, *leaf]` per leaf."""

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+from numpy import float64
+
 from vecsess.wire.forms import Form
 from vecsess.wire.leaves import FormError, Space
 from vecsess.wire.slab import Layout, Views
@@ -20,7 +22,7 @@ from vecsess.workers.env_source import BuildError, Env, Maker, build
 from vecsess.workers.episodes import Episodes
 from vecsess.workers.exceptions import account_of, told
 from vecsess.workers.infos import pack_info
-from vecsess.workers.outcomes import FLOATS, flag_of, refuse_info, reward_of
+from vecsess.workers.outcomes import flag_of, refuse_info, reward_of
 from vecsess.workers.rng_state import Words, load_rng
 from vecsess.workers.rows import Rows
 
@@ -159,7 +161,9 @@ class EnvHost:
                         rows.terminated[row], rows.truncated[row] = terminated, truncated
                     else:
                         write(observation)
-                rewards[row] = reward if type(reward) in FLOATS else reward_of(reward)
+                if type(reward) is not float and type(reward) is not float64:
+                    reward = reward_of(reward)
+                rewards[row] = reward
                 if type(info) is not dict:
                     refuse_info(info)
                 if tell and info:

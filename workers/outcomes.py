@@ -8,7 +8,6 @@ import numpy as np
 
 from vecsess.wire.leaves import FormError
 
-FLOATS = frozenset((float, np.float64))  # what environments nearly always reward with
 _NUMBERS = (float, np.floating, np.integer)
 
 
