@@ -174,7 +174,8 @@ class Replies:
             self.on_pause()
         if ready:
             self._patience.over()
-            return self._answered_or_lost(worker)
+            self._take_acknowledgements()
+            return worker in self._pending and self._answered_or_lost(worker)
         for other in self._pending[:-1]:
             if supervisor.wait(other, 0.0) and self._answered_or_lost(other):
                 self._pending.remove(other)
