@@ -98,11 +98,13 @@ class UsualLoop(Adapter):
 class CollectAdapter(Adapter):
     """Ours: `collect_rollout` into the same `Rollout` again and again."""
 
-    def __init__(self, case: Case, n: int, *, workers: int | str | None) -> None:
+    def __init__(
+        self, case: Case, n: int, *, workers: int | str | None, affinity: str | None = None
+    ) -> None:
         """Starts the workers."""
         from vecsess import VecCheckedSession
 
-        self._vec = VecCheckedSession(case.env, n, workers=workers)
+        self._vec = VecCheckedSession(case.env, n, workers=workers, affinity=affinity)
         self._policy: UniformPolicy = UniformPolicy(_discrete(self._vec.single_action_space), n)
         self._rollout: Any = None
         self.steps_per_call = HORIZON * n

@@ -72,9 +72,17 @@ class PacedAdapter(CollectAdapter):
     were drawn to take; `slept_s` adds by how much this machine's sleep is late, in each step.
     """
 
-    def __init__(self, case: Case, n: int, *, workers: int | str | None, pace: str) -> None:
+    def __init__(
+        self,
+        case: Case,
+        n: int,
+        *,
+        workers: int | str | None,
+        pace: str,
+        affinity: str | None = None,
+    ) -> None:
         """Starts the workers."""
-        super().__init__(case, n, workers=workers)
+        super().__init__(case, n, workers=workers, affinity=affinity)
         self._pace = pace
         self._late_s = sleep_lateness_s() if case.sleeping else 0.0
         self._ideal_s = self._slept_s = 0.0
@@ -105,7 +113,8 @@ class OverlapAdapter(PacedAdapter):
         if case.step_time is None:
             raise ValueError(f"expected a case whose step time is known, got {case.name!r}")
         workers = min(OVERLAP_WORKERS, n)
-        super().__init__(case, n, workers=workers, pace=pace)
+        # Each half must have all cores: without it the kernel may put both its workers on one.
+        super().__init__(case, n, workers=workers, pace=pace, affinity="spread")
         call_s, row_s = policy_time.of_lockstep(case.step_time, n, workers)
         self._policy = SleepingPolicy(self._policy.actions, n, call_s, row_s)
 

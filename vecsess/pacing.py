@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from vecsess import tree
 from vecsess.actions import ActionCheck
 from vecsess.errors import ActionError
+from vecsess.launch import cores
 from vecsess.lockstep import Lockstep
 from vecsess.loop import Books, begin_collecting, end_rollout, rollout_for, store
 from vecsess.policies import Policy, as_policy
@@ -54,6 +55,8 @@ class Paced:
         groups = groups_for(pace, len(self._lockstep.workers))
         self.parts = [self._lockstep.part(own) for own in groups]
         self._in_turn = pace == "pipelined"
+        # On cores that both halves need, one that begins early only keeps the other from its end.
+        self.by_turns = self._in_turn and len(self._lockstep.workers) > cores()
         space, contract = session.single_action_space, session.contract
         self._checks = [
             ActionCheck(space, part.envs.stop - part.envs.start, contract) for part in self.parts
@@ -165,16 +168,23 @@ class _Run:
         for index, envs in enumerate(self._slices):
             self._paced.begin(index, tree.row(actions, envs))
         flying = list(range(len(self._slices)))
-        while flying:
-            ready = self._paced.ready(flying)
-            for index in ready:
-                self._take(index)
-            flying = [index for index in flying if index not in ready]
-            going = [index for index in ready if self._t[index] < self._rollout.horizon]
-            if going:
-                self._decide(going)
-                flying += going
+        taken: list[int] = []
+        while flying or taken:
+            taken = taken or self._take_all(self._paced.ready(flying), flying)
+            going = [index for index in taken if self._t[index] < self._rollout.horizon]
+            decided = self._decide(going) if going else []
+            taken = self._take_all(flying.copy(), flying) if self._paced.by_turns else []
+            for index, part in zip(going, decided, strict=True):
+                self._paced.begin(index, part)
+            flying += going
         self._paced.end()
+
+    def _take_all(self, ready: list[int], flying: list[int]) -> list[int]:
+        """Takes the steps of the parts in `ready`, which are no longer in `flying` then."""
+        for index in ready:
+            self._take(index)
+            flying.remove(index)
+        return ready
 
     def in_order(self) -> tuple[list[tuple[int, Finals]], list[Episode]]:
         """Returns the finals with their step, and the episodes, as lockstep would have them."""
@@ -207,8 +217,8 @@ class _Run:
         lengths[finals.envs] = 0
         self._rollout.episode_start[t + 1 : t + 2, finals.envs] = True
 
-    def _decide(self, going: list[int]) -> None:
-        """Asks the policy once for all parts that can go on, and sends them on."""
+    def _decide(self, going: list[int]) -> list[Tree]:
+        """Asks the policy once for all parts that can go on; returns the actions of each."""
         rollout, places = self._rollout, [(self._t[i], self._slices[i]) for i in going]
         observations = [tree.row(rollout.observations, (t, envs)) for t, envs in places]
         decision = self._actor.act(
@@ -217,9 +227,10 @@ class _Run:
             episode_start=np.concatenate([rollout.episode_start[t, envs] for t, envs in places]),
             envs=np.concatenate([np.arange(envs.start, envs.stop) for _, envs in places]),
         )
-        begin = 0
-        for index, (t, envs) in zip(going, places, strict=True):
+        actions, begin = [], 0
+        for t, envs in places:
             end = begin + envs.stop - envs.start
             part = tuple(tree.row(one, slice(begin, end)) for one in decision)
-            self._paced.begin(index, store(rollout, t, part, envs))
+            actions.append(store(rollout, t, part, envs))
             begin = end
+        return actions
