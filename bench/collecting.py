@@ -6,7 +6,7 @@ Both ask the same policy, so what differs is how the batch gets filled.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -99,7 +99,12 @@ class CollectAdapter(Adapter):
     """Ours: `collect_rollout` into the same `Rollout` again and again."""
 
     def __init__(
-        self, case: Case, n: int, *, workers: int | str | None, affinity: str | None = None
+        self,
+        case: Case,
+        n: int,
+        *,
+        workers: int | str | None,
+        affinity: Literal["spread"] | None = None,
     ) -> None:
         """Starts the workers."""
         from vecsess import VecCheckedSession

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +79,7 @@ class PacedAdapter(CollectAdapter):
         *,
         workers: int | str | None,
         pace: str,
-        affinity: str | None = None,
+        affinity: Literal["spread"] | None = None,
     ) -> None:
         """Starts the workers."""
         super().__init__(case, n, workers=workers, affinity=affinity)

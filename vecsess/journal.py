@@ -279,22 +279,24 @@ class Journal:
         ]
         self._chunks.clear()
         for index, actions, checksums in plain["chunks"]:
-            chunk = _Chunk(list(actions), np.zeros((CHUNK_STEPS, *self.views.rewards.shape), np.uint64))
+            chunk = _Chunk(list(actions), self._no_checksums())
             chunk.checksums[:, workers, rows] = checksums
             self._chunks[index] = chunk
 
     # --- bounds ----------------------------------------------------------------------------------
 
     def _new_chunk(self, t: int) -> _Chunk:
-        steps, shape = CHUNK_STEPS, self.views.rewards.shape
         actions = [
-            np.zeros((steps, self.n, *leaf.shape), leaf.dtype) for leaf in self.layout.actions
+            np.zeros((CHUNK_STEPS, self.n, *leaf.shape), leaf.dtype) for leaf in self.layout.actions
         ]
-        chunk = _Chunk(actions, np.zeros((steps, *shape), np.uint64))
+        chunk = _Chunk(actions, self._no_checksums())
         self._chunks[t // CHUNK_STEPS] = chunk
         while len(self._chunks) > 2 and len(self._chunks) * chunk.size_bytes > self.limit_bytes:
             del self._chunks[min(self._chunks)]
         return chunk
+
+    def _no_checksums(self) -> Array:
+        return np.zeros((CHUNK_STEPS, *self.views.rewards.shape), np.uint64)
 
     def _forget(self) -> None:
         """Drops the locksteps that no environment's account begins before."""

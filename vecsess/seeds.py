@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from vecsess.wire.episode_seeds import EpisodeSeed
 

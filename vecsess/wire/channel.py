@@ -112,12 +112,12 @@ class Channel:
             FrameError: the frame says that it is longer than `max_bytes`.
         """
         if not self._received:
-            data = self._read() or b""
+            first = self._read() or b""
             # Nearly always one frame, no more and no less.
-            size = len(data) - HEADER.size
-            if 0 <= size <= max_bytes and HEADER.unpack_from(data)[0] == size:
-                return data[HEADER.size :]
-            self._received += data
+            size = len(first) - HEADER.size
+            if 0 <= size <= max_bytes and HEADER.unpack_from(first)[0] == size:
+                return first[HEADER.size :]
+            self._received += first
         while (payload := self._take(max_bytes)) is None:
             data = self._read()
             if data is None:

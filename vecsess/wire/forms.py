@@ -102,7 +102,7 @@ class Form:
 
         return write_array
 
-    def _vector_writer(self, row: int, target: memoryview) -> Callable[[Any], None]:
+    def _vector_writer(self, row: int, target: Any) -> Callable[[Any], None]:
         """Returns the `writer` of arrays with one axis."""
         slow, ndarray = self.write, np.ndarray
 

@@ -276,10 +276,10 @@ _UINT64 = b"\xcf"  # msgpack: eight bytes follow, the first the highest
 # The two messages of every step, of one length each, so that a `Struct` does for msgpack: behind
 # the head comes the number, as msgpack's unsigned integer of 64 bits, whatever its size.
 _STEP = struct.Struct(">2scQB")
-_STEP_HEAD = msgpack.packb((Step.KIND, 0, 0))[:2]  # an array of three, the first the kind
+_STEP_HEAD: bytes = msgpack.packb((Step.KIND, 0, 0))[:2]  # an array of three, the first the kind
 _STEP_FRAME = frame(bytes(_STEP.size))[: HEADER.size] + _STEP_HEAD + _UINT64
-_DONE_HEAD = msgpack.packb((Done.KIND, 0, (), ()))[:2]
-_DONE_TAIL = msgpack.packb(()) * 2  # no values, no failures
+_DONE_HEAD: bytes = msgpack.packb((Done.KIND, 0, (), ()))[:2]
+_DONE_TAIL: bytes = msgpack.packb(()) * 2  # no values, no failures
 _DONE_BYTES = len(_DONE_HEAD + _UINT64 + _DONE_TAIL) + _NUMBER.size
 _DONE_FRAME = frame(bytes(_DONE_BYTES))[: HEADER.size] + _DONE_HEAD + _UINT64
 
