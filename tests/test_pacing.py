@@ -11,7 +11,7 @@ import pytest
 
 from vecsess import VecCheckedSession, collect_rollout
 from vecsess.errors import ActionError, PendingCallError
-from vecsess.pacing import groups_for
+from vecsess.pacing import Paced, groups_for
 from vecsess.policies import RandomPolicy
 from vecsess.reactions import RestartPolicy
 from vecsess.rollout import Rollout
@@ -123,3 +123,29 @@ def test_pipelined_is_two_halves_and_free_each_worker_alone() -> None:
     assert groups_for("pipelined", 5) == [slice(0, 3), slice(3, 5)]
     assert groups_for("pipelined", 1) == [slice(0, 1)]
     assert groups_for("free", 3) == [slice(0, 1), slice(1, 2), slice(2, 3)]
+
+
+@pytest.mark.parametrize("crowded", [True, False])
+def test_on_crowded_cores_a_half_begins_only_when_the_other_is_done(
+    crowded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vecsess.pacing.cores", lambda: 2 if crowded else 4)
+    under_way: set[int] = set()
+    together: list[int] = []
+    begin, take = Paced.begin, Paced.take
+
+    def noted_begin(paced: Paced, index: int, actions: Any) -> None:
+        begin(paced, index, actions)
+        under_way.add(index)
+        together.append(len(under_way))
+
+    def noted_take(paced: Paced, index: int, rows: Any) -> Any:
+        under_way.discard(index)
+        return take(paced, index, rows)
+
+    monkeypatch.setattr(Paced, "begin", noted_begin)
+    monkeypatch.setattr(Paced, "take", noted_take)
+    ours = collect("pipelined", 4)
+    # At the start of each rollout both begin, with what one call of the policy decided.
+    assert together.count(2) == (4 if crowded else 4 + 4 * 2 * 47)
+    assert_same(ours, collect("lockstep", 2))

@@ -7,6 +7,7 @@ import os
 import pytest
 
 from vecsess import VecCheckedSession
+from vecsess.launch import cores
 
 
 def test_each_worker_is_tied_to_one_core_in_turn() -> None:
@@ -50,3 +51,11 @@ def test_a_core_that_is_not_there_is_refused() -> None:
 def test_a_niceness_out_of_range_is_refused(niceness: float) -> None:
     with pytest.raises(ValueError, match="niceness: expected"):
         VecCheckedSession("CartPole-v1", n=1, niceness=niceness)  # type: ignore[arg-type]
+
+
+def test_workers_that_outnumber_the_cores_do_not_interrupt_who_wakes_them() -> None:
+    for workers, policy in ((1, os.SCHED_OTHER), (cores() + 1, os.SCHED_BATCH)):
+        with VecCheckedSession("CartPole-v1", n=cores() + 1, workers=workers) as vec:
+            pids = [worker.pid for worker in vec.health()]
+            assert {os.sched_getscheduler(pid) for pid in pids} == {policy}
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER

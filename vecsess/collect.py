@@ -55,8 +55,8 @@ def collect_rollout(
             seed is given.
         out: a rollout of the same layout to fill again, which saves fresh memory.
         pace: "lockstep"; "pipelined", where one half of the workers steps while the policy works
-            on the other half; or "free", where each worker goes on as soon as its own actions are
-            known. The batch is the same (see `vecsess.pacing`).
+            on the other half, best with `affinity="spread"`; or "free", where each worker goes on
+            as soon as its own actions are known. The batch is the same (see `vecsess.pacing`).
 
     Returns:
         The rollout, `[T, N, ...]`; it is `out` where that is given.

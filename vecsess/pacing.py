@@ -159,6 +159,7 @@ class _Run:
         self._books, self._noise = books, noise
         self._rows = rollout.step_rows()
         self._slices = [part.envs for part in paced.parts]
+        self._envs = np.arange(self._slices[-1].stop)
         self._t = [0] * len(self._slices)  # steps that each part has completed
         self._finals: list[tuple[int, Finals]] = []
         self._episodes: list[Episode] = []
@@ -222,10 +223,10 @@ class _Run:
         rollout, places = self._rollout, [(self._t[i], self._slices[i]) for i in going]
         observations = [tree.row(rollout.observations, (t, envs)) for t, envs in places]
         decision = self._actor.act(
-            tree.concatenate(observations) if len(going) > 1 else observations[0],
-            noise=np.concatenate([self._noise[t, envs] for t, envs in places]),
-            episode_start=np.concatenate([rollout.episode_start[t, envs] for t, envs in places]),
-            envs=np.concatenate([np.arange(envs.start, envs.stop) for _, envs in places]),
+            _joined(observations),
+            noise=_joined([self._noise[t, envs] for t, envs in places]),
+            episode_start=_joined([rollout.episode_start[t, envs] for t, envs in places]),
+            envs=_joined([self._envs[envs] for _, envs in places]),
         )
         actions, begin = [], 0
         for t, envs in places:
@@ -234,3 +235,7 @@ class _Run:
             actions.append(store(rollout, t, part, envs))
             begin = end
         return actions
+
+
+def _joined(parts: list[Tree]) -> Tree:
+    return tree.concatenate(parts) if len(parts) > 1 else parts[0]

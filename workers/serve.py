@@ -69,6 +69,7 @@ def _loop(channel: Channel, host: EnvHost, views: Views, patience: Patience) -> 
     """One command after the other, in the order of their numbers."""
     expected, written = views.command.data, views.reply.data
     histogram = views.histogram[0].data
+    counts = [0] * len(histogram)  # here too, for an environment may scribble over the slab
     seq, rows = written[0], len(host.envs)
     while True:
         if patience.spin_ns:
@@ -88,7 +89,9 @@ def _loop(channel: Channel, host: EnvHost, views: Views, patience: Patience) -> 
         channel.send(reply, None)
         written[0] = seq
         if step is not None:
-            histogram[((perf_counter_ns() - began) // rows).bit_length()] += 1
+            bucket = ((perf_counter_ns() - began) // rows).bit_length()
+            counts[bucket] += 1
+            histogram[bucket] = counts[bucket]
         elif type(command) is Close:
             return
 
