@@ -18,7 +18,7 @@ run: $(VENV)/.installed-cli  ## collect 50 rollouts from 16 CartPoles
 	$(PY) -m vecsess collect --env CartPole-v1 -n 16 --horizon 128 --rollouts 50 $(ARGS)
 
 test: check  ## style, types, layers, tests; those that train are skipped where torch is missing
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
 
 check: $(VENV)/.installed-dev  ## style, types, layers
 	$(PY) -m ruff check
