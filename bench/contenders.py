@@ -143,11 +143,16 @@ class VectorAdapter(Adapter):
 
 
 class CheckedAdapter(VectorAdapter):
-    """Ours, by the call that the collector makes: every transition checked and complete."""
+    """Ours, by the call that the collector makes: checked, and straight into its arrays."""
+
+    def __init__(self, vec: Any) -> None:
+        """Takes over `vec`, and makes arrays for it to write to."""
+        super().__init__(vec)
+        self._rows = vec._new_rows()
 
     def step(self, actions: Any) -> None:
         """One checked lockstep."""
-        self._vec.step_checked(actions)
+        self._vec.step_into(actions, self._rows)
 
 
 def open_sync(case: Case, n: int) -> Adapter:
@@ -182,7 +187,7 @@ def open_ours(
         case: what to step.
         n: how many of them.
         workers: as for `VecCheckedSession`; None is a process per environment.
-        drop_in: step by `step`, Gymnasium's call, instead of `step_checked`.
+        drop_in: step by `step`, Gymnasium's call, instead of `step_into`, collection's.
         values: whether observations and rewards are checked for being finite.
     """
     from vecsess import Contract, VecCheckedSession

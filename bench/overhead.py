@@ -37,7 +37,6 @@ class ManagerAdapter(CheckedAdapter):
 
         super().__init__(VecCheckedSession(case.env, n, workers=2))
         self._clock = WaitClock(self._vec)
-        self._rows = self._vec._new_rows()
         self._manager_ns: list[int] = []
         self._waiting_ns = 0
 

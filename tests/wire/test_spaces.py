@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 from typing import Any
 
@@ -87,6 +88,50 @@ def nested(depth: int) -> Any:
 def test_what_describes_no_space_is_a_frame_error(plain: Any) -> None:
     with pytest.raises(FrameError):
         build_space(plain)
+
+
+ODD: list[Any] = [
+    None,
+    2,
+    "x",
+    b"ab",
+    {},
+    [[2, 3]],
+    np.int8(3),
+    np.array(2),
+    np.zeros(0, int),
+    *(np.array([2, 3], code) for code in ("i8", "f4", "u1", "?", "c16", "S1", "U1", ">i8")),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Casting complex values")
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(-1, 1, (2,)),
+        spaces.Discrete(3),
+        spaces.MultiDiscrete([2, 3]),
+        spaces.MultiBinary(4),
+        spaces.Text(4),
+        spaces.Dict(a=spaces.Discrete(2)),
+        spaces.Tuple((spaces.Discrete(2),)),
+        spaces.Sequence(spaces.Discrete(2)),
+        spaces.Graph(spaces.Box(-1, 1, (2,)), spaces.Discrete(2)),
+        spaces.OneOf((spaces.Discrete(2),)),
+    ],
+    ids=lambda space: type(space).__name__,
+)
+def test_whatever_stands_in_a_field_it_is_a_space_or_a_frame_error(space: Any) -> None:
+    plain = describe(space)
+    refused = 0
+    for field, odd in itertools.product(plain, ODD):
+        try:
+            built = build_space({**plain, field: odd})
+        except FrameError:
+            refused += 1
+        else:
+            assert isinstance(built, spaces.Space)
+    assert refused >= len(ODD), "no value is odd for `type` but the right one"
 
 
 def test_a_description_names_no_code() -> None:
