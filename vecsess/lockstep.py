@@ -6,6 +6,7 @@ workers, one write and one read a worker, and no Python loop over environments.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator
@@ -129,7 +130,11 @@ class Lockstep(Replies):
         self._message = _STEPS[infos]
         self._pending = self.active.copy()
         for worker in self._pending:
-            self._send(worker, data)
+            try:
+                if not worker.channel.send_at_once(data):
+                    self._send(worker, data)
+            except EndOfStreamError:
+                pass  # a dead worker: `gather` finds that out, and says why
         self._fields.command[:] = seq  # after the pipes: who sees the hint finds the command
 
     def _step_with(
@@ -186,15 +191,13 @@ class Lockstep(Replies):
         return seq
 
     def _send(self, worker: Worker, data: bytes) -> None:
-        try:
-            if not worker.channel.send_at_once(data):
-                # Half a command would be taken for a whole one with the next: a busy worker may
-                # take as long to come to it as its calls that are still under way.
-                limit_s = self._limit_s
-                until = None if limit_s is None else time.monotonic() + limit_s * worker.rows
-                worker.channel.send(data, until)
-        except (EndOfStreamError, DeadlineError):
-            pass  # a dead or stopped worker: `gather` finds that out, and says why
+        # Half a command would be taken for a whole one with the next: a busy worker may take as
+        # long to come to it as its calls that are still under way.
+        limit_s = self._limit_s
+        until = None if limit_s is None else time.monotonic() + limit_s * worker.rows
+        # Where it is dead or stopped `gather` finds that out, and says why.
+        with contextlib.suppress(EndOfStreamError, DeadlineError):
+            worker.channel.send(data, until)
 
     # --- one worker alone ------------------------------------------------------------------------
 

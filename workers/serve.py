@@ -77,23 +77,22 @@ def _loop(channel: Channel, host: EnvHost, views: Views, patience: Patience) -> 
         payload = channel.receive(None, VALUE_BYTES)
         began = patience.over() if patience.spin_ns else perf_counter_ns()
         step = step_numbers(payload)
-        if step is not None:
-            seq, infos = step
-            values, failures = host.step(infos)
-            plain = not (values or failures or host.asides)
-            reply = acknowledgement(seq) if plain else report(host, seq, values, failures)
-        else:
+        if step is None:
             command = decode(payload, COMMANDS)
             seq = command.seq
-            reply = answer(host, command)
-        channel.send(reply, None)
+            channel.send(answer(host, command), None)
+            written[0] = seq
+            if type(command) is Close:
+                return
+            continue
+        seq, infos = step
+        values, failures = host.step(infos)
+        plain = not (values or failures or host.asides)
+        channel.send(acknowledgement(seq) if plain else report(host, seq, values, failures), None)
         written[0] = seq
-        if step is not None:
-            bucket = ((perf_counter_ns() - began) // rows).bit_length()
-            counts[bucket] += 1
-            histogram[bucket] = counts[bucket]
-        elif type(command) is Close:
-            return
+        bucket = ((perf_counter_ns() - began) // rows).bit_length()
+        counts[bucket] += 1
+        histogram[bucket] = counts[bucket]
 
 
 def answer(host: EnvHost, command: Command) -> bytes:

@@ -174,11 +174,15 @@ class Channel:
             EndOfStreamError: the other side is gone.
         """
         if not self._received:
-            data = self._read()
+            try:
+                data = os.read(self.read_fd, _FIRST_BYTES)
+            except BlockingIOError:
+                return False
             if data == expected:
                 return True
-            if data is not None:
-                self._received += data
+            if not data:
+                raise EndOfStreamError("the other side closed the pipe")
+            self._received += data
         return False
 
 
