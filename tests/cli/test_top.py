@@ -43,7 +43,8 @@ def top(*arguments: str, code: int = 0) -> str:
 def test_it_shows_each_worker_of_a_session(trainer: subprocess.Popen[bytes]) -> None:
     text = top(str(trainer.pid), "--once")
     assert f"pid {trainer.pid}: CartPole-v1 x4" in text
-    workers = [line.split() for line in text.splitlines() if " ready " in line]
+    states = {"ready", "stepping", "resetting"}  # whichever it is in as it is looked at
+    workers = [words for line in text.splitlines() if states & set(words := line.split())]
     assert [words[0] for words in workers] == ["0", "1"]
     pids = {int(words[1]) for words in workers}
     assert pids <= {child.pid for child in psutil.Process(trainer.pid).children(recursive=True)}
