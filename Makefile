@@ -33,7 +33,7 @@ train: $(VENV)/.installed-train  ## train PPO on CartPole-v1 to 475 (TRAIN='exam
 	$(PY) $(TRAIN) $(ARGS)
 
 test-train: $(VENV)/.installed-dev $(VENV)/.installed-train  ## the tests that need torch
-	$(PY) -m pytest tests/train $(ARGS)
+	$(PY) -m pytest -n 2 --dist worksteal tests/train $(ARGS)
 
 clean:  ## remove what was built or cached; keeps .venv
 	rm -rf build dist ./*.egg-info .coverage htmlcov .hypothesis
