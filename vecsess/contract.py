@@ -158,14 +158,10 @@ class ValueCheck:
             truncated: `[N]` bool.
             leaves: of the observations, each `[N, *leaf]`.
         """
-        suspicious = self._demanding
-        if self._finite_rewards and _FALSE in np.isfinite(rewards).tobytes():
-            suspicious = True
+        looked_at = [rewards] if self._finite_rewards else []
         if self._finite_observations:
-            for leaf in leaves:
-                if leaf.dtype.kind == "f" and _FALSE in np.isfinite(leaf).tobytes():
-                    suspicious = True
-        if not suspicious:
+            looked_at += [leaf for leaf in leaves if leaf.dtype.kind == "f"]
+        if not self._demanding and all(map(_all_finite, looked_at)):
             return None
         contract = self._contract
         return (

@@ -93,7 +93,7 @@ class Journal:
             chunk = self._new_chunk(t)
         place = t % CHUNK_STEPS
         for column, batch in zip(chunk.actions, actions, strict=True):
-            column[place][envs] = batch
+            column[place, envs] = batch
 
     def complete(self, ended: Array | None) -> None:
         """Takes the checksums of the lockstep that was noted last.

@@ -58,8 +58,7 @@ def autotune(
 ) -> Tuning:
     """Measures a few layouts in interleaved rounds, and says which to use, and why.
 
-    Every layout collects rollouts for one slice of time in each round; the machine should do
-    nothing else meanwhile. Where the policy takes time, the paces are tried too.
+    The machine should do nothing else meanwhile. Where the policy takes time, paces are tried too.
 
     Args:
         env: as for `VecCheckedSession`.
@@ -92,17 +91,20 @@ def autotune(
     step = measure_step(env, make_kwargs, settings)
     settings["make_kwargs"] = make_kwargs
     counts = worker_counts(n, cores(), step) if workers is None else list(workers)
-    overlaps = policy is not None or policy_s + policy_row_s > 0
+    paces = PACES if policy is not None or policy_s + policy_row_s > 0 else PACES[:1]
     with ExitStack() as stack:
         lanes: list[Lane] = []
         for count in counts:
             tell(f"workers={count}: starting")
             vec = stack.enter_context(VecCheckedSession(env, n, workers=count, **settings))
             timed = TimedPolicy(policy, vec.single_action_space, policy_s, policy_row_s)
-            paces = PACES if overlaps and count > 1 else PACES[:1]
-            lanes += open_lanes(vec, count, paces, timed)
+            lanes += open_lanes(vec, count, paces if count > 1 else PACES[:1], timed)
         run_lanes(lanes, slice_s, rounds, tell)
-    layouts = tuple(lane.figures(step, cores()) for lane in lanes)
+    return _conclude(n, step, tuple(lane.figures(step, cores()) for lane in lanes))
+
+
+def _conclude(n: int, step: StepCost, layouts: tuple[LayoutFigures, ...]) -> Tuning:
+    """Returns what follows from what was measured."""
     best = choose(layouts)
     advice = advise(best, layouts, step, cores())
     return Tuning(n=n, cores=cores(), step=step, layouts=layouts, best=best, advice=advice)

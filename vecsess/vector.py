@@ -127,11 +127,8 @@ class VecCheckedSession(CheckedVector):
             on_crash=on_crash, on_error=on_error, on_violation=on_violation, on_limit=on_limit
         )
         groups = group(n, workers)
-        limited = check_limits(
-            processes=bool(groups),
-            memory_limit_bytes=memory_limit_bytes,
-            max_episodes=max_episodes,
-        )
+        limits = {"memory_limit_bytes": memory_limit_bytes, "max_episodes": max_episodes}
+        limited = check_limits(processes=bool(groups), **limits)
         conventions = Conventions(
             autoreset_mode=autoreset_mode_of(autoreset_mode),
             observation_mode=observation_mode,
@@ -147,17 +144,14 @@ class VecCheckedSession(CheckedVector):
         )
         self._supervisor = launched.supervisor
         try:
-            mode = settings["autoreset_mode"]
-            recovery = Recovery(launched, n, mode, reactions, restart_policy)
+            recovery = Recovery(launched, n, settings["autoreset_mode"], reactions, restart_policy)
             super().__init__(launched, n, contract, timeouts, reactions, recovery, conventions)
             if limited:
-                self._recycling = Recycling(self._lockstep, memory_limit_bytes, max_episodes)
+                self._recycling = Recycling(self._lockstep, **limits)
         except BaseException:
             launched.abandon()
             raise
-        known = isinstance(env, str)  # else whoever restores it must bring the callables
-        made = {"env": env, "make_kwargs": make_kwargs} if known else {"env": None}
-        self._recipe = {**made, "n": n, **conventions.recipe()}
+        self._recipe = {**_made(env, make_kwargs), "n": n, **conventions.recipe()}
         _sessions.add(self)
 
     # --- what is going on ------------------------------------------------------------------------
@@ -316,6 +310,11 @@ def _count(env: EnvLike, n: int | None) -> int:
     if type(n) is not int or n < 1:
         raise ValueError(f"n: expected a positive number of environments, got {n!r}")
     return n
+
+
+def _made(env: EnvLike, make_kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    """Returns how the environments are made, as plain data; callables are for who restores them."""
+    return {"env": env, "make_kwargs": make_kwargs} if isinstance(env, str) else {"env": None}
 
 
 def _settings(

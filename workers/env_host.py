@@ -149,18 +149,15 @@ class EnvHost:
                     self._step_ended(row, values, infos)
                     continue
                 observation, reward, terminated, truncated, info = env_step(action)
-                if terminated is False and truncated is False:
-                    write(observation)
+                if type(terminated) is not bool:
+                    terminated = flag_of(terminated, "terminated")
+                if type(truncated) is not bool:
+                    truncated = flag_of(truncated, "truncated")
+                if terminated or truncated:
+                    info = self._end(row, observation, info, values, infos)
+                    rows.terminated[row], rows.truncated[row] = terminated, truncated
                 else:
-                    if type(terminated) is not bool:
-                        terminated = flag_of(terminated, "terminated")
-                    if type(truncated) is not bool:
-                        truncated = flag_of(truncated, "truncated")
-                    if terminated or truncated:
-                        info = self._end(row, observation, info, values, infos)
-                        rows.terminated[row], rows.truncated[row] = terminated, truncated
-                    else:
-                        write(observation)
+                    write(observation)
                 if type(reward) is not float and type(reward) is not float64:
                     reward = reward_of(reward)
                 rewards[row] = reward
