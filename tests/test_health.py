@@ -31,6 +31,8 @@ def test_what_is_said_of_a_worker_is_what_psutil_says() -> None:
         vec.reset(seed=0)
         for _ in range(100):
             vec.step(zeros(N))
+        # A worker counts a step once it has answered it, so the last one may be counted later.
+        assert wait_until(lambda: all(worker.steps == 200 for worker in vec.health()), 5.0)
         for worker in vec.health():
             process = psutil.Process(worker.pid)
             memory = process.memory_info()
@@ -39,7 +41,7 @@ def test_what_is_said_of_a_worker_is_what_psutil_says() -> None:
             assert worker.unique_bytes == pytest.approx(memory.rss - memory.shared, rel=0.2)
             assert worker.open_files == process.num_fds()
             assert worker.threads == process.num_threads() == 1
-            assert (worker.steps, worker.generation, worker.restarts) == (200, 0, 0)
+            assert (worker.generation, worker.restarts) == (0, 0)
             assert worker.steps_per_s > 0
             assert worker.step_p50_s is not None
             assert worker.step_p99_s is not None
@@ -73,15 +75,16 @@ def test_steps_are_counted_over_generations_and_losses_by_worker() -> None:
         vec.reset(seed=0)
         for _ in range(10):
             vec.step(zeros(N))
+        assert wait_until(lambda: all(worker.steps == 20 for worker in vec.health()), 5.0)
         before = vec.health()
         os.kill(before[1].pid, signal.SIGKILL)
         for _ in range(10):
             vec.step(zeros(N))
+        assert wait_until(lambda: vec.health()[0].steps == 40, 5.0)
+        assert wait_until(lambda: vec.health()[1].steps in (38, 40), 5.0), "one step was made up"
         after = vec.health()
         assert [worker.restarts for worker in after] == [0, 1]
         assert after[1].pid != before[1].pid
-        assert after[0].steps == 40
-        assert after[1].steps in (38, 40), "the step that was made up for is no usual one"
         assert "dead" not in vec.worker_states()
 
 
