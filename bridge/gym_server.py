@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     from vecsess.workers.fork_server import ForkServer, run_worker
 
     if options.worker:
-        return run_worker([int(fd) for fd in options.worker.split(",")])
+        return run_worker(lambda: [int(fd) for fd in options.worker.split(",")])
     connection = socket.socket(fileno=options.fork_server)
     ForkServer(connection, options.manager).run()
     return 0

@@ -37,7 +37,7 @@ from vecsess.worker import Worker, describe_exit
 PACKET_BYTES = 1 << 17
 _DEATH_MS = 10_000  # how long a killed process may take to be gone
 _PROGRAM = Path(__file__).parent / "bridge" / "gym_server.py"
-_WORKER_CODE = "vecsess.workers.serve"  # by name: this side never imports it
+_WORKER_CODE = "vecsess.workers.spare"  # by name: this side never imports it
 
 
 @dataclass(slots=True)

@@ -17,14 +17,12 @@ import select
 import signal
 import socket
 import sys
-from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 
 from vecsess.wire.channel import Channel, EndOfStreamError
 from vecsess.wire.messages import (
     SERVER_COMMANDS,
-    STACK_MARK,
     Exited,
     Kill,
     Message,
@@ -34,26 +32,12 @@ from vecsess.wire.messages import (
     decode,
     encode,
 )
+from vecsess.workers.child import STACK_SIGNAL, Child
 
 PACKET_BYTES = 1 << 17
-TAIL_LINES = 60
-STACK_SIGNAL = signal.SIGUSR2
-LINE_CHARACTERS = 500
+_REST_MS = 500  # after so long a silence the start is over, and there is time for a spare worker
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _LIBC = ctypes.CDLL(None, use_errno=True)
-
-
-@dataclass(slots=True)
-class Child:
-    """A worker, as its parent sees it."""
-
-    worker: int
-    generation: int
-    pid: int
-    pidfd: int
-    stderr_fd: int
-    tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
-    partial: bytes = b""
 
 
 class ForkServer:
@@ -67,6 +51,8 @@ class ForkServer:
     def __init__(self, connection: socket.socket, manager_pid: int) -> None:
         self._connection = connection
         self._children: dict[int, Child] = {}  # by pid
+        self._spare: Child | None = None
+        self._wants_spare = False  # once it has forked, until a spare worker ends by itself
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
         self._manager_fd = os.pidfd_open(manager_pid)
@@ -78,9 +64,12 @@ class ForkServer:
         connection_fd = self._connection.fileno()
         try:
             while True:
-                ready = {fd for fd, _ in self._poll.poll()}
+                missing = self._wants_spare and self._spare is None
+                ready = {fd for fd, _ in self._poll.poll(_REST_MS if missing else None)}
                 if self._manager_fd in ready:
                     return
+                if not ready:
+                    self._fork_spare()
                 self._drain(ready)
                 self._reap(ready)
                 if connection_fd in ready and not self._serve_one():
@@ -114,7 +103,7 @@ class ForkServer:
         for child in self._children.values():
             if (child.worker, child.generation) == (kill.worker, kill.generation):
                 if kill.ask_ms:
-                    _ask_for_stack(child, kill.ask_ms)
+                    child.ask_for_stack(kill.ask_ms)
                 _kill_group(child.pid)
 
     def _prepare(self, prepare: Prepare) -> None:
@@ -133,25 +122,61 @@ class ForkServer:
         self._connection.sendmsg([encode(message)], ancillary)
 
     def _spawn(self, spawn: Spawn, fds: list[int]) -> None:
+        spare = self._spare
+        child = self._exec(fds) if spawn.method == "spawn" else self._employ(fds)
+        child.worker, child.generation = spawn.worker, spawn.generation
+        self._tell(Spawned(child.worker, child.generation, child.pid), [child.pidfd])
+        if child is spare:
+            self._fork_spare()
+
+    def _employ(self, fds: list[int]) -> Child:
+        """Returns a worker over these descriptors, the spare one if there is any."""
+        self._wants_spare = True
+        spare, self._spare = self._spare, None
+        if spare is not None and spare.employ(fds):
+            return spare
+        return self._fork(lambda: fds)
+
+    def _fork_spare(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+        def part() -> list[int]:
+            from vecsess.workers.spare import stand_by  # as late as `serve`, and as `serve` loaded
+
+            ours.close()
+            return stand_by(theirs)
+
+        with theirs:
+            self._spare = self._fork(part)
+        self._spare.call = ours
+
+    def _fork(self, part: Callable[[], list[int]]) -> Child:
+        """Starts a worker; `part` returns its descriptors, called there."""
         stderr_read, stderr_write = os.pipe()
-        if spawn.method == "fork":
-            gc.freeze()  # what the server has loaded stays shared: no collector writes to it
-            pid = os.fork()
-            if pid == 0:
-                self._become_worker(fds, stderr_read, stderr_write)
-        else:
-            pid = _spawn_worker(fds, stderr_write)
+        gc.freeze()  # what the server has loaded stays shared: no collector writes to it
+        pid = os.fork()
+        if pid == 0:
+            self._become_worker(part, stderr_read, stderr_write)
+        return self._watch(pid, stderr_read, stderr_write)
+
+    def _exec(self, fds: list[int]) -> Child:
+        """Starts a worker with an interpreter of its own."""
+        stderr_read, stderr_write = os.pipe()
+        return self._watch(_spawn_worker(fds, stderr_write), stderr_read, stderr_write)
+
+    def _watch(self, pid: int, stderr_read: int, stderr_write: int) -> Child:
         os.close(stderr_write)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.setpgid(pid, pid)  # the worker does it too: whoever is first
         os.set_blocking(stderr_read, False)
-        pidfd = os.pidfd_open(pid)
-        self._children[pid] = Child(spawn.worker, spawn.generation, pid, pidfd, stderr_read)
-        self._poll.register(pidfd, select.POLLIN)
+        child = self._children[pid] = Child(pid, os.pidfd_open(pid), stderr_read)
+        self._poll.register(child.pidfd, select.POLLIN)
         self._poll.register(stderr_read, select.POLLIN)
-        self._tell(Spawned(spawn.worker, spawn.generation, pid), [pidfd])
+        return child
 
-    def _become_worker(self, fds: list[int], stderr_read: int, stderr_write: int) -> None:
+    def _become_worker(
+        self, part: Callable[[], list[int]], stderr_read: int, stderr_write: int
+    ) -> None:
         """Never returns: the forked child serves and ends here."""
         code = 1
         try:
@@ -161,8 +186,10 @@ class ForkServer:
             for child in self._children.values():
                 os.close(child.pidfd)
                 os.close(child.stderr_fd)
+                if child.call is not None:
+                    child.call.close()
             _redirect(stderr_write)
-            code = run_worker(fds)
+            code = run_worker(part)
         finally:
             _leave(code)
 
@@ -171,7 +198,7 @@ class ForkServer:
     def _drain(self, ready: set[int]) -> None:
         for child in self._children.values():
             if child.stderr_fd in ready:
-                _read_stderr(child)
+                child.read_stderr()
 
     def _reap(self, ready: set[int]) -> None:
         for child in [child for child in self._children.values() if child.pidfd in ready]:
@@ -179,10 +206,14 @@ class ForkServer:
             _kill_group(child.pid)
             del self._children[child.pid]
             self._kill_orphans()
-            _read_stderr(child)
+            child.read_stderr()
             for fd in (child.pidfd, child.stderr_fd):
                 self._poll.unregister(fd)
                 os.close(fd)
+            if child is self._spare:
+                self._spare = None
+                self._wants_spare = False  # the next one would end the same way
+                continue
             exited = Exited(
                 child.worker, child.generation, child.pid, status, "\n".join(child.tail)
             )
@@ -211,8 +242,12 @@ class ForkServer:
         self._kill_orphans()
 
 
-def run_worker(fds: list[int]) -> int:
-    """Makes this process a worker over its command pipe, reply pipe and slab; returns its code."""
+def run_worker(part: Callable[[], list[int]]) -> int:
+    """Makes this process a worker; returns its exit code.
+
+    Args:
+        part: returns command pipe, reply pipe and slab, or nothing, where it was not needed.
+    """
     # Not earlier: the server of a session that spawns never needs numpy or gymnasium.
     from vecsess.workers.serve import serve
 
@@ -220,9 +255,10 @@ def run_worker(fds: list[int]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable(all_threads=False)
     faulthandler.register(STACK_SIGNAL, all_threads=False)
-    command_fd, reply_fd, slab_fd = fds
     with contextlib.suppress(EndOfStreamError):  # the manager gave up while this worker started
-        serve(Channel(command_fd, reply_fd), slab_fd)
+        if fds := part():
+            command_fd, reply_fd, slab_fd = fds
+            serve(Channel(command_fd, reply_fd), slab_fd)
     return 0
 
 
@@ -289,19 +325,6 @@ def _prepare(prepare: Prepare) -> None:
             sys.stderr.write(f"vecsess: could not preload {module}: {error!r}\n")
 
 
-def _ask_for_stack(child: Child, ask_ms: int) -> None:
-    """Lets a hung worker write its Python stack to stderr, and waits until it has."""
-    _read_stderr(child)
-    child.tail.append(STACK_MARK)
-    signal.pidfd_send_signal(child.pidfd, STACK_SIGNAL)
-    ready = select.poll()
-    ready.register(child.stderr_fd, select.POLLIN)
-    while ready.poll(ask_ms):  # until it is silent for that long
-        _read_stderr(child, quiet=True)
-        if "<module>" in child.tail[-1]:  # the bottom frame: there is no more to come
-            return
-
-
 def _kill_group(pid: int) -> None:
     for kill in (os.killpg, os.kill):
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -311,32 +334,3 @@ def _kill_group(pid: int) -> None:
 def _children_of_self() -> set[int]:
     text = Path("/proc/self/task", str(os.getpid()), "children").read_text()
     return {int(pid) for pid in text.split()}
-
-
-def _read_stderr(child: Child, *, quiet: bool = False) -> None:
-    """Takes what a worker has written, keeps the last lines, and passes it on, if not `quiet`."""
-    while True:
-        try:
-            data = os.read(child.stderr_fd, 1 << 16)
-        except BlockingIOError:
-            return
-        if not data:
-            return
-        *lines, child.partial = (child.partial + data).split(b"\n")
-        if len(child.partial) > LINE_CHARACTERS:
-            lines, child.partial = [*lines, child.partial], b""
-        for line in lines:
-            text = line.decode(errors="replace")[:LINE_CHARACTERS]
-            child.tail.append(text)
-            if not quiet:
-                _pass_on(f"[worker {child.worker}] {text}\n")
-
-
-def _pass_on(text: str) -> None:
-    """Writes to the trainer's stderr, unless nobody reads it: the server must never block."""
-    data = text.encode(errors="replace")[: select.PIPE_BUF]
-    ready = select.poll()
-    ready.register(2, select.POLLOUT)
-    if ready.poll(0):
-        with contextlib.suppress(OSError):
-            os.write(2, data)

@@ -1,0 +1,110 @@
+"""A worker that was forked before it was needed takes a lost one's place, as a new one would."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.processes import is_running, wait_until
+from tests.sessions import zeros
+from vecsess import VecCheckedSession
+from vecsess.wire.channel import Channel
+from vecsess.workers import spare
+from vecsess.workers.serve import serve
+
+N = 4
+pytestmark = pytest.mark.usefixtures("no_process_left")
+
+
+def spares(vec: VecCheckedSession) -> list[int]:
+    """Returns the pids of the fork server's children that are nobody's worker."""
+    workers = {worker.pid for worker in vec.health()}
+    server = psutil.Process(next(iter(workers))).parent()
+    return [child.pid for child in server.children() if child.pid not in workers]
+
+
+def wait_for_spare(vec: VecCheckedSession) -> int:
+    assert wait_until(lambda: len(spares(vec)) == 1, 10.0)
+    return spares(vec)[0]
+
+
+def test_it_takes_the_place_of_each_that_is_lost_and_the_batch_is_the_same() -> None:
+    with (
+        VecCheckedSession("CartPole-v1", N, workers=0) as undisturbed,
+        VecCheckedSession("CartPole-v1", N, workers=2) as vec,
+    ):
+        undisturbed.reset(seed=0)
+        vec.reset(seed=0)
+        for worker in (0, 1, 1):
+            pid = wait_for_spare(vec)
+            os.kill(vec.health()[worker].pid, signal.SIGKILL)
+            for _ in range(30):
+                for ours, theirs in zip(
+                    vec.step(zeros(N)), undisturbed.step(zeros(N)), strict=True
+                ):
+                    if isinstance(ours, np.ndarray):
+                        np.testing.assert_array_equal(ours, theirs)
+            assert vec.health()[worker].pid == pid
+        assert [worker.restarts for worker in vec.health()] == [1, 2]
+
+
+def test_two_that_are_lost_at_once_both_come_back() -> None:
+    with VecCheckedSession("CartPole-v1", N) as vec:
+        vec.reset(seed=0)
+        pid = wait_for_spare(vec)
+        for worker in (1, 2):
+            os.kill(vec.health()[worker].pid, signal.SIGKILL)
+        _, _, _, _, infos = vec.step(zeros(N))
+        assert "invalid" not in infos
+        assert pid in {worker.pid for worker in vec.health()}
+        assert [worker.restarts for worker in vec.health()] == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_where_it_ends_itself_workers_are_forked_as_they_are_needed(sent: int) -> None:
+    with VecCheckedSession("CartPole-v1", N, workers=2) as vec:
+        vec.reset(seed=0)
+        pid = wait_for_spare(vec)
+        os.kill(pid, sent)
+        assert wait_until(lambda: not is_running(pid), 5.0)
+        os.kill(vec.health()[1].pid, signal.SIGKILL)
+        _, _, _, _, infos = vec.step(zeros(N))
+        assert "invalid" not in infos
+        assert vec.health()[1].restarts == 1
+        assert vec.health()[1].pid != pid
+
+
+def test_one_that_is_stopped_ends_with_the_session() -> None:
+    with VecCheckedSession("CartPole-v1", N, workers=2) as vec:
+        vec.reset(seed=0)
+        os.kill(wait_for_spare(vec), signal.SIGSTOP)
+    # The fixture sees that it has gone.
+
+
+def test_workers_that_are_spawned_have_none() -> None:
+    with VecCheckedSession("CartPole-v1", N, workers=1, start_method="spawn") as vec:
+        vec.reset(seed=0)
+        assert not wait_until(lambda: bool(spares(vec)), 1.0)
+
+
+def test_the_rehearsal_plays_its_part_to_the_end_and_leaves_no_descriptor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    descriptors = Path("/proc/self/fd")
+    before = set(descriptors.iterdir())
+    unheard: list[bool] = []
+
+    def serve_and_look(channel: Channel, slab_fd: int) -> None:
+        serve(channel, slab_fd)
+        unheard.append(bool(select.select([channel.read_fd], [], [], 0)[0]))
+
+    monkeypatch.setattr(spare, "serve", serve_and_look)
+    spare.rehearse()
+    assert unheard == [False]
+    assert set(descriptors.iterdir()) == before
