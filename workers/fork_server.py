@@ -52,7 +52,7 @@ class ForkServer:
         self._connection = connection
         self._children: dict[int, Child] = {}  # by pid
         self._spare: Child | None = None
-        self._wants_spare = False  # once it has forked, until a spare worker ends by itself
+        self._wants_spare = True  # until a spare one ends by itself, or workers are not forked
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
         self._manager_fd = os.pidfd_open(manager_pid)
@@ -64,7 +64,7 @@ class ForkServer:
         connection_fd = self._connection.fileno()
         try:
             while True:
-                missing = self._wants_spare and self._spare is None
+                missing = self._wants_spare and self._children and self._spare is None
                 ready = {fd for fd, _ in self._poll.poll(_REST_MS if missing else None)}
                 if self._manager_fd in ready:
                     return
@@ -122,16 +122,15 @@ class ForkServer:
         self._connection.sendmsg([encode(message)], ancillary)
 
     def _spawn(self, spawn: Spawn, fds: list[int]) -> None:
-        spare = self._spare
         child = self._exec(fds) if spawn.method == "spawn" else self._employ(fds)
         child.worker, child.generation = spawn.worker, spawn.generation
         self._tell(Spawned(child.worker, child.generation, child.pid), [child.pidfd])
-        if child is spare:
+        more = select.select([self._connection], [], [], 0)[0]
+        if spawn.generation and self._wants_spare and not more:  # where one was lost, more will be
             self._fork_spare()
 
     def _employ(self, fds: list[int]) -> Child:
         """Returns a worker over these descriptors, the spare one if there is any."""
-        self._wants_spare = True
         spare, self._spare = self._spare, None
         if spare is not None and spare.employ(fds):
             return spare
@@ -161,6 +160,7 @@ class ForkServer:
 
     def _exec(self, fds: list[int]) -> Child:
         """Starts a worker with an interpreter of its own."""
+        self._wants_spare = False  # what the server has loaded is of no use to it
         stderr_read, stderr_write = os.pipe()
         return self._watch(_spawn_worker(fds, stderr_write), stderr_read, stderr_write)
 
