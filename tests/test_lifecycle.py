@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.envs import counting, faulty
+from tests.envs import CountingEnv, counting, faulty
 from tests.processes import all_gone, processes_below, run_script
 from tests.sessions import open_session, zeros
 from vecsess import EnvError, Timeouts, VecCheckedSession, WorkerDied, WorkerTimeout
@@ -156,6 +157,17 @@ def closes_in_time(vec: VecCheckedSession, below: set[int] | None = None) -> Non
     assert all_gone(below, 3.0)
 
 
+class SlowEnv(CountingEnv):
+    """Is found in the middle of a step, and says when it is closed."""
+
+    def step(self, action: Any) -> Any:
+        time.sleep(0.2)
+        return super().step(action)
+
+    def close(self) -> None:
+        sys.stderr.write("closed in order\n")
+
+
 class TestClose:
     def test_healthy_workers_close_their_environments(
         self, capfd: pytest.CaptureFixture[str]
@@ -169,6 +181,17 @@ class TestClose:
         closes_in_time(open_session(counting(N), N, workers=2))
 
     @pytest.mark.filterwarnings("ignore:.*Calling `close` while waiting:UserWarning")
+    def test_in_the_middle_of_a_step_environments_close_after_it(
+        self, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        vec = open_session([SlowEnv] * N, N, workers=2)
+        vec.reset()
+        vec.step_async(zeros(N))
+        closes_in_time(vec)
+        assert capfd.readouterr().err.count("closed in order") == N
+
+    @pytest.mark.filterwarnings("ignore:.*Calling `close` while waiting:UserWarning")
+    @pytest.mark.filterwarnings("ignore:a worker did not close in order:ResourceWarning")
     @pytest.mark.parametrize("fault", ["sleep", "SIGSTOP"])
     def test_hung_in_a_step(self, fault: str) -> None:
         vec = open_session(faulty(N, 1, fault), N, timeouts=BRIEF)

@@ -55,6 +55,7 @@ class Paced:
         groups = groups_for(pace, len(self._lockstep.workers))
         self.parts = [self._lockstep.part(own) for own in groups]
         self._in_turn = pace == "pipelined"
+        self._awaited: list[int | None] = [None] * len(self.parts)
         # On cores that both halves need, one that begins early only keeps the other from its end.
         self.by_turns = self._in_turn and len(self._lockstep.workers) > cores()
         space, contract = session.single_action_space, session.contract
@@ -71,6 +72,7 @@ class Paced:
             error.env = None if error.env is None else error.env + part.envs.start
             raise
         self._session.begin_part(part, checked)
+        self._awaited[index] = part.awaited
 
     def take(self, index: int, rows: StepRows) -> Finals | None:
         """Waits for one part's step and copies it into `rows [n, ...]`."""
@@ -81,22 +83,20 @@ class Paced:
         """Waits until a part has answered; returns those that have, or the next in turn."""
         if self._in_turn:
             return flying[:1]
-        while True:
-            found = [index for index in flying if self.parts[index].answered]
-            if found:
-                return found
-            if found := self._block(flying):
+        hints, awaited = self._lockstep.hints, self._awaited
+        while True:  # a part is one worker here, and has its index
+            found = [index for index in flying if awaited[index] in (None, hints[index][0])]
+            if found or (found := self._block(flying)):
                 return found
 
     def _block(self, flying: list[int]) -> list[int]:
         """Sleeps until a worker has something to say, at most for a slice of time."""
-        workers = [worker for index in flying for worker in self.parts[index].active]
-        woken = self._lockstep.woken(workers, SLICE_S)
+        workers = self._lockstep.workers
+        woken = self._lockstep.woken([workers[index] for index in flying], SLICE_S)
         if not woken:
             for index in flying:
                 self.parts[index].check_deadlines()
-            return []
-        return [index for index in flying if woken & {w.index for w in self.parts[index].active}]
+        return [index for index in flying if index in woken]
 
     def end(self) -> None:
         """Makes one lockstep of the parts again; all have taken equally many steps."""

@@ -62,7 +62,7 @@ class Replies:
         self._moved: dict[int, tuple[int, float]] = {}
         self._on_lost: Callable[[Worker | None, WorkerError], None] = _raise
         self._patience = Patience(spin_ns)
-        self._hints = [views.reply[i : i + 1].data for i in range(len(workers))]
+        self.hints = [views.reply[i : i + 1].data for i in range(len(workers))]
         self._running = views.running
         self._piped = PipedValues(layout.observation_space, views)
 
@@ -83,9 +83,9 @@ class Replies:
         return bool(self._pending)
 
     @property
-    def answered(self) -> bool:
-        """Whether all replies seem to have come, as far as the hints tell; never waits."""
-        return all(self._hints[worker.index][0] == self._seq for worker in self._pending)
+    def awaited(self) -> int | None:
+        """The number of the command whose replies have not all come, None where they have."""
+        return self._seq if self._pending else None
 
     def woken(self, workers: list[Worker], timeout_s: float) -> set[int]:
         """Returns those of `workers` that have something to say, after at most this long."""
@@ -105,7 +105,7 @@ class Replies:
             # The last first: by the time that it has answered the others have too, and none of
             # them has woken this process for itself.
             worker = self._pending[-1]
-            hint = self._hints[worker.index]
+            hint = self.hints[worker.index]
             seen = hint[0]
             if seen != self._seq:
                 self._patience.spin(hint, seen)

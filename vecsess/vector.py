@@ -25,7 +25,7 @@ from vecsess.conventions import (
 from vecsess.errors import ClosedError, StateError, VecsessError
 from vecsess.health import WorkerHealth
 from vecsess.launch import EnvLike, Source, cores, group, launch
-from vecsess.phase import AT_REST, PENDING, Phase
+from vecsess.phase import PENDING, Phase
 from vecsess.placement import Affinity, check_niceness, cpus_in_turn
 from vecsess.reactions import FailureReaction, Incident, Reaction, Reactions, RestartPolicy
 from vecsess.recovery import Recovery
@@ -257,8 +257,7 @@ class VecCheckedSession(CheckedVector):
         if self._supervisor is None:
             self._local.channel.close()
         else:
-            in_order = state in AT_REST and not terminate
-            self._end_workers(self._supervisor, close_s, in_order=in_order)
+            self._end_workers(self._supervisor, close_s, in_order=not terminate)
         if state in PENDING and self._unawaited:
             gymnasium.logger.warn(
                 "Calling `close` while waiting for a pending call to "
