@@ -10,8 +10,9 @@ All randomness is a function of the seed: the first weights, the noise that acti
 (`collect_rollout` derives it from seed, lockstep and env), the order of the minibatches. So runs
 with the same settings are the same, bit for bit.
 
-Beside this file: the hyperparameters and the command line (`settings.py`), normalisation
-(`scaling.py`), progress bar, scalars, curve and chaos (`instruments.py`).
+Beside this file: the agent as a policy (`acting.py`), the hyperparameters and the command line
+(`settings.py`), normalisation (`scaling.py`), progress bar, scalars, curve and chaos
+(`instruments.py`).
 """
 
 import dataclasses
@@ -27,17 +28,14 @@ from settings import Settings, env_maker, is_image, parse, session_options
 
 from vecsess import Rollout, VecCheckedSession, collect_rollout
 from vecsess.extras import extra
-from vecsess.sampling import normal_noise, sample_categorical
 
 with extra("train", needed_by="examples/ppo.py"):
     import torch
+    from acting import CELLS, LOG_SQRT_TAU, Player
     from scaling import Moments, RewardScale
     from torch import Tensor, nn
 
     from vecsess.integrations.pytorch import Minibatch, TorchRollout
-
-CELLS = 128  # of the LSTM
-LOG_SQRT_TAU = 0.5 * math.log(2 * math.pi)
 
 
 # --- networks ------------------------------------------------------------------------------------
@@ -124,45 +122,6 @@ class Agent(nn.Module):
         if self.discrete:
             return -(heads.log_softmax(-1) * heads.softmax(-1)).sum(-1).mean()
         return (self.log_std + 0.5 + LOG_SQRT_TAU).sum()
-
-
-class Player:
-    """The agent as a policy for `collect_rollout`, with the LSTM's state of each environment."""
-
-    def __init__(self, agent: Agent, n: int, *, greedy: bool = False):
-        self.agent, self.greedy = agent, greedy
-        self.noise_size = 1 if agent.discrete else 2 * math.ceil(agent.size / 2)
-        self.state = torch.zeros(2, n, CELLS)
-        self.history: list[Tensor] = []  # the state after each step of a rollout
-
-    @torch.no_grad()
-    def act(self, observations: Any, *, noise: Any, episode_start: Any, envs: Any) -> Any:
-        features = self.agent.encode(torch.from_numpy(observations))
-        if self.agent.lstm is not None:
-            start = torch.from_numpy(episode_start)
-            features, self.state = self.agent.recur(features, self.state, start)
-            self.history.append(self.state)
-        heads = self.agent.actor(features)
-        actions = self._choose(heads.numpy(), noise)
-        log_probs = self.agent.log_prob(heads, torch.from_numpy(actions))
-        return actions, log_probs.numpy(), self.agent.critic(features)[:, 0].numpy()
-
-    def _choose(self, heads: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        agent = self.agent
-        if agent.discrete:
-            chosen = heads.argmax(-1) if self.greedy else sample_categorical(heads, noise[:, 0])
-            return chosen + agent.first
-        if not self.greedy:
-            heads = heads + agent.log_std.exp().numpy() * normal_noise(noise)[:, : agent.size]
-        return heads.astype(np.float32).reshape(-1, *agent.shape)
-
-    @torch.no_grad()
-    def value(self, observations: Any, *, envs: Any, state: Tensor | None = None) -> Any:
-        features = self.agent.encode(torch.from_numpy(observations))
-        if self.agent.lstm is not None:
-            state = self.state[:, envs] if state is None else state
-            features, _ = self.agent.recur(features, state, torch.zeros(len(features), dtype=bool))
-        return self.agent.critic(features)[:, 0].numpy()
 
 
 # --- learning ------------------------------------------------------------------------------------

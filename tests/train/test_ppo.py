@@ -130,3 +130,24 @@ def test_a_return_below_what_is_required_is_a_failure() -> None:
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=FULL), pytest.param(3, marks=FULL)])
 def test_it_solves_cartpole(seed: int) -> None:
     run("--seed", str(seed), "--require", "475", evaluate=100)
+
+
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+def test_the_agent_that_acts_in_numpy_is_the_one_that_learns(kind: str) -> None:
+    trainer = run(*KINDS[kind])  # after updates: what acts has seen them
+    player, agent = trainer.player, trainer.agent
+    rng = np.random.default_rng(0)
+    observations = rng.normal(size=(5, *trainer.vec.single_observation_space.shape))
+    observations = observations.astype(np.float32)
+    start, envs = np.zeros(5, np.bool_), np.arange(5)
+    noise = rng.random((5, player.noise_size))
+    actions, log_probs, values = player.act(
+        observations, noise=noise, episode_start=start, envs=envs
+    )
+    heads, expected = player._torch_heads(observations, start)
+    np.testing.assert_allclose(player.heads(observations, start)[0], heads, atol=1e-5)
+    np.testing.assert_allclose(values, expected, atol=1e-5)
+    np.testing.assert_allclose(player.value(observations, envs=envs), expected, atol=1e-5)
+    with torch.no_grad():
+        again = agent.log_prob(torch.from_numpy(heads), torch.from_numpy(actions))
+    np.testing.assert_allclose(log_probs, again.numpy(), atol=1e-4)
