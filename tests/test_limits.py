@@ -118,6 +118,62 @@ def test_the_same_step_twice_is_poison_and_leaves_a_reproducer(tmp_path: Path) -
         assert "invalid" not in vec.step(zeros(N))[-1]
 
 
+class DoomedEnv(BreakingEnv):
+    """Ends its process at a step that a file says, one line for each of its lives.
+
+    Args:
+        folder: of the file; None for one that lives on.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        super().__init__()
+        self._fates = folder and folder / "fates"
+
+    def step(self, action: Any) -> Any:
+        result = super().step(action)
+        if self._fates is not None:
+            fate, _, later = self._fates.read_text().partition(",")
+            if fate == str(self._count):
+                self._fates.write_text(later)
+                os._exit(9)
+        return result
+
+
+def outcome_of_deaths(folder: Path, steps: str) -> tuple[Any, list[str]]:
+    """Returns the infos of the step in which a worker died, and what was done each time.
+
+    Args:
+        folder: a temporary one.
+        steps: at which the environment ends its process, its replays' among them: "5,2".
+    """
+    (folder / "fates").write_text(steps)
+    makers = [partial(DoomedEnv, folder if env == GUILTY else None) for env in range(N)]
+    policy = RestartPolicy(reproducer_dir=str(folder), backoff_s=0.0)
+    with open_session(makers, workers=2, restart_policy=policy) as vec:
+        vec.reset(seed=0)
+        for _ in range(4):
+            vec.step(zeros(N))
+        *_, infos = vec.step(zeros(N))
+        done = [outcome for one in vec.incidents for outcome in one.outcomes.values()]
+        return infos, done
+
+
+@pytest.mark.parametrize("steps", ["5,2", "5,2,4"])
+def test_deaths_at_different_steps_of_a_replay_may_be_chance(tmp_path: Path, steps: str) -> None:
+    infos, done = outcome_of_deaths(tmp_path, steps)
+    assert "invalid" not in infos
+    assert not any(what.startswith("truncated") for what in done)
+
+
+@pytest.mark.parametrize("steps", ["5,2,2", "5,2,3,4"])
+def test_the_same_step_of_a_replay_twice_or_any_three_are_poison(
+    tmp_path: Path, steps: str
+) -> None:
+    infos, done = outcome_of_deaths(tmp_path, steps)
+    assert np.flatnonzero(infos["invalid"]).tolist() == [GUILTY]
+    assert sum(what.startswith("truncated: the same step") for what in done) == 1
+
+
 def test_the_innocent_of_a_group_survive_a_poison(tmp_path: Path) -> None:
     policy = RestartPolicy(reproducer_dir=str(tmp_path))
     with (

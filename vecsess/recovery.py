@@ -252,7 +252,7 @@ class Recovery:
             raise error
         began = time.monotonic()
         poison = self._suspect(worker, error.env)
-        replaying: set[int] = set()  # environments in whose replay the successor was lost
+        deaths: dict[int, list[int]] = {}  # by environment: where its replays ended successors
         tries = _ANY_TRIES if self._policy.max_restarts is None else _TRIES
         for attempt in range(tries):
             worker = None if isinstance(error, ServerDied) else worker
@@ -269,9 +269,13 @@ class Recovery:
                 if attempt == tries - 1:
                     raise
                 error = again
-                if again.env is not None:  # once may be chance: whoever killed it is about
-                    poison = poison | (replaying & {again.env})
-                    replaying.add(again.env)
+                if again.env is not None and worker is not None:
+                    where = int(self._lockstep.views.replayed[worker.index])
+                    before = deaths.setdefault(again.env, [])
+                    # Elsewhere it may be chance, once more: whoever killed it is about.
+                    if where in before or len(before) > 1:
+                        poison = poison | {again.env}
+                    before.append(where)
             else:
                 break
         incident.duration_s = time.monotonic() - began

@@ -49,7 +49,8 @@ class _Run:
 
     def __init__(self, host: EnvHost, row: int, deadline: float) -> None:
         self._host, self._row, self._deadline = host, row, deadline
-        self._checksum = Checksum(host.views)
+        self._checksum, self._replayed = Checksum(host.views), host.views.replayed
+        self._replayed[0] = 0
         self.checksums: list[int] = []
 
     def reset(self, seed: int | None, options: bytes, rng: Any) -> Failures:
@@ -84,4 +85,5 @@ class _Run:
     def _note(self, failures: Failures) -> Failures:
         if not failures:
             self.checksums.append(self._checksum.of_row(0, self._row))
+            self._replayed[0] += 1
         return failures

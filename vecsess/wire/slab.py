@@ -36,7 +36,7 @@ Array = npt.NDArray[Any]
 _Block: TypeAlias = Callable[[int, tuple[int, ...], np.dtype[Any]], Array]
 
 LINE = 64
-COMMAND, REPLY, RUNNING = 0, 1, 2  # the header's words, a cache line each
+COMMAND, REPLY, RUNNING, REPLAYED = 0, 1, 2, 3  # the header's words, a cache line each
 HEADER_BYTES = 4 * LINE + 64 * 8  # the hints, then the histogram of step times
 RNG_WORDS = 6  # a flag, then PCG64's state, its increment and its spare 32 bits
 
@@ -56,6 +56,7 @@ class Views:
     command: Array  # uint64: the number of the last command sent
     reply: Array  # uint64: the number of the last command answered
     running: Array  # int64: which environment is being called, as `EnvHost` writes it
+    replayed: Array  # uint64: how many commands of its last replay are done
     histogram: Array  # [workers, 64] uint64: locksteps by log2 of their nanoseconds
     observations: list[Array]
     rewards: Array  # float64
@@ -133,6 +134,7 @@ class Layout:
             command=view.hint(COMMAND, word),
             reply=view.hint(REPLY, word),
             running=view.hint(RUNNING, np.dtype(np.int64)),
+            replayed=view.hint(REPLAYED, word),
             histogram=view.field(4 * LINE, (64, 8), 0, (), word),
             observations=read(written),
             rewards=row(self._reward, (), np.dtype(np.float64)),
@@ -245,6 +247,7 @@ class Slab:
         if _LIBC.mmap(address, self._stride_bytes, protection, flags, fd, 0) != address:
             code = ctypes.get_errno()
             raise OSError(code, f"can't map {self._stride_bytes} bytes: {os.strerror(code)}")
+        self.views.running[worker] = -1  # none yet: no environment is to blame for its end
 
 
 def _load_libc() -> ctypes.CDLL:
