@@ -146,10 +146,9 @@ def _build(channel: Channel, start: Start) -> EnvHost | None:
     if settings.get("cpu", -1) >= 0:
         os.sched_setaffinity(0, {settings["cpu"]})
     os.nice(settings.get("niceness", 0))
-    if not settings["spin_ns"]:
-        # More workers than cores: those that the manager wakes must not interrupt it for that,
-        # or the cores wait for the commands that it has yet to write.
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    # Whoever the manager wakes must not interrupt it for that, or others wait for the commands that
+    # it has yet to write.
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     try:
         host = EnvHost(
             makers(start.source, start.first_env, start.rows),
