@@ -123,7 +123,8 @@ def too_large(row: Row, growth: float, start_limit_s: float) -> bool:
 
 
 def _vector_contenders(options: Options) -> list[Contender]:
-    standard = (registry.BARE, registry.SYNC, registry.ASYNC, *registry.OURS)
+    bare = (registry.BARE, registry.BARE_LOOPS)
+    standard = (*bare, registry.SYNC, registry.ASYNC, *registry.OURS)
     return registry.choose(standard, peers=options.peers, only=options.only)
 
 

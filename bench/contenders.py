@@ -1,8 +1,8 @@
 """The contenders: what is measured, each behind the same three calls.
 
-What lives here is the adapter's shape, Gymnasium's own environments and ours; the peers are in
-`peers`, collecting in `collecting`, the list of all of them in `registry`. An adapter does
-what its library's documentation shows and nothing more.
+What lives here is the adapter's shape, Gymnasium's vector environments and ours; bare loops are in
+`bare`, the peers in `peers`, collecting in `collecting`, the list of all of them in `registry`. An
+adapter does what its library's documentation shows and nothing more.
 """
 
 from __future__ import annotations
@@ -90,35 +90,6 @@ class Contender:
     def installed(self) -> bool:
         """Whether the package that it needs is there."""
         return self.package is None or importlib.util.find_spec(self.package) is not None
-
-
-class BareAdapter(Adapter):
-    """One environment in a plain loop: what the limit is made of."""
-
-    def __init__(self, case: Case, n: int) -> None:
-        """Builds it; `n` only says how many steps a call takes."""
-        self._env = case.make()
-        self.steps_per_call = n
-
-    def prepare(self, actions: Sequence[NDArray[Any]]) -> Sequence[Any]:
-        """Splits each batch into its rows beforehand: a bare loop has no batch to split."""
-        return [list(batch) for batch in actions]
-
-    def reset(self) -> None:
-        """Resets the one environment."""
-        self._env.reset(seed=0)
-
-    def step(self, actions: Any) -> None:
-        """Takes `N` steps, one after the other."""
-        step, reset = self._env.step, self._env.reset
-        for action in actions:
-            _, _, terminated, truncated, _ = step(action)
-            if terminated or truncated:
-                reset()
-
-    def close(self) -> None:
-        """Closes the one environment."""
-        self._env.close()
 
 
 class VectorAdapter(Adapter):

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 
+from vecsess.bench.bare import BareAdapter, BareLoopsAdapter
 from vecsess.bench.cases import Case
 from vecsess.bench.collecting import CollectAdapter, UsualLoop
 from vecsess.bench.contenders import (
     Adapter,
-    BareAdapter,
     Contender,
     anything,
     enough_for_two,
@@ -31,6 +31,9 @@ from vecsess.bench.peers import (
 )
 
 BARE = Contender(key="bare", label="one bare environment", open=BareAdapter)
+BARE_LOOPS = Contender(
+    key="bare-cores", label="bare loops on all cores, none waits", open=BareLoopsAdapter
+)
 SYNC = Contender(key="sync", label="Gymnasium SyncVectorEnv", open=open_sync)
 ASYNC = Contender(key="async", label="Gymnasium AsyncVectorEnv", open=open_async)
 
@@ -119,7 +122,18 @@ EXTRA = (*FREE, *OVERLAPS["rows"], *OVERLAPS["call"], *SLOW, MANAGER, WORKER)
 
 EVERYTHING = {
     contender.key: contender
-    for contender in (BARE, SYNC, ASYNC, *OURS, DROP_IN, *PEERS, *COLLECTORS, *CHECKS, *EXTRA)
+    for contender in (
+        BARE,
+        BARE_LOOPS,
+        SYNC,
+        ASYNC,
+        *OURS,
+        DROP_IN,
+        *PEERS,
+        *COLLECTORS,
+        *CHECKS,
+        *EXTRA,
+    )
 }
 
 

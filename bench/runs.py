@@ -12,15 +12,15 @@ RUNS: dict[str, tuple[str, ...]] = {
     "cartpole-16": ("throughput", "--env", "cartpole", "-n", "16", *_SHORT),
     "cartpole-64-256": (
         *("throughput", "--env", "cartpole", "-n", "64,256"),
-        *("--only", "bare,async,ours-auto,ours-0", *_SHORT),
+        *("--only", "bare,bare-cores,async,ours-auto,ours-0", *_SHORT),
     ),
     "halfcheetah-16": (
         *("throughput", "--env", "halfcheetah", "-n", "16"),
-        *("--only", "bare,async,sb3,tianshou,envpool,ours-n,ours-auto", *_SHORT),
+        *("--only", "bare,bare-cores,async,sb3,tianshou,envpool,ours-n,ours-auto", *_SHORT),
     ),
     "pong-16": (
         *("throughput", "--env", "pong", "-n", "16"),
-        *("--only", "bare,async,envpool,ours-n,ours-auto", *_SHORT),
+        *("--only", "bare,bare-cores,async,envpool,ours-n,ours-auto", *_SHORT),
     ),
     "image-busy": (
         *("collect", "--env", "image", "--no-sleeping", "-n", "16"),

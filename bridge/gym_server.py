@@ -35,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.worker is None and options.fork_server is None:
         return _serve_env(options.env_id, options.make_kwargs, options.protocol)
-    from vecsess.workers.fork_server import ForkServer, run_worker
+    from vecsess.workers.fork_server import ForkServer
+    from vecsess.workers.process import run_worker
 
     if options.worker:
         return run_worker(lambda: [int(fd) for fd in options.worker.split(",")])

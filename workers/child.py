@@ -49,6 +49,11 @@ class Child:
             return True
         return False
 
+    def dismiss(self) -> None:
+        """Lets go of a spare worker, which ends then."""
+        if self.call is not None:
+            self.call.close()
+
     def ask_for_stack(self, ask_ms: int) -> None:
         """Lets a hung worker write its Python stack to stderr, and waits until it has."""
         self.read_stderr()

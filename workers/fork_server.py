@@ -1,15 +1,14 @@
 """The fork server: imports what the environments need once, then forks each worker from it.
 
-One thread, one loop over `poll`. It starts workers, keeps their stderr from filling up, reaps
-them, ends what they left behind, and ends itself and everything below it with the manager.
+One thread, one loop over `poll`. It starts workers, and has a spare one ready for the next that is
+lost; it keeps their stderr from filling up, reaps them, ends what they left behind, and ends itself
+and everything below it with the manager.
 """
 
 from __future__ import annotations
 
 import array
 import contextlib
-import ctypes
-import faulthandler
 import gc
 import importlib
 import os
@@ -20,7 +19,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from vecsess.wire.channel import Channel, EndOfStreamError
 from vecsess.wire.messages import (
     SERVER_COMMANDS,
     Exited,
@@ -32,12 +30,11 @@ from vecsess.wire.messages import (
     decode,
     encode,
 )
-from vecsess.workers.child import STACK_SIGNAL, Child
+from vecsess.workers.child import Child
+from vecsess.workers.process import die_with_parent, keep_orphans, leave, redirect, run_worker
 
 PACKET_BYTES = 1 << 17
 _REST_MS = 500  # after so long a silence the start is over, and there is time for a spare worker
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class ForkServer:
@@ -57,7 +54,7 @@ class ForkServer:
         self._poll.register(connection, select.POLLIN)
         self._manager_fd = os.pidfd_open(manager_pid)
         self._poll.register(self._manager_fd, select.POLLIN)
-        _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        keep_orphans()
 
     def run(self) -> None:
         """Serves until the manager closes its socket or ends; then ends everything below."""
@@ -69,7 +66,7 @@ class ForkServer:
                 if self._manager_fd in ready:
                     return
                 if not ready:
-                    self._fork_spare()
+                    self._keep_spare()
                 self._drain(ready)
                 self._reap(ready)
                 if connection_fd in ready and not self._serve_one():
@@ -110,12 +107,12 @@ class ForkServer:
         """Imports what the workers will need; a module that hangs must not outlive the manager."""
         # Nobody polls the manager's pidfd now, so the kernel watches. Not for longer than this: it
         # takes the end of the thread that started this process for the manager's.
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        die_with_parent(signal.SIGKILL)
         try:
             if not select.select([self._manager_fd], [], [], 0)[0]:
                 _prepare(prepare)
         finally:
-            _LIBC.prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
+            die_with_parent(0)
 
     def _tell(self, message: Message, fds: list[int]) -> None:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
@@ -127,7 +124,7 @@ class ForkServer:
         self._tell(Spawned(child.worker, child.generation, child.pid), [child.pidfd])
         more = select.select([self._connection], [], [], 0)[0]
         if spawn.generation and self._wants_spare and not more:  # where one was lost, more will be
-            self._fork_spare()
+            self._keep_spare()
 
     def _employ(self, fds: list[int]) -> Child:
         """Returns a worker over these descriptors, the spare one if there is any."""
@@ -136,24 +133,41 @@ class ForkServer:
             return spare
         return self._fork(lambda: fds)
 
-    def _fork_spare(self) -> None:
+    def _keep_spare(self) -> None:
+        """Forks a worker that nobody needs yet, where that is to be had."""
+        try:
+            self._spare = self._fork_spare()
+        except OSError:  # no process, descriptor or memory is left: it is no necessity
+            self._wants_spare = False
+
+    def _fork_spare(self) -> Child:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
         def part() -> list[int]:
-            from vecsess.workers.spare import stand_by  # as late as `serve`, and as `serve` loaded
+            from vecsess.workers.spare import stand_by  # as `serve`, not earlier
 
             ours.close()
             return stand_by(theirs)
 
         with theirs:
-            self._spare = self._fork(part)
-        self._spare.call = ours
+            try:
+                child = self._fork(part)
+            except OSError:
+                ours.close()
+                raise
+        child.call = ours
+        return child
 
     def _fork(self, part: Callable[[], list[int]]) -> Child:
         """Starts a worker; `part` returns its descriptors, called there."""
         stderr_read, stderr_write = os.pipe()
         gc.freeze()  # what the server has loaded stays shared: no collector writes to it
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(stderr_read)
+            os.close(stderr_write)
+            raise
         if pid == 0:
             self._become_worker(part, stderr_read, stderr_write)
         return self._watch(pid, stderr_read, stderr_write)
@@ -188,10 +202,10 @@ class ForkServer:
                 os.close(child.stderr_fd)
                 if child.call is not None:
                     child.call.close()
-            _redirect(stderr_write)
+            redirect(stderr_write)
             code = run_worker(part)
         finally:
-            _leave(code)
+            leave(code)
 
     # --- watching --------------------------------------------------------------------------------
 
@@ -213,6 +227,7 @@ class ForkServer:
             if child is self._spare:
                 self._spare = None
                 self._wants_spare = False  # the next one would end the same way
+                child.dismiss()
                 continue
             exited = Exited(
                 child.worker, child.generation, child.pid, status, "\n".join(child.tail)
@@ -240,61 +255,6 @@ class ForkServer:
                 os.waitpid(pid, 0)
         self._children.clear()
         self._kill_orphans()
-
-
-def run_worker(part: Callable[[], list[int]]) -> int:
-    """Makes this process a worker; returns its exit code.
-
-    Args:
-        part: returns command pipe, reply pipe and slab, or nothing, where it was not needed.
-    """
-    # Not earlier: the server of a session that spawns never needs numpy or gymnasium.
-    from vecsess.workers.serve import serve
-
-    _bind_to_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    faulthandler.enable(all_threads=False)
-    faulthandler.register(STACK_SIGNAL, all_threads=False)
-    with contextlib.suppress(EndOfStreamError):  # the manager gave up while this worker started
-        if fds := part():
-            command_fd, reply_fd, slab_fd = fds
-            serve(Channel(command_fd, reply_fd), slab_fd)
-    return 0
-
-
-def _bind_to_parent() -> None:
-    """Lets this process die with the server, in a group of its own, and keep its own orphans."""
-    parent = os.getppid()
-    with contextlib.suppress(PermissionError):
-        os.setpgid(0, 0)
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    if os.getppid() != parent or parent == 1:
-        os._exit(1)  # the server died before it was asked for
-
-
-def _redirect(stderr_fd: int) -> None:
-    """Sends stdout and stderr to the server, so that no `print` can reach a protocol pipe."""
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.dup2(stderr_fd, 1)
-    os.dup2(stderr_fd, 2)
-    os.close(null)
-    os.close(stderr_fd)
-
-
-def _leave(code: int) -> None:
-    """Ends a forked worker without the server's own exit handlers."""
-    kind, error, _ = sys.exc_info()
-    if kind is SystemExit:
-        given = getattr(error, "code", 1)
-        code = given if isinstance(given, int) else int(given is not None)
-    elif error is not None:
-        sys.excepthook(type(error), error, error.__traceback__)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(code & 0xFF)
 
 
 def _spawn_worker(fds: list[int], stderr_fd: int) -> int:

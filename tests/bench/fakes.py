@@ -10,8 +10,9 @@ from typing import Any
 
 import gymnasium as gym
 
+from vecsess.bench.bare import BareAdapter
 from vecsess.bench.cases import Case, find_case
-from vecsess.bench.contenders import Adapter, BareAdapter, Contender
+from vecsess.bench.contenders import Adapter, Contender
 from vecsess.bench.host import Slice
 
 

@@ -34,7 +34,7 @@ def test_one_table_of_gymnasium_and_ours(
 ) -> None:
     found = run(tmp_path, *TINY, "--peers", "none")
     assert found["command"] == "throughput"
-    keys = ["bare", "sync", "async", "ours-n", "ours-2", "ours-auto", "ours-0"]
+    keys = ["bare", "bare-cores", "sync", "async", "ours-n", "ours-2", "ours-auto", "ours-0"]
     assert problems(found) == dict.fromkeys(keys)
     text = capsys.readouterr().out
     assert "cartpole, N = 2" in text

@@ -1,0 +1,119 @@
+"""Bare environments in plain loops: one makes the limit, one on each core comes close to it."""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import multiprocessing
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from vecsess.bench.cases import Case
+from vecsess.bench.contenders import Adapter
+from vecsess.bench.measure import cores_available
+
+_GOES_ON_NS = 2_000_000  # for so long after the last call, or twice a call
+_REST_S = 1e-3
+_TABLE = 64  # lists of actions, cycled
+
+
+class BareAdapter(Adapter):
+    """One environment in a plain loop: what the limit is made of."""
+
+    def __init__(self, case: Case, n: int) -> None:
+        """Builds it; `n` only says how many steps a call takes."""
+        self._env = case.make()
+        self.steps_per_call = n
+
+    def prepare(self, actions: Sequence[NDArray[Any]]) -> Sequence[Any]:
+        """Splits each batch into its rows beforehand: a bare loop has no batch to split."""
+        return [list(batch) for batch in actions]
+
+    def reset(self) -> None:
+        """Resets the one environment."""
+        self._env.reset(seed=0)
+
+    def step(self, actions: Any) -> None:
+        """Takes `N` steps, one after the other."""
+        step, reset = self._env.step, self._env.reset
+        for action in actions:
+            _, _, terminated, truncated, _ = step(action)
+            if terminated or truncated:
+                reset()
+
+    def close(self) -> None:
+        """Closes the one environment."""
+        self._env.close()
+
+
+class BareLoopsAdapter(Adapter):
+    """On every core a loop over its share of the environments; no loop waits for another.
+
+    It shows what cores give that work at once: they share caches, memory and what heat allows, so
+    it is less than cores times one bare environment. This process counts its own steps; the loops
+    on the other cores are in processes that step as long as this one does.
+    """
+
+    def __init__(self, case: Case, n: int) -> None:
+        """Builds this loop's environments, and starts the other loops."""
+        cores = min(n, cores_available())
+        self._rows = -(-n // cores)
+        self.steps_per_call = self._rows * cores
+        self._envs = [case.make() for _ in range(self._rows)]
+        self._until = mmap.mmap(-1, 8)  # when the others stop, in ns on the monotonic clock
+        self._clock = memoryview(self._until).cast("q")
+        context = multiprocessing.get_context("fork")
+        self._others = [
+            context.Process(target=_step_until, args=(case, self._rows, self._clock), daemon=True)
+            for _ in range(cores - 1)
+        ]
+        for other in self._others:
+            other.start()
+
+    def prepare(self, actions: Sequence[NDArray[Any]]) -> Sequence[Any]:
+        """Splits each batch into the rows of this loop."""
+        return [list(batch[: self._rows]) for batch in actions]
+
+    def reset(self) -> None:
+        """Resets this loop's environments."""
+        for seed, env in enumerate(self._envs):
+            env.reset(seed=seed)
+
+    def step(self, actions: Any) -> None:
+        """Steps this loop's environments once, and keeps the others going."""
+        began_ns = time.monotonic_ns()
+        _step_each(self._envs, actions)
+        now_ns = time.monotonic_ns()
+        self._clock[0] = now_ns + max(_GOES_ON_NS, 2 * (now_ns - began_ns))
+
+    def close(self) -> None:
+        """Ends the other loops, and closes this one's environments."""
+        for other in self._others:
+            other.terminate()
+            other.join()
+        for env in self._envs:
+            env.close()
+
+
+def _step_each(envs: list[Any], actions: Any) -> None:
+    for env, action in zip(envs, actions, strict=True):
+        _, _, terminated, truncated, _ = env.step(action)
+        if terminated or truncated:
+            env.reset()
+
+
+def _step_until(case: Case, rows: int, clock: memoryview) -> None:
+    """Is a loop on another core: steps while the clock says so, until it is ended."""
+    envs = [case.make() for _ in range(rows)]
+    for seed, env in enumerate(envs):
+        env.reset(seed=seed)
+        env.action_space.seed(seed)
+    for actions in itertools.cycle(
+        [[env.action_space.sample() for env in envs] for _ in range(64)]
+    ):
+        while time.monotonic_ns() > clock[0]:
+            time.sleep(_REST_S)
+        _step_each(envs, actions)

@@ -1,0 +1,82 @@
+"""What a process does to become a worker: whom it ends with, where it writes, how it leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from vecsess.wire.channel import Channel, EndOfStreamError
+from vecsess.workers.child import STACK_SIGNAL
+
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def run_worker(part: Callable[[], list[int]]) -> int:
+    """Makes this process a worker; returns its exit code.
+
+    Args:
+        part: returns command pipe, reply pipe and slab, or nothing, where it was not needed.
+    """
+    # Not earlier: the server of a session that spawns never needs numpy or gymnasium.
+    from vecsess.workers.serve import serve
+
+    _bind_to_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable(all_threads=False)
+    faulthandler.register(STACK_SIGNAL, all_threads=False)
+    with contextlib.suppress(EndOfStreamError):  # the manager gave up while this worker started
+        if fds := part():
+            command_fd, reply_fd, slab_fd = fds
+            serve(Channel(command_fd, reply_fd), slab_fd)
+    return 0
+
+
+def _bind_to_parent() -> None:
+    """Lets this process die with the server, in a group of its own, and keep its own orphans."""
+    parent = os.getppid()
+    with contextlib.suppress(PermissionError):
+        os.setpgid(0, 0)
+    die_with_parent(signal.SIGKILL)
+    keep_orphans()
+    if os.getppid() != parent or parent == 1:
+        os._exit(1)  # the server died before it was asked for
+
+
+def redirect(stderr_fd: int) -> None:
+    """Sends stdout and stderr to the server, so that no `print` can reach a protocol pipe."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(stderr_fd, 1)
+    os.dup2(stderr_fd, 2)
+    os.close(null)
+    os.close(stderr_fd)
+
+
+def leave(code: int) -> None:
+    """Ends a forked worker without the server's own exit handlers."""
+    kind, error, _ = sys.exc_info()
+    if kind is SystemExit:
+        given = getattr(error, "code", 1)
+        code = given if isinstance(given, int) else int(given is not None)
+    elif error is not None:
+        sys.excepthook(type(error), error, error.__traceback__)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code & 0xFF)
+
+
+def die_with_parent(sent: int) -> None:
+    """Has the kernel send this process a signal when its parent's thread ends; 0 for none."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, sent, 0, 0, 0)
+
+
+def keep_orphans() -> None:
+    """Makes this process the parent of what its descendants leave behind."""
+    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
