@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import mmap
 import multiprocessing
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from vecsess.bench.contenders import Adapter
 from vecsess.bench.measure import cores_available
 
 _GOES_ON_NS = 2_000_000  # for so long after the last call, or twice a call
-_REST_S = 1e-3
+_TABLE = 64  # lists of actions, cycled
 _TABLE = 64  # lists of actions, cycled
 
 
@@ -63,12 +64,16 @@ class BareLoopsAdapter(Adapter):
         self._rows = -(-n // cores)
         self.steps_per_call = self._rows * cores
         self._envs = [case.make() for _ in range(self._rows)]
-        self._until = mmap.mmap(-1, 8)  # when the others stop, in ns on the monotonic clock
-        self._clock = memoryview(self._until).cast("q")
+        self._until = memoryview(mmap.mmap(-1, 8)).cast("q")  # when they stop, in monotonic ns
+        # They sleep in a read while others are measured: a look at the clock now and then would
+        # cost those more than one might think.
+        self._calls = [os.eventfd(0) for _ in range(cores - 1)]
         context = multiprocessing.get_context("fork")
         self._others = [
-            context.Process(target=_step_until, args=(case, self._rows, self._clock), daemon=True)
-            for _ in range(cores - 1)
+            context.Process(
+                target=_step_until, args=(case, self._rows, self._until, call), daemon=True
+            )
+            for call in self._calls
         ]
         for other in self._others:
             other.start()
@@ -84,16 +89,21 @@ class BareLoopsAdapter(Adapter):
 
     def step(self, actions: Any) -> None:
         """Steps this loop's environments once, and keeps the others going."""
-        began_ns = time.monotonic_ns()
+        began_ns, stopped_ns = time.monotonic_ns(), self._until[0]
         _step_each(self._envs, actions)
         now_ns = time.monotonic_ns()
-        self._clock[0] = now_ns + max(_GOES_ON_NS, 2 * (now_ns - began_ns))
+        self._until[0] = now_ns + max(_GOES_ON_NS, 2 * (now_ns - began_ns))
+        if stopped_ns < now_ns:
+            for call in self._calls:
+                os.eventfd_write(call, 1)
 
     def close(self) -> None:
         """Ends the other loops, and closes this one's environments."""
         for other in self._others:
             other.terminate()
             other.join()
+        for call in self._calls:
+            os.close(call)
         for env in self._envs:
             env.close()
 
@@ -105,15 +115,14 @@ def _step_each(envs: list[Any], actions: Any) -> None:
             env.reset()
 
 
-def _step_until(case: Case, rows: int, clock: memoryview) -> None:
+def _step_until(case: Case, rows: int, until: memoryview, call: int) -> None:
     """Is a loop on another core: steps while the clock says so, until it is ended."""
     envs = [case.make() for _ in range(rows)]
     for seed, env in enumerate(envs):
         env.reset(seed=seed)
         env.action_space.seed(seed)
-    for actions in itertools.cycle(
-        [[env.action_space.sample() for env in envs] for _ in range(64)]
-    ):
-        while time.monotonic_ns() > clock[0]:
-            time.sleep(_REST_S)
+    table = [[env.action_space.sample() for env in envs] for _ in range(_TABLE)]
+    for actions in itertools.cycle(table):
+        while time.monotonic_ns() > until[0]:
+            os.eventfd_read(call)
         _step_each(envs, actions)
