@@ -30,14 +30,15 @@ class Player:
         self.history: list[Tensor] = []  # the state after each step of a rollout
         torch_heads, own = self._torch_heads, (agent.actor, agent.critic, agent.scale)
         self.heads = torch_heads if agent.shared else Heads(*own)
+        self.log_std = None if agent.discrete else array_of(agent.log_std)
 
     def act(self, observations: Any, *, noise: Any, episode_start: Any, envs: Any) -> Any:
         heads, values = self.heads(observations, episode_start)
         actions = self._choose(heads, noise)
-        if self.agent.discrete:
+        if self.log_std is None:
             return actions, categorical_log_prob(heads, actions - self.agent.first), values
         flat = actions.reshape(len(actions), -1)
-        return actions, gaussian_log_prob(heads, array_of(self.agent.log_std), flat), values
+        return actions, gaussian_log_prob(heads, self.log_std, flat), values
 
     @torch.no_grad()
     def _torch_heads(self, observations: Array, episode_start: Array) -> Any:
@@ -50,11 +51,11 @@ class Player:
 
     def _choose(self, heads: Array, noise: Array) -> Array:
         agent = self.agent
-        if agent.discrete:
+        if self.log_std is None:
             chosen = heads.argmax(-1) if self.greedy else sample_categorical(heads, noise[:, 0])
             return chosen + agent.first
         if not self.greedy:
-            heads = heads + np.exp(array_of(agent.log_std)) * normal_noise(noise)[:, : agent.size]
+            heads = heads + np.exp(self.log_std) * normal_noise(noise)[:, : agent.size]
         return heads.astype(np.float32).reshape(-1, *agent.shape)
 
     @torch.no_grad()

@@ -155,8 +155,10 @@ def normal_noise(noise: ArrayLike) -> NDArray[np.float64]:
         )
     radius = np.sqrt(-2.0 * np.log1p(-uniform[..., ::2]))  # 1 - u is never 0, as u < 1
     angle = 2.0 * np.pi * uniform[..., 1::2]
-    pairs = np.stack((radius * np.cos(angle), radius * np.sin(angle)), axis=-1)
-    return pairs.reshape(uniform.shape)
+    normal = np.empty_like(uniform)
+    np.multiply(radius, np.cos(angle), out=normal[..., ::2])
+    np.multiply(radius, np.sin(angle), out=normal[..., 1::2])
+    return normal
 
 
 def log_softmax(logits: ArrayLike) -> Floats:
