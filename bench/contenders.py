@@ -74,6 +74,7 @@ class Contender:
             in a short trial is the one that is measured.
         settle_s: how long its workers go on burning CPU after their last step.
         own_environments: it steps a rewrite of the environment, whose own cost we don't know.
+        bare: it steps environments, and does nothing else.
     """
 
     key: str
@@ -85,6 +86,7 @@ class Contender:
     layouts: Callable[[int, int], tuple[Contender, ...]] | None = None
     settle_s: float = 0.0
     own_environments: bool = False
+    bare: bool = False
 
     @property
     def installed(self) -> bool:

@@ -71,7 +71,7 @@ def _labels(tables: Sequence[Table]) -> dict[str, str]:
         row.contender.key: row.contender.label.partition(",")[0]
         for table in tables
         for row in table.rows
-        if row.contender.key not in ("bare", "bare-cores")
+        if not row.contender.bare
     }
 
 

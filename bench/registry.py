@@ -30,9 +30,9 @@ from vecsess.bench.peers import (
     in_envpool,
 )
 
-BARE = Contender(key="bare", label="one bare environment", open=BareAdapter)
+BARE = Contender(key="bare", label="one bare environment", open=BareAdapter, bare=True)
 BARE_LOOPS = Contender(
-    key="bare-cores", label="bare loops on all cores, none waits", open=BareLoopsAdapter
+    key="bare-cores", label="bare loops on all cores, none waits", open=BareLoopsAdapter, bare=True
 )
 SYNC = Contender(key="sync", label="Gymnasium SyncVectorEnv", open=open_sync)
 ASYNC = Contender(key="async", label="Gymnasium AsyncVectorEnv", open=open_async)

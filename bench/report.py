@@ -173,7 +173,9 @@ def core_time(table: Table, row: Row) -> dict[str, float] | None:
     workers_s = sum(done.workers_cpu_s for done in row.slices)
     in_workers = row.started is not None and row.started.processes > 0
     envs_s = min(env_s * steps, workers_s if in_workers else manager_s)
-    if in_workers:
+    if row.contender.bare:
+        envs_s, workers_s, manager_s = workers_s + manager_s, 0.0, 0.0
+    elif in_workers:
         workers_s -= envs_s
     else:
         manager_s -= envs_s

@@ -82,8 +82,9 @@ def _head(runs: dict[str, Data]) -> str:
 Made by `python -m vecsess.bench results` from the files of the runs below, as `python -m
 vecsess.bench all --out DIR` makes them; nothing here is written by hand. Contenders run in
 interleaved rounds, each in a process of its own; figures are medians over rounds, and a ratio is
-the median of each round's ratio. The limit is the cores times the rate of one bare environment.
-Checks, log and checksums are on.
+the median of each round's ratio. The limit is the cores times the rate of one bare environment;
+bare loops on all cores show what of it these cores give at once. Checks, log and checksums are on.
+Why some targets are not met: [where the time goes](../docs/profile.md).
 
 - machine: {machine["cpu"]}, {machine["cores"]} cores, {machine["kernel"]}, {machine["python"]}
 - load average as the runs began: {min(loads):.1f} to {max(loads):.1f}

@@ -124,6 +124,16 @@ def test_in_one_process_the_environments_time_is_the_trainers(table: Table) -> N
     )
 
 
+def test_bare_loops_on_all_cores_are_environments_and_nothing_else(table: Table) -> None:
+    loops = Row(
+        contender=EVERYTHING["bare-cores"],
+        slices=[ran(1800, manager_cpu_s=1.0, workers_cpu_s=0.9)],
+    )
+    assert core_time(table, loops) == pytest.approx(
+        {"environments": 0.95, "workers": 0.0, "trainer": 0.0, "idle": 0.05}
+    )
+
+
 def test_a_rewritten_environment_is_not_judged_by_ours(table: Table) -> None:
     other = Row(contender=EVERYTHING["envpool"], slices=[ran(9000, manager_cpu_s=1.0)])
     assert core_time(table, other) is None
