@@ -35,6 +35,7 @@ from vecsess.workers.process import die_with_parent, keep_orphans, leave, redire
 
 PACKET_BYTES = 1 << 17
 _REST_MS = 500  # after so long a silence the start is over, and there is time for a spare worker
+_CHANCES = 3  # how many spare workers may end by themselves before there are no more
 
 
 class ForkServer:
@@ -49,7 +50,7 @@ class ForkServer:
         self._connection = connection
         self._children: dict[int, Child] = {}  # by pid
         self._spare: Child | None = None
-        self._wants_spare = True  # until a spare one ends by itself, or workers are not forked
+        self._chances = _CHANCES
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
         self._manager_fd = os.pidfd_open(manager_pid)
@@ -61,7 +62,7 @@ class ForkServer:
         connection_fd = self._connection.fileno()
         try:
             while True:
-                missing = self._wants_spare and self._children and self._spare is None
+                missing = self._chances and self._children and self._spare is None
                 ready = {fd for fd, _ in self._poll.poll(_REST_MS if missing else None)}
                 if self._manager_fd in ready:
                     return
@@ -123,7 +124,7 @@ class ForkServer:
         child.worker, child.generation = spawn.worker, spawn.generation
         self._tell(Spawned(child.worker, child.generation, child.pid), [child.pidfd])
         more = select.select([self._connection], [], [], 0)[0]
-        if spawn.generation and self._wants_spare and not more:  # where one was lost, more will be
+        if spawn.generation and self._chances and not more:  # where one was lost, more will be
             self._keep_spare()
 
     def _employ(self, fds: list[int]) -> Child:
@@ -138,7 +139,7 @@ class ForkServer:
         try:
             self._spare = self._fork_spare()
         except OSError:  # no process, descriptor or memory is left: it is no necessity
-            self._wants_spare = False
+            self._chances = 0
 
     def _fork_spare(self) -> Child:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -174,7 +175,7 @@ class ForkServer:
 
     def _exec(self, fds: list[int]) -> Child:
         """Starts a worker with an interpreter of its own."""
-        self._wants_spare = False  # what the server has loaded is of no use to it
+        self._chances = 0  # what the server has loaded is of no use to it
         stderr_read, stderr_write = os.pipe()
         return self._watch(_spawn_worker(fds, stderr_write), stderr_read, stderr_write)
 
@@ -226,7 +227,7 @@ class ForkServer:
                 os.close(fd)
             if child is self._spare:
                 self._spare = None
-                self._wants_spare = False  # the next one would end the same way
+                self._chances -= 1  # the next one may end the same way
                 child.dismiss()
                 continue
             exited = Exited(
