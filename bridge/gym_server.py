@@ -40,8 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     if options.worker:
         return run_worker(lambda: [int(fd) for fd in options.worker.split(",")])
-    connection = socket.socket(fileno=options.fork_server)
-    ForkServer(connection, options.manager).run()
+    with socket.socket(fileno=options.fork_server) as connection:
+        ForkServer(connection, options.manager).run()
     return 0
 
 

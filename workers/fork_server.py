@@ -249,6 +249,8 @@ class ForkServer:
                     os.waitpid(pid, 0)
 
     def _end_all(self) -> None:
+        if self._spare is not None:
+            self._spare.dismiss()
         for pid in self._children:
             _kill_group(pid)
         for pid in self._children:

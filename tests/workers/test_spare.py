@@ -125,3 +125,26 @@ REHEARSAL = """
 def test_the_rehearsal_plays_its_part_to_the_end_and_leaves_no_descriptor(tmp_path: Path) -> None:
     done = run_script(REHEARSAL, tmp_path)  # not here: a worker sets up its whole process
     assert (done.stdout, done.stderr) == ("unheard: []\nmore: set()\n", "")
+
+
+WITH_WARNINGS = """
+    import os
+    import time
+
+    os.environ["PYTHONWARNINGS"] = "error"  # of the processes below this one
+    import psutil
+    from vecsess import VecCheckedSession
+
+    with VecCheckedSession("CartPole-v1", 2) as vec:
+        vec.reset(seed=0)
+        server = psutil.Process(vec.health()[0].pid).parent()
+        deadline = time.monotonic() + 20
+        while len(server.children()) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        print(len(server.children()))
+"""
+
+
+def test_it_comes_and_goes_without_a_word_even_where_warnings_are_errors(tmp_path: Path) -> None:
+    done = run_script(WITH_WARNINGS, tmp_path)
+    assert (done.stdout, done.stderr) == ("3\n", "")
