@@ -50,7 +50,7 @@ class ForkServer:
         self._connection = connection
         self._children: dict[int, Child] = {}  # by pid
         self._spare: Child | None = None
-        self._chances = _CHANCES
+        self._chances, self._rest_ms = _CHANCES, _REST_MS
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
         self._manager_fd = os.pidfd_open(manager_pid)
@@ -63,7 +63,7 @@ class ForkServer:
         try:
             while True:
                 missing = self._chances and self._children and self._spare is None
-                ready = {fd for fd, _ in self._poll.poll(_REST_MS if missing else None)}
+                ready = {fd for fd, _ in self._poll.poll(self._rest_ms if missing else None)}
                 if self._manager_fd in ready:
                     return
                 if not ready:
@@ -123,9 +123,8 @@ class ForkServer:
         child = self._exec(fds) if spawn.method == "spawn" else self._employ(fds)
         child.worker, child.generation = spawn.worker, spawn.generation
         self._tell(Spawned(child.worker, child.generation, child.pid), [child.pidfd])
-        more = select.select([self._connection], [], [], 0)[0]
-        if spawn.generation and self._chances and not more:  # where one was lost, more will be
-            self._keep_spare()
+        if spawn.generation:
+            self._rest_ms = 0  # where one was lost, more will be
 
     def _employ(self, fds: list[int]) -> Child:
         """Returns a worker over these descriptors, the spare one if there is any."""

@@ -50,6 +50,23 @@ def test_it_takes_the_place_of_each_that_is_lost_and_the_batch_is_the_same() -> 
         assert [worker.restarts for worker in vec.health()] == [1, 2]
 
 
+def open_ends(pid: int) -> set[str]:
+    """Returns the pipes and memfds that a process holds open."""
+    links = {os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()}  # noqa: PTH115  # no paths
+    return {link for link in links if link.startswith(("pipe:", "/memfd:"))}
+
+
+def test_it_holds_nothing_of_the_workers_open() -> None:
+    with VecCheckedSession("CartPole-v1", N, workers=2) as vec:
+        vec.reset(seed=0)
+        for _ in range(2):
+            pid = wait_for_spare(vec)
+            for worker in vec.health():
+                assert not open_ends(worker.pid) & open_ends(pid)
+            os.kill(vec.health()[0].pid, signal.SIGKILL)
+            vec.step(zeros(N))
+
+
 def test_two_that_are_lost_at_once_both_come_back() -> None:
     with VecCheckedSession("CartPole-v1", N) as vec:
         vec.reset(seed=0)
