@@ -18,7 +18,6 @@ from vecsess.bench.measure import cores_available
 
 _GOES_ON_NS = 2_000_000  # for so long after the last call, or twice a call
 _TABLE = 64  # lists of actions, cycled
-_TABLE = 64  # lists of actions, cycled
 
 
 class BareAdapter(Adapter):
@@ -68,10 +67,13 @@ class BareLoopsAdapter(Adapter):
         # They sleep in a read while others are measured: a look at the clock now and then would
         # cost those more than one might think.
         self._calls = [os.eventfd(0) for _ in range(cores - 1)]
+        self._ready = os.eventfd(0, os.EFD_SEMAPHORE)
         context = multiprocessing.get_context("fork")
         self._others = [
             context.Process(
-                target=_step_until, args=(case, self._rows, self._until, call), daemon=True
+                target=_step_until,
+                args=(case, self._rows, self._until, call, self._ready),
+                daemon=True,
             )
             for call in self._calls
         ]
@@ -83,9 +85,11 @@ class BareLoopsAdapter(Adapter):
         return [list(batch[: self._rows]) for batch in actions]
 
     def reset(self) -> None:
-        """Resets this loop's environments."""
+        """Resets this loop's environments, and waits until the others have reset theirs."""
         for seed, env in enumerate(self._envs):
             env.reset(seed=seed)
+        for _ in self._others:
+            os.eventfd_read(self._ready)
 
     def step(self, actions: Any) -> None:
         """Steps this loop's environments once, and keeps the others going."""
@@ -93,7 +97,7 @@ class BareLoopsAdapter(Adapter):
         _step_each(self._envs, actions)
         now_ns = time.monotonic_ns()
         self._until[0] = now_ns + max(_GOES_ON_NS, 2 * (now_ns - began_ns))
-        if stopped_ns < now_ns:
+        if stopped_ns < time.monotonic_ns():  # they may sleep: until now they have not seen it
             for call in self._calls:
                 os.eventfd_write(call, 1)
 
@@ -102,8 +106,8 @@ class BareLoopsAdapter(Adapter):
         for other in self._others:
             other.terminate()
             other.join()
-        for call in self._calls:
-            os.close(call)
+        for fd in (*self._calls, self._ready):
+            os.close(fd)
         for env in self._envs:
             env.close()
 
@@ -115,12 +119,13 @@ def _step_each(envs: list[Any], actions: Any) -> None:
             env.reset()
 
 
-def _step_until(case: Case, rows: int, until: memoryview, call: int) -> None:
+def _step_until(case: Case, rows: int, until: memoryview, call: int, ready: int) -> None:
     """Is a loop on another core: steps while the clock says so, until it is ended."""
     envs = [case.make() for _ in range(rows)]
     for seed, env in enumerate(envs):
         env.reset(seed=seed)
         env.action_space.seed(seed)
+    os.eventfd_write(ready, 1)
     table = [[env.action_space.sample() for env in envs] for _ in range(_TABLE)]
     for actions in itertools.cycle(table):
         while time.monotonic_ns() > until[0]:

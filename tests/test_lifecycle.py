@@ -199,6 +199,22 @@ class TestClose:
         vec.step_async(zeros(N))
         closes_in_time(vec)
 
+    @pytest.mark.filterwarnings("ignore:.*Calling `close` while waiting:UserWarning")
+    @pytest.mark.filterwarnings("ignore:a worker did not close in order:ResourceWarning")
+    def test_hung_in_a_reset_whose_own_deadline_is_far(self) -> None:
+        timeouts = Timeouts(reset_s=60.0, close_s=CLOSE_S)
+        vec = open_session(faulty(N, 1, "sleep", "reset"), N, timeouts=timeouts)
+        vec.reset_async()
+        closes_in_time(vec)
+
+    @pytest.mark.filterwarnings("ignore:.*Calling `close` while waiting:UserWarning")
+    @pytest.mark.filterwarnings("ignore:a worker did not close in order:ResourceWarning")
+    def test_the_deadline_is_for_all_rows_together(self) -> None:
+        vec = open_session([SlowEnv] * 60, 60, workers=1, timeouts=BRIEF)
+        vec.reset()
+        vec.step_async(zeros(60))  # 12 s of steps, each of which is in time
+        closes_in_time(vec)
+
     def test_hung_after_a_missed_deadline(self) -> None:
         vec = open_session(faulty(N, 1, "spin"), N, timeouts=BRIEF)
         vec.reset()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from tests.losses import GUILTY, N, breaking, cue, kill, open_session, outcomes
@@ -139,20 +140,29 @@ class DoomedEnv(BreakingEnv):
         return result
 
 
-def outcome_of_deaths(folder: Path, steps: str) -> tuple[Any, list[str]]:
+def outcome_of_deaths(
+    folder: Path, steps: str, *, without_server: bool = False
+) -> tuple[Any, list[str]]:
     """Returns the infos of the step in which a worker died, and what was done each time.
 
     Args:
         folder: a temporary one.
         steps: at which the environment ends its process, its replays' among them: "5,2".
+        without_server: the fork server has died before.
     """
-    (folder / "fates").write_text(steps)
+    fates = folder / "fates"
+    fates.write_text("")
     makers = [partial(DoomedEnv, folder if env == GUILTY else None) for env in range(N)]
     policy = RestartPolicy(reproducer_dir=str(folder), backoff_s=0.0)
     with open_session(makers, workers=2, restart_policy=policy) as vec:
         vec.reset(seed=0)
         for _ in range(4):
             vec.step(zeros(N))
+        fates.write_text(steps)
+        if without_server:
+            server = psutil.Process(vec.health()[0].pid).parent()
+            assert server is not None
+            server.kill()
         *_, infos = vec.step(zeros(N))
         done = [outcome for one in vec.incidents for outcome in one.outcomes.values()]
         return infos, done
@@ -170,6 +180,12 @@ def test_the_same_step_of_a_replay_twice_or_any_three_are_poison(
     tmp_path: Path, steps: str
 ) -> None:
     infos, done = outcome_of_deaths(tmp_path, steps)
+    assert np.flatnonzero(infos["invalid"]).tolist() == [GUILTY]
+    assert sum(what.startswith("truncated: the same step") for what in done) == 1
+
+
+def test_poison_is_found_where_the_fork_server_has_died_too(tmp_path: Path) -> None:
+    infos, done = outcome_of_deaths(tmp_path, "2,2", without_server=True)
     assert np.flatnonzero(infos["invalid"]).tolist() == [GUILTY]
     assert sum(what.startswith("truncated: the same step") for what in done) == 1
 

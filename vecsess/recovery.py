@@ -269,8 +269,8 @@ class Recovery:
                 if attempt == tries - 1:
                     raise
                 error = again
-                if again.env is not None and worker is not None:
-                    where = int(self._lockstep.views.replayed[worker.index])
+                if again.env is not None and again.worker is not None:
+                    where = int(self._lockstep.views.replayed[again.worker])
                     before = deaths.setdefault(again.env, [])
                     # Elsewhere it may be chance, once more: whoever killed it is about.
                     if where in before or len(before) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 import weakref
 from collections.abc import Sequence
@@ -267,15 +268,17 @@ class VecCheckedSession(CheckedVector):
     def _end_workers(self, supervisor: Supervisor, close_s: float, *, in_order: bool) -> None:
         """Lets the workers close their environments where that is in order, and ends them."""
         self._lockstep.unwatch()  # whoever is lost now need not come back
+        until = time.monotonic() + close_s
         try:
             if in_order and close_s > 0 and not supervisor.closed:
-                self._lockstep.command(self._close_message, close_s)
+                self._lockstep.begin(self._close_message, close_s)
+                self._lockstep.gather(max(0.0, until - time.monotonic()))  # for all of them
         except (VecsessError, OSError) as error:
             warnings.warn(
                 f"a worker did not close in order: {error}", ResourceWarning, stacklevel=2
             )
         finally:
-            supervisor.close(close_s if in_order else min(close_s, 1.0))
+            supervisor.close(max(until - time.monotonic() if in_order else 0.0, min(close_s, 1.0)))
 
     def __enter__(self) -> VecCheckedSession:
         return self

@@ -15,6 +15,7 @@ from vecsess.wire.messages import STACK_MARK
 TAIL_LINES = 60
 LINE_CHARACTERS = 500
 STACK_SIGNAL = signal.SIGUSR2
+_READY_MS = 20  # for the rest of a spare worker's rehearsal: less than to fork another takes
 
 
 @dataclass(slots=True, eq=False)
@@ -40,19 +41,30 @@ class Child:
         return f"worker {self.worker}" if self.worker >= 0 else "spare worker"
 
     def employ(self, fds: list[int]) -> bool:
-        """Makes a spare worker the one over these descriptors; False where it has ended."""
-        call, self.call = self.call, None
-        if call is None:
+        """Makes a spare worker the one over these descriptors.
+
+        Returns:
+            False where it has ended, or is not ready: stopped, or still at its rehearsal.
+        """
+        if self.call is None:
             return False
-        with call, contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            socket.send_fds(call, [b"\0"], fds)
-            return True
+        ready = select.poll()
+        ready.register(self.call, select.POLLIN)
+        with contextlib.suppress(OSError):  # whatever it is, a worker can be forked as well
+            while ready.poll(0) and self.call.recv(1):
+                pass  # an answer that came too late
+            self.call.send(b"?")
+            if ready.poll(_READY_MS) and self.call.recv(1):
+                socket.send_fds(self.call, [b"!"], fds)
+                self.dismiss()
+                return True
         return False
 
     def dismiss(self) -> None:
-        """Lets go of a spare worker, which ends then."""
+        """Lets go of a spare worker, which ends then, if it was given nothing to do."""
         if self.call is not None:
             self.call.close()
+            self.call = None
 
     def ask_for_stack(self, ask_ms: int) -> None:
         """Lets a hung worker write its Python stack to stderr, and waits until it has."""

@@ -16,6 +16,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from vecsess.workers.child import Child
 from vecsess.workers.process import die_with_parent, keep_orphans, leave, redirect, run_worker
 
 PACKET_BYTES = 1 << 17
-_REST_MS = 500  # after so long a silence the start is over, and there is time for a spare worker
+_REST_S = 0.5  # so long after the last start there is time for a spare worker
 _CHANCES = 3  # how many spare workers may end by themselves before there are no more
 
 
@@ -50,7 +51,7 @@ class ForkServer:
         self._connection = connection
         self._children: dict[int, Child] = {}  # by pid
         self._spare: Child | None = None
-        self._chances, self._rest_ms = _CHANCES, _REST_MS
+        self._chances, self._due_s = _CHANCES, 0.0  # when a spare one is, on the monotonic clock
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
         self._manager_fd = os.pidfd_open(manager_pid)
@@ -62,12 +63,11 @@ class ForkServer:
         connection_fd = self._connection.fileno()
         try:
             while True:
-                missing = self._chances and self._children and self._spare is None
-                ready = {fd for fd, _ in self._poll.poll(self._rest_ms if missing else None)}
+                ready = {fd for fd, _ in self._poll.poll(self._rest_ms())}
                 if self._manager_fd in ready:
                     return
-                if not ready:
-                    self._keep_spare()
+                if connection_fd not in ready and self._rest_ms() == 0:
+                    self._keep_spare()  # now nothing of another worker is open here
                 self._drain(ready)
                 self._reap(ready)
                 if connection_fd in ready and not self._serve_one():
@@ -76,6 +76,12 @@ class ForkServer:
             return  # the manager went while it was being told something
         finally:
             self._end_all()
+
+    def _rest_ms(self) -> float | None:
+        """Returns how long until a spare worker is due; None where none is missing."""
+        if not self._chances or not self._children or self._spare is not None:
+            return None
+        return max(0.0, self._due_s - time.monotonic()) * 1000
 
     # --- commands --------------------------------------------------------------------------------
 
@@ -123,13 +129,14 @@ class ForkServer:
         child = self._exec(fds) if spawn.method == "spawn" else self._employ(fds)
         child.worker, child.generation = spawn.worker, spawn.generation
         self._tell(Spawned(child.worker, child.generation, child.pid), [child.pidfd])
-        if spawn.generation:
-            self._rest_ms = 0  # where one was lost, more will be
+        # Where one was lost, more will be.
+        self._due_s = time.monotonic() + (0.0 if spawn.generation else _REST_S)
 
     def _employ(self, fds: list[int]) -> Child:
         """Returns a worker over these descriptors, the spare one if there is any."""
-        spare, self._spare = self._spare, None
+        spare = self._spare
         if spare is not None and spare.employ(fds):
+            self._spare = None
             return spare
         return self._fork(lambda: fds)
 
@@ -226,7 +233,7 @@ class ForkServer:
                 os.close(fd)
             if child is self._spare:
                 self._spare = None
-                self._chances -= 1  # the next one may end the same way
+                self._chances = max(0, self._chances - 1)  # the next one may end the same way
                 child.dismiss()
                 continue
             exited = Exited(

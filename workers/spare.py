@@ -39,8 +39,11 @@ def stand_by(call: socket.socket) -> list[int]:
     """Rehearses, then waits to be needed; returns the worker's descriptors, none at the end."""
     rehearse()
     with call:
-        _, fds, _, _ = socket.recv_fds(call, 1, 3)
-    return fds
+        while True:
+            said, fds, _, _ = socket.recv_fds(call, 1, 3)
+            if fds or not said:
+                return fds
+            call.send(said)  # whether it is there, was asked
 
 
 def rehearse() -> None:
