@@ -1,13 +1,9 @@
-"""The states of a session, and its end: ordered, forgotten, or shared by mistake."""
+"""The states of a session, and sessions that are forgotten, or shared by mistake."""
 
 from __future__ import annotations
 
 import gc
-import os
-import signal
-import sys
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,10 +12,10 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.envs import CountingEnv, counting, faulty
+from tests.envs import counting, faulty
 from tests.processes import all_gone, processes_below, run_script
 from tests.sessions import open_session, zeros
-from vecsess import EnvError, Timeouts, VecCheckedSession, WorkerDied, WorkerTimeout
+from vecsess import EnvError, VecCheckedSession
 from vecsess.errors import (
     ClosedError,
     NoPendingCallError,
@@ -30,8 +26,6 @@ from vecsess.errors import (
 
 N = 3
 GROUPINGS = [pytest.param(0, id="in the trainer"), pytest.param(2, id="2 workers")]
-CLOSE_S = 2.0
-BRIEF = Timeouts(reset_s=0.6, step_s=0.6, close_s=CLOSE_S)
 pytestmark = pytest.mark.usefixtures("no_process_left")
 
 
@@ -142,124 +136,6 @@ def in_thread(call: Callable[[], Any]) -> BaseException | None:
     thread.start()
     thread.join(30)
     return caught[0] if caught else None
-
-
-# --- close ---------------------------------------------------------------------------------------
-
-
-def closes_in_time(vec: VecCheckedSession, below: set[int] | None = None) -> None:
-    """Closes; the deadline is the session's, with a wide margin for a busy machine."""
-    below = below or processes_below()
-    assert below
-    began = time.monotonic()
-    vec.close()
-    assert time.monotonic() - began < CLOSE_S + 5
-    assert all_gone(below, 3.0)
-
-
-class SlowEnv(CountingEnv):
-    """Is found in the middle of a step, and says when it is closed."""
-
-    def step(self, action: Any) -> Any:
-        time.sleep(0.2)
-        return super().step(action)
-
-    def close(self) -> None:
-        sys.stderr.write("closed in order\n")
-
-
-class TestClose:
-    def test_healthy_workers_close_their_environments(
-        self, capfd: pytest.CaptureFixture[str]
-    ) -> None:
-        vec = open_session(faulty(N, 1, "print", "close"), N, workers=2)
-        vec.reset()
-        closes_in_time(vec)
-        assert "printed by an environment" in capfd.readouterr().err
-
-    def test_before_the_first_reset(self) -> None:
-        closes_in_time(open_session(counting(N), N, workers=2))
-
-    @pytest.mark.filterwarnings("ignore:.*Calling `close` while waiting:UserWarning")
-    def test_in_the_middle_of_a_step_environments_close_after_it(
-        self, capfd: pytest.CaptureFixture[str]
-    ) -> None:
-        vec = open_session([SlowEnv] * N, N, workers=2)
-        vec.reset()
-        vec.step_async(zeros(N))
-        closes_in_time(vec)
-        assert capfd.readouterr().err.count("closed in order") == N
-
-    @pytest.mark.filterwarnings("ignore:.*Calling `close` while waiting:UserWarning")
-    @pytest.mark.filterwarnings("ignore:a worker did not close in order:ResourceWarning")
-    @pytest.mark.parametrize("fault", ["sleep", "SIGSTOP"])
-    def test_hung_in_a_step(self, fault: str) -> None:
-        vec = open_session(faulty(N, 1, fault), N, timeouts=BRIEF)
-        vec.reset()
-        vec.step_async(zeros(N))
-        closes_in_time(vec)
-
-    @pytest.mark.filterwarnings("ignore:.*Calling `close` while waiting:UserWarning")
-    @pytest.mark.filterwarnings("ignore:a worker did not close in order:ResourceWarning")
-    def test_hung_in_a_reset_whose_own_deadline_is_far(self) -> None:
-        timeouts = Timeouts(reset_s=60.0, close_s=CLOSE_S)
-        vec = open_session(faulty(N, 1, "sleep", "reset"), N, timeouts=timeouts)
-        vec.reset_async()
-        closes_in_time(vec)
-
-    @pytest.mark.filterwarnings("ignore:.*Calling `close` while waiting:UserWarning")
-    @pytest.mark.filterwarnings("ignore:a worker did not close in order:ResourceWarning")
-    def test_the_deadline_is_for_all_rows_together(self) -> None:
-        vec = open_session([SlowEnv] * 60, 60, workers=1, timeouts=BRIEF)
-        vec.reset()
-        vec.step_async(zeros(60))  # 12 s of steps, each of which is in time
-        closes_in_time(vec)
-
-    def test_hung_after_a_missed_deadline(self) -> None:
-        vec = open_session(faulty(N, 1, "spin"), N, timeouts=BRIEF)
-        vec.reset()
-        with pytest.raises(WorkerTimeout):
-            vec.step(zeros(N))
-        closes_in_time(vec)
-
-    @pytest.mark.filterwarnings("ignore:a worker did not close in order:ResourceWarning")
-    @pytest.mark.parametrize("fault", ["sleep", "spin", "SIGSTOP", "exit 3", "SIGKILL"])
-    def test_hung_or_dead_in_close_itself(self, fault: str) -> None:
-        vec = open_session(faulty(N, 1, fault, "close"), N, timeouts=BRIEF)
-        vec.reset()
-        closes_in_time(vec)
-
-    def test_an_environment_that_raises_in_close(self, capfd: pytest.CaptureFixture[str]) -> None:
-        vec = open_session(faulty(N, 1, "ValueError", "close"), N, workers=2)
-        vec.reset()
-        closes_in_time(vec)
-        assert "a bad value" in capfd.readouterr().err
-
-    @pytest.mark.filterwarnings("ignore:a worker did not close in order:ResourceWarning")
-    @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
-    def test_all_workers_dead_or_stopped(self, sent: int) -> None:
-        vec = open_session(counting(N), N, timeouts=BRIEF)
-        vec.reset()
-        below = processes_below()
-        for pid in processes_below(min(below)):
-            os.kill(pid, sent)
-        closes_in_time(vec, below)
-
-    def test_after_a_death_that_was_raised(self) -> None:
-        vec = open_session(faulty(N, 1, "SIGKILL"), N, timeouts=BRIEF)
-        vec.reset()
-        with pytest.raises(WorkerDied):
-            vec.step(zeros(N))
-        closes_in_time(vec)
-
-    @pytest.mark.filterwarnings("ignore:a worker did not close in order:ResourceWarning")
-    @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
-    def test_the_fork_server_dead_or_stopped(self, sent: int) -> None:
-        vec = open_session(counting(N), N, timeouts=BRIEF)
-        vec.reset()
-        below = processes_below()
-        os.kill(min(below), sent)
-        closes_in_time(vec, below)
 
 
 # --- forgotten sessions --------------------------------------------------------------------------
