@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.losses import GUILTY, N, breaking, cue, kill, open_session, outcomes
+from tests.processes import all_gone
 from tests.sessions import zeros
 from vecsess import collect_rollout
 from vecsess.bench.faults.faulty import CUE, CUE_OPTIONS, BreakingEnv
@@ -161,8 +162,10 @@ def outcome_of_deaths(
         fates.write_text(steps)
         if without_server:
             server = psutil.Process(vec.health()[0].pid).parent()
+            workers = {worker.pid for worker in vec.health()}
             assert server is not None
             server.kill()
+            assert all_gone(workers, 5.0), "they end with it"
         *_, infos = vec.step(zeros(N))
         done = [outcome for one in vec.incidents for outcome in one.outcomes.values()]
         return infos, done
