@@ -94,7 +94,7 @@ class BareLoopsAdapter(Adapter):
     def step(self, actions: Any) -> None:
         """Steps this loop's environments once, and keeps the others going."""
         began_ns, stopped_ns = time.monotonic_ns(), self._until[0]
-        _step_each(self._envs, actions)
+        step_each(self._envs, actions)
         now_ns = time.monotonic_ns()
         self._until[0] = now_ns + max(_GOES_ON_NS, 2 * (now_ns - began_ns))
         if stopped_ns < time.monotonic_ns():  # they may sleep: until now they have not seen it
@@ -112,7 +112,8 @@ class BareLoopsAdapter(Adapter):
             env.close()
 
 
-def _step_each(envs: list[Any], actions: Any) -> None:
+def step_each(envs: list[Any], actions: Any) -> None:
+    """Steps each environment once, as a loop with nothing around it does, and resets what ended."""
     for env, action in zip(envs, actions, strict=True):
         _, _, terminated, truncated, _ = env.step(action)
         if terminated or truncated:
@@ -130,4 +131,4 @@ def _step_until(case: Case, rows: int, until: memoryview, call: int, ready: int)
     for actions in itertools.cycle(table):
         while time.monotonic_ns() > until[0]:
             os.eventfd_read(call)
-        _step_each(envs, actions)
+        step_each(envs, actions)

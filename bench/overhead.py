@@ -11,6 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from vecsess.bench.bare import step_each
 from vecsess.bench.cases import Case
 from vecsess.bench.contenders import (
     Adapter,
@@ -117,10 +118,7 @@ class WorkerAdapter(Adapter):
 
     def _step_bare(self, batch: NDArray[Any], actions: list[Any]) -> None:
         began_ns = perf_counter_ns()
-        for env, action in zip(self._bare, actions, strict=True):
-            _, _, terminated, truncated, _ = env.step(action)
-            if terminated or truncated:
-                env.reset()
+        step_each(self._bare, actions)
         self._figures["bare_ns"] += perf_counter_ns() - began_ns
         self._figures["bare_steps"] += len(batch)
 

@@ -51,6 +51,14 @@ def is_running(pid: int) -> bool:
         return False
 
 
+def is_asleep(pid: int) -> bool:
+    """Whether a process exists and sleeps, as one that waits does."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_SLEEPING)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def all_gone(pids: set[int], within_s: float) -> bool:
     """Returns whether all of these processes ended in time."""
     return wait_until(lambda: not any(is_running(pid) for pid in pids), within_s)

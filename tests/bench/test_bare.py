@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.processes import processes_below, wait_until
+from tests.processes import is_asleep, processes_below, wait_until
 from vecsess.bench import bare
 from vecsess.bench.bare import BareLoopsAdapter
 from vecsess.bench.cases import find_case
@@ -39,10 +39,6 @@ def test_the_other_cores_step_as_long_as_this_one(monkeypatch: pytest.MonkeyPatc
         began = {pid: cpu_s(pid) for pid in others}
         assert wait_until(all_work, 30.0)
         assert wait_until(lambda: all(is_asleep(pid) for pid in others), 10.0)
-
-
-def is_asleep(pid: int) -> bool:
-    return bool(psutil.Process(pid).status() == psutil.STATUS_SLEEPING)
 
 
 def test_one_environment_is_one_loop() -> None:

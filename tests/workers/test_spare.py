@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.processes import is_running, run_script, wait_until
+from tests.processes import is_asleep, is_running, run_script, wait_until
 from tests.sessions import zeros
 from vecsess import VecCheckedSession
 
@@ -38,13 +38,6 @@ def wait_for_spare(vec: VecCheckedSession) -> int:
 
     assert wait_until(is_there, 10.0)
     return found[0]
-
-
-def is_asleep(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() == psutil.STATUS_SLEEPING)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_it_takes_the_place_of_each_that_is_lost_and_the_batch_is_the_same() -> None:
