@@ -55,7 +55,6 @@ class Paced:
         groups = groups_for(pace, len(self._lockstep.workers))
         self.parts = [self._lockstep.part(own) for own in groups]
         self._in_turn = pace == "pipelined"
-        self._awaited: list[int | None] = [None] * len(self.parts)
         # On cores that both halves need, one that begins early only keeps the other from its end.
         self.by_turns = self._in_turn and len(self._lockstep.workers) > cores()
         space, contract = session.single_action_space, session.contract
@@ -72,7 +71,6 @@ class Paced:
             error.env = None if error.env is None else error.env + part.envs.start
             raise
         self._session.begin_part(part, checked)
-        self._awaited[index] = part.awaited
 
     def take(self, index: int, rows: StepRows) -> Finals | None:
         """Waits for one part's step and copies it into `rows [n, ...]`."""
@@ -83,9 +81,9 @@ class Paced:
         """Waits until a part has answered; returns those that have, or the next in turn."""
         if self._in_turn:
             return flying[:1]
-        hints, awaited = self._lockstep.hints, self._awaited
+        hints, parts = self._lockstep.hints, self.parts
         while True:  # a part is one worker here, and has its index
-            found = [index for index in flying if awaited[index] in (None, hints[index][0])]
+            found = [index for index in flying if parts[index].awaited in (None, hints[index][0])]
             if found or (found := self._block(flying)):
                 return found
 
