@@ -31,7 +31,7 @@ from vecsess.extras import extra
 
 with extra("train", needed_by="examples/ppo.py"):
     import torch
-    from acting import CELLS, LOG_SQRT_TAU, Player
+    from acting import CELLS, LOG_SQRT_TAU, Heads, Player
     from scaling import Moments, RewardScale
     from torch import Tensor, nn
 
@@ -101,6 +101,7 @@ class Agent(nn.Module):
                 nn.init.zeros_(weights) if "bias" in name else nn.init.orthogonal_(weights)
             features = CELLS
         self.actor, self.critic = head(features, self.size, 0.01), head(features, 1, 1.0)
+        self.in_numpy = None if self.shared else Heads(self.actor, self.critic, self.scale)
         if not self.discrete:
             self.log_std = nn.Parameter(torch.zeros(self.size))
 

@@ -21,7 +21,7 @@ from vecsess.contract import Transition
 from vecsess.errors import StateError
 from vecsess.policies import RandomPolicy
 from vecsess.rollout import Finals, Rollout, StepRows
-from vecsess.sampling import categorical_log_prob, uniform_noise
+from vecsess.sampling import categorical_log_prob, normal_noise, uniform_noise
 from vecsess.session import CheckedSession, Session
 from vecsess.tree import Tree
 
@@ -233,6 +233,21 @@ class TestWhatThePolicyIsAsked:
         for t, asked in enumerate(policy.acts):
             np.testing.assert_array_equal(asked["noise"], uniform_noise(5, 100 + t, range(3), 2))
         assert rollout.counter == 104
+
+    def test_a_policy_may_ask_for_normal_noise(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Gaussian(Recorder):
+            noise_kind = "normal"
+
+            def act(self, observations: Tree, **asked: Any) -> tuple[Any, Any, Any]:
+                _, log_probs, values = super().act(observations, **asked)
+                return (asked["noise"][:, 0] > 0).astype(np.int64), log_probs, values
+
+        monkeypatch.setattr("vecsess.loop._NOISE_BLOCK", 12)  # two locksteps
+        policy = Gaussian()
+        collect_rollout(Scripted(), policy, 5, seed=5, counter=100)
+        for t, asked in enumerate(policy.acts):
+            expected = normal_noise(uniform_noise(5, 100 + t, range(3), 2))
+            np.testing.assert_array_equal(asked["noise"], expected)
 
     def test_episode_starts_and_envs_are_told(self) -> None:
         policy, source = Recorder(), Scripted()

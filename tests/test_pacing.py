@@ -72,6 +72,27 @@ def test_continuous_actions_too(pace: str) -> None:
     assert_same(collect(pace, 3, "Pendulum-v1"), collect("lockstep", 0, "Pendulum-v1"))
 
 
+class Gaussian(RandomPolicy):
+    """Draws from the standard normal distribution, and clips."""
+
+    noise_kind = "normal"
+
+    def act(self, observations: Any, *, noise: Any, **_: Any) -> Any:
+        zeros = np.zeros(len(noise), np.float32)
+        return np.clip(noise, -2.0, 2.0).astype(np.float32), zeros, zeros
+
+
+@pytest.mark.parametrize("pace", ["pipelined", "free"])
+def test_normal_noise_too(pace: str) -> None:
+    def batch(pace: str, workers: int) -> Rollout:
+        with VecCheckedSession("Pendulum-v1", n=7, workers=workers) as vec:
+            policy = Gaussian(vec.single_action_space)
+            return collect_rollout(vec, policy, 48, seed=5, pace=pace)
+
+    assert_same([batch(pace, 3)], [expected := batch("lockstep", 0)])
+    assert len(np.unique(expected.actions)) > 200
+
+
 @pytest.mark.parametrize("workers", [1, 3, 7])
 @pytest.mark.parametrize("pace", ["lockstep", "pipelined", "free"])
 def test_killed_workers_leave_no_trace_in_the_batch(pace: str, workers: int) -> None:

@@ -9,8 +9,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from vecsess.errors import SpaceError
-from vecsess.policies import CategoricalPolicy, Policy, RandomPolicy, as_policy
-from vecsess.sampling import uniform_noise
+from vecsess.policies import CategoricalPolicy, Policy, RandomPolicy, as_policy, noise_for
+from vecsess.sampling import normal_noise, uniform_noise
 
 
 def logits(observations: Any) -> NDArray[np.float32]:
@@ -58,6 +58,45 @@ class TestAsPolicy:
     def test_anything_else_is_told_what_is_missing(self, given: Any, missing: str) -> None:
         with pytest.raises(TypeError, match=f"expected a pair .*got {missing}"):
             as_policy(given, spaces.Discrete(3))
+
+    def test_a_kind_of_noise_that_there_is_not_is_refused(self) -> None:
+        policy = RandomPolicy(spaces.Discrete(3))
+        policy.noise_kind = "gaussian"  # type: ignore[attr-defined]  # optional in the protocol
+        with pytest.raises(ValueError, match=r"noise_kind: expected one of .*got 'gaussian'"):
+            as_policy(policy, spaces.Discrete(3))
+
+
+class TestNoiseFor:
+    class Asking(RandomPolicy):
+        def __init__(self, size: int, kind: str) -> None:
+            self.noise_size, self.noise_kind = size, kind
+
+    def test_uniform_unless_the_policy_says_otherwise(self) -> None:
+        policy, envs = RandomPolicy(spaces.Box(-1, 1, (3,))), np.arange(4)
+        expected = uniform_noise(7, 5, envs, 3, steps=2)
+        np.testing.assert_array_equal(noise_for(policy, 7, 5, envs, 2), expected)
+        asking = self.Asking(3, "uniform")
+        np.testing.assert_array_equal(noise_for(asking, 7, 5, envs, 2), expected)
+
+    @pytest.mark.parametrize("size", [0, 1, 4, 5])
+    def test_normal_columns_are_those_of_the_uniform_pairs(self, size: int) -> None:
+        envs = np.arange(4)
+        noise = noise_for(self.Asking(size, "normal"), 7, 5, envs, 3)
+        pairs = uniform_noise(7, 5, envs, size + size % 2, steps=3)
+        assert noise.shape == (3, 4, size)
+        np.testing.assert_array_equal(noise, normal_noise(pairs)[..., :size])
+
+    def test_normal_noise_is_the_same_whoever_is_asked_about_together(self) -> None:
+        policy = self.Asking(5, "normal")
+        whole = noise_for(policy, 7, 0, np.arange(16), 64)
+        for t, env in ((0, 0), (13, 5), (63, 15)):
+            alone = noise_for(policy, 7, t, np.array([env]), 1)
+            np.testing.assert_array_equal(alone[0, 0], whole[t, env])
+
+    def test_normal_noise_has_mean_zero_and_variance_one(self) -> None:
+        noise = noise_for(self.Asking(3, "normal"), 1, 0, np.arange(100), 1000).reshape(-1, 3)
+        assert np.abs(noise.mean(axis=0)).max() < 0.02  # 6 standard errors
+        assert np.abs(np.cov(noise.T) - np.eye(3)).max() < 0.03
 
 
 class TestCategoricalPolicy:

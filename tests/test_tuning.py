@@ -209,6 +209,15 @@ def test_a_policy_is_timed_and_its_answers_are_its_own() -> None:
     assert timed.spent_s >= 6e-3
 
 
+def test_a_timed_policy_gets_the_noise_that_its_own_asks_for() -> None:
+    space = gymnasium.spaces.Box(-1, 1, (2,))
+    policy = RandomPolicy(space)
+    policy.noise_kind = "normal"  # type: ignore[attr-defined]  # optional in the protocol
+    timed = TimedPolicy(policy, space, 0.0, 0.0)
+    assert (timed.noise_size, timed.noise_kind) == (2, "normal")
+    assert TimedPolicy(None, space, 0.0, 0.0).noise_kind == "uniform"
+
+
 @pytest.mark.parametrize("workers", [0, 1, 2])
 @pytest.mark.parametrize("pace", ["lockstep", "free"])
 def test_the_clock_counts_what_the_manager_waits_and_changes_nothing(

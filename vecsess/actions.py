@@ -144,7 +144,7 @@ class _BoundsCheck(_LeafCheck):
         if self._range == "allow":
             return actions
         if self._range == "clip":
-            return np.clip(actions, self._low, self._high)
+            return np.minimum(np.maximum(actions, self._low), self._high)  # half of np.clip's time
         good = (actions >= self._low) & (actions <= self._high)
         if _FALSE in good.tobytes():
             raise self.refuse(~good, actions, f"numbers between {self._low} and {self._high}")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecsess.collect import collect_rollout
-from vecsess.policies import Decision, Policy, RandomPolicy, as_policy
+from vecsess.policies import Decision, Policy, RandomPolicy, as_policy, noise_kind_of
 from vecsess.step_cost import StepCost
 from vecsess.tree import Tree
 from vecsess.vector import VecCheckedSession
@@ -60,6 +60,7 @@ class TimedPolicy:
     ) -> None:
         self._policy: Policy = RandomPolicy(space) if policy is None else as_policy(policy, space)
         self.noise_size = self._policy.noise_size
+        self.noise_kind = noise_kind_of(self._policy)
         self._call_s, self._row_s = call_s, row_s
         self.spent_s = 0.0
 

@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecsess import tree
-from vecsess.policies import Decision, Policy, as_policy
+from vecsess.policies import Decision, Policy, as_policy, noise_for
 from vecsess.rollout import Episode, Finals, Rollout, StepRows, reuse_or_allocate
-from vecsess.sampling import uniform_noise
 from vecsess.tree import Tree
 
 # Noise is made for many locksteps at once, as long as it stays small: 1 MiB of float64.
@@ -103,7 +102,7 @@ def fill_rollout(
     """Fills a rollout; see `collect_rollout` for the arguments."""
     actor = as_policy(policy, source.single_action_space)
     observations = begin_collecting(source, books, horizon, seed, counter)
-    noise = _noise_stream(source, books, horizon, actor.noise_size)
+    noise = _noise_stream(source, books, horizon, actor)
     envs = np.arange(source.num_envs)
     start = books.episode_lengths == 0
     decision = actor.act(observations, noise=next(noise), episode_start=start, envs=envs)
@@ -177,14 +176,14 @@ def restart(source: Startable, books: Books, seed: int | None) -> Tree:
 
 
 def _noise_stream(
-    source: LockstepSource, books: Books, horizon: int, noise_size: int
+    source: LockstepSource, books: Books, horizon: int, actor: Policy
 ) -> Iterator[NDArray[np.float64]]:
     """Yields the noise of one lockstep after another, `[N, noise_size]`."""
     seed, counter, envs = books.noise_seed, books.noise_counter, np.arange(source.num_envs)
-    block = max(1, _NOISE_BLOCK // max(1, noise_size * len(envs)))
+    block = max(1, _NOISE_BLOCK // max(1, actor.noise_size * len(envs)))
     for begin in range(0, horizon, block):
         steps = min(block, horizon - begin)
-        yield from uniform_noise(seed, counter + begin, envs, noise_size, steps)
+        yield from noise_for(actor, seed, counter + begin, envs, steps)
 
 
 def rollout_for(

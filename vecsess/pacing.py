@@ -11,7 +11,6 @@ a matrix product may round differently with another number of rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,10 +22,9 @@ from vecsess.errors import ActionError
 from vecsess.launch import cores
 from vecsess.lockstep import Lockstep
 from vecsess.loop import Books, begin_collecting, end_rollout, rollout_for, store
-from vecsess.policies import Policy, as_policy
+from vecsess.policies import Policy, as_policy, noise_for
 from vecsess.replies import SLICE_S
 from vecsess.rollout import Episode, Finals, Rollout, StepRows
-from vecsess.sampling import uniform_noise
 from vecsess.tree import Tree
 
 PACES = ("lockstep", "pipelined", "free")
@@ -115,7 +113,8 @@ def fill_paced(
     actor = as_policy(policy, session.single_action_space)
     observations = begin_collecting(session, books, horizon, seed, counter)
     envs = np.arange(session.num_envs)
-    noise = _noise(books, envs, actor.noise_size, horizon)
+    # All of it at once: parts are at different steps.
+    noise = noise_for(actor, books.noise_seed, books.noise_counter, envs, horizon)
     start = books.episode_lengths == 0
     decision = actor.act(observations, noise=noise[0], episode_start=start, envs=envs)
     rollout = rollout_for(session, horizon, observations, decision, out)
@@ -130,16 +129,6 @@ def fill_paced(
     finals, episodes = run.in_order()
     end_rollout(rollout, books, actor, finals, episodes)
     return rollout
-
-
-def _noise(
-    books: Books, envs: NDArray[np.int64], noise_size: int, horizon: int
-) -> NDArray[np.float64]:
-    """Returns the noise of a whole rollout, `[T, N, noise_size]`: parts are at different steps."""
-    made: Iterator[Any] = iter(
-        uniform_noise(books.noise_seed, books.noise_counter, envs, noise_size, horizon)
-    )
-    return np.stack(list(made))
 
 
 class _Run:

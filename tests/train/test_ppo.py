@@ -151,3 +151,19 @@ def test_the_agent_that_acts_in_numpy_is_the_one_that_learns(kind: str) -> None:
     with torch.no_grad():
         again = agent.log_prob(torch.from_numpy(heads), torch.from_numpy(actions))
     np.testing.assert_allclose(log_probs, again.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+def test_its_numbers_are_the_agents_own_memory_whoever_plays(kind: str) -> None:
+    trainer = run(*KINDS[kind])
+    other = program().Player(trainer.agent, 3, greedy=True)  # as evaluation has one
+    observations = np.ones((3, *trainer.vec.single_observation_space.shape), np.float32)
+    before = other.value(observations, envs=np.arange(3))
+    with torch.no_grad():
+        for parameter in trainer.agent.parameters():
+            parameter.add_(0.5)
+    after = trainer.agent.critic(trainer.agent.encode(torch.from_numpy(observations)))[:, 0]
+    for player in (trainer.player, other):
+        values = player.value(observations, envs=np.arange(3))
+        np.testing.assert_allclose(values, after.detach().numpy(), atol=1e-5)
+    assert not np.allclose(before, after.detach().numpy(), atol=0.1)
