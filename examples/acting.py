@@ -1,7 +1,7 @@
 """The agent as a policy for `collect_rollout`.
 
 For 16 rows of four numbers a call into PyTorch takes far longer than its sums. So an agent without
-convolutions and LSTM acts in NumPy, on PyTorch's own memory: there is nothing to keep up to date.
+convolutions and LSTM acts in NumPy, on copies of its parameters that are made for each rollout.
 """
 
 import math
@@ -29,8 +29,14 @@ class Player:
         self.noise_kind = "uniform" if agent.discrete else "normal"
         self.state = torch.zeros(2, n, CELLS)
         self.history: list[Tensor] = []  # the state after each step of a rollout
-        self.heads = agent.in_numpy or self._torch_heads
-        self.log_std = None if agent.discrete else array_of(agent.log_std)
+        self.begin()
+
+    def begin(self) -> None:
+        """Takes the agent as it is now, for a rollout."""
+        agent = self.agent
+        self.history.clear()
+        self.heads = self._torch_heads if agent.shared else Heads(agent)
+        self.normal = None if agent.discrete else Normal(agent.log_std.detach().numpy())
 
     def act(self, observations: Any, *, noise: Any, episode_start: Any, envs: Any) -> Any:
         heads, values = self.heads(observations, episode_start)
@@ -48,22 +54,20 @@ class Player:
 
     def _choose(self, heads: Array, noise: Array) -> tuple[Array, Array]:
         """Returns actions `[rows, *act]` and their log-probabilities `[rows]`."""
-        agent = self.agent
-        if self.log_std is not None:
-            std = np.exp(self.log_std)
-            chosen = (heads if self.greedy else heads + std * noise).astype(np.float32)
-            log_probs = gaussian_log_prob(chosen, heads, self.log_std, std)
-            return chosen.reshape(-1, *agent.shape), log_probs
+        if self.normal is not None:
+            actions = heads if self.greedy else self.normal.sample(heads, noise)
+            log_probs = self.normal.log_prob(heads, actions)
+            return actions.reshape(-1, *self.agent.shape), log_probs
         if self.greedy:
             actions = heads.argmax(-1)
-            return actions + agent.first, categorical_log_prob(heads, actions)
+            return actions + self.agent.first, categorical_log_prob(heads, actions)
         actions, log_probs = sample_with_log_prob(heads, noise[:, 0])
-        return actions + agent.first, log_probs
+        return actions + self.agent.first, log_probs
 
     @torch.no_grad()
     def value(self, observations: Any, *, envs: Any, state: Tensor | None = None) -> Array:
-        if self.agent.in_numpy is not None:
-            return self.agent.in_numpy(observations)[1]
+        if isinstance(self.heads, Heads):
+            return self.heads(observations)[1]
         features = self.agent.encode(torch.from_numpy(observations))
         if self.agent.lstm is not None:
             state = self.state[:, envs] if state is None else state
@@ -77,63 +81,67 @@ class Heads:
     Both go through each of their layers in one call.
 
     Args:
-        actor: gives `[rows, A]`.
-        critic: gives `[rows, 1]`, through layers of the same sizes before the last.
-        scale: what observations go through first.
+        agent: its `actor` gives `[rows, A]`; its `critic` `[rows, 1]`, through layers of the same
+            sizes before the last; its `scale` is what observations go through first.
     """
 
-    def __init__(self, actor: nn.Sequential, critic: nn.Sequential, scale: nn.Module):
-        pairs = zip(actor, critic, strict=True)
-        self._layers = [side_by_side(*pair) for pair in pairs if isinstance(pair[0], nn.Linear)]
-        self._moments = (
-            [array_of(scale.mean), array_of(scale.var)] if isinstance(scale, Moments) else []
-        )
+    def __init__(self, agent: Any):
+        pairs = zip(agent.actor, agent.critic, strict=True)
+        self._layers = [_side_by_side(*pair) for pair in pairs if isinstance(pair[0], nn.Linear)]
+        self._scale = None
+        if isinstance(agent.scale, Moments):
+            self._scale = agent.scale.mean.numpy(), np.sqrt(agent.scale.var.numpy() + 1e-8)
 
     def __call__(
         self, observations: Array, episode_start: Array | None = None
     ) -> tuple[Array, Array]:
-        """Returns logits or means `[rows, A]`, and values `[rows]`."""
+        """Returns logits or means `[rows, A]`, and values `[rows]`, float32."""
         del episode_start
         rows = observations
-        if self._moments:
-            mean, variance = self._moments
-            rows = (rows - mean) / np.sqrt(variance + 1e-8)
-            rows = np.minimum(np.maximum(rows, -10), 10)
+        if self._scale is not None:
+            mean, std = self._scale
+            rows = np.minimum(np.maximum((rows - mean) / std, -10), 10)
         rows = rows.reshape(len(rows), -1).astype(np.float32, copy=False)
-        *hidden, (weight, bias) = self._layers
+        *hidden, (weights, biases) = self._layers
         for inner, shift in hidden:
             rows = rows @ inner
             rows += shift
             np.tanh(rows, out=rows)
-        heads, values = rows @ weight + bias
+        heads, values = rows @ weights + biases
         return heads, values[:, 0]
 
 
-def side_by_side(actor: nn.Linear, critic: nn.Linear) -> tuple[Array, Array]:
-    """Moves the parameters of two layers into one memory, and returns that.
+def _side_by_side(actor: nn.Linear, critic: nn.Linear) -> tuple[Array, Array]:
+    """Returns weights `[2, inputs, outputs]` and biases `[2, 1, outputs]` of two layers.
 
-    Returns:
-        Weights `[2, inputs, outputs]` and biases `[2, 1, outputs]`; where the critic has fewer
-        outputs, the others are 0.
+    Where the critic has fewer outputs, the others are 0.
     """
-    outputs, inputs = actor.weight.shape
-    # In this order a product with few rows takes a third less time than in PyTorch's.
-    weights, biases = torch.zeros(2, inputs, outputs), torch.zeros(2, 1, outputs)
+    weights = np.zeros((2, actor.in_features, actor.out_features), np.float32)
+    biases = np.zeros((2, 1, actor.out_features), np.float32)
     for index, layer in enumerate((actor, critic)):
-        parts = weights[index, :, : layer.out_features].T, biases[index, 0, : layer.out_features]
-        for parameter, part in zip((layer.weight, layer.bias), parts, strict=True):
-            part.copy_(parameter.data)
-            parameter.data = part
-    return weights.numpy(), biases.numpy()
+        weights[index, :, : layer.out_features] = layer.weight.detach().numpy().T
+        biases[index, 0, : layer.out_features] = layer.bias.detach().numpy()
+    return weights, biases
 
 
-def gaussian_log_prob(actions: Array, means: Array, log_std: Array, std: Array) -> Array:
-    """Returns `log pi(actions)` `[rows]` of independent normal distributions, `[rows, A]` each."""
-    scaled = (actions - means) / std
-    total = (scaled * scaled).sum(-1)
-    return -0.5 * total - (log_std.sum() + len(std) * LOG_SQRT_TAU)
+class Normal:
+    """Independent normal distributions.
 
+    Args:
+        log_std: `[A]` float32.
+    """
 
-def array_of(tensor: Tensor) -> Array:
-    """Returns the tensor's memory as an array."""
-    return tensor.detach().numpy()
+    def __init__(self, log_std: Array):
+        self._std = np.exp(log_std)
+        self._halves = np.full(len(log_std), -0.5, np.float32)
+        self._offset = log_std.sum() + len(log_std) * np.float32(LOG_SQRT_TAU)
+
+    def sample(self, means: Array, noise: Array) -> Array:
+        """Returns `[rows, A]` float32, made from standard normal noise."""
+        return (means + self._std * noise).astype(np.float32)
+
+    def log_prob(self, means: Array, actions: Array) -> Array:
+        """Returns `log pi(actions)` `[rows]`."""
+        scaled = (actions - means) / self._std
+        scaled *= scaled
+        return scaled @ self._halves - self._offset

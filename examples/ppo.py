@@ -31,7 +31,7 @@ from vecsess.extras import extra
 
 with extra("train", needed_by="examples/ppo.py"):
     import torch
-    from acting import CELLS, LOG_SQRT_TAU, Heads, Player
+    from acting import CELLS, LOG_SQRT_TAU, Player
     from scaling import Moments, RewardScale
     from torch import Tensor, nn
 
@@ -101,7 +101,6 @@ class Agent(nn.Module):
                 nn.init.zeros_(weights) if "bias" in name else nn.init.orthogonal_(weights)
             features = CELLS
         self.actor, self.critic = head(features, self.size, 0.01), head(features, 1, 1.0)
-        self.in_numpy = None if self.shared else Heads(self.actor, self.critic, self.scale)
         if not self.discrete:
             self.log_std = nn.Parameter(torch.zeros(self.size))
 
@@ -154,7 +153,7 @@ class Trainer:
     def collect(self) -> Rollout:
         s, player = self.settings, self.player
         self.first_state = player.state
-        player.history.clear()
+        player.begin()
         seeds = {"seed": s.seed} if self.update == 0 else {}  # later the session's stream goes on
         kept = {"out": self.rollout, "pace": s.pace}
         rollout = collect_rollout(self.vec, player, s.horizon, **seeds, **kept)
