@@ -14,6 +14,7 @@ from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoA
 from tests.gymnasium.mode_envs import DiaryEnv, SlowEnv
 from vecsess import VecCheckedSession
 from vecsess.errors import CallTimeout, StateError
+from vecsess.wire.patience import Patience
 
 N = 3
 BRIEF_S = 0.02
@@ -45,6 +46,22 @@ class TestTooShort:
             assert observations[:, 1].tolist() == [1, 1, 1]
             np.testing.assert_allclose(observations[:, 2], slow_step())
             assert (observations[:, 3] != first[:, 3]).all()
+
+    @pytest.mark.parametrize("told", [True, False], ids=["told", "untold"])
+    @pytest.mark.parametrize("spin_ns", [0, 200_000])
+    def test_what_has_come_needs_no_time(
+        self, workers: int | None, spin_ns: int, told: bool
+    ) -> None:
+        with open_slow(workers) as vec:
+            vec.reset(seed=0)
+            vec._lockstep._patience = Patience(spin_ns)
+            vec.step_async(QUICK)
+            supervisor: Any = vec._supervisor
+            for worker in vec._lockstep.workers:
+                assert supervisor.wait(worker, 30.0)
+            if not told:  # the pipe counts, whatever stands in shared memory
+                vec._lockstep.views.reply[:] = 0
+            assert vec.step_wait(0)[0][:, 1].tolist() == [1, 1, 1]
 
     def test_a_reset_takes_its_place_and_gets_none_of_it(self, workers: int | None) -> None:
         with open_slow(workers) as vec:

@@ -6,7 +6,7 @@ import os
 from time import perf_counter_ns
 
 SPIN_NS = 1_000_000  # a worker's budget: what it waits for is the trainer, on another core
-MANAGER_SPIN_NS = 200_000  # less, since it spins where a worker may want to run
+MANAGER_SPIN_NS = 350_000  # less, since it spins where a worker may want to run
 _CROWDED_NS = 100_000  # a yield that takes so long: somebody else makes good use of this core
 
 
