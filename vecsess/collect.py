@@ -63,7 +63,7 @@ def collect_rollout(
 
     Raises:
         ValueError: a horizon below 1, an `out` that does not fit, an answer of the policy in
-            another shape.
+            another shape, a kind of noise that there is not.
         TypeError: no policy, or an answer of it in another dtype.
         StateError: a vector session that does not reset in the same step.
 
