@@ -40,8 +40,7 @@ class Player:
 
     def act(self, observations: Any, *, noise: Any, episode_start: Any, envs: Any) -> Any:
         heads, values = self.heads(observations, episode_start)
-        actions, log_probs = self._choose(heads, noise)
-        return actions, log_probs, values
+        return *self._choose(heads, noise), values
 
     @torch.no_grad()
     def _torch_heads(self, observations: Array, episode_start: Array) -> tuple[Array, Array]:
@@ -90,7 +89,7 @@ class Heads:
         self._layers = [_side_by_side(*pair) for pair in pairs if isinstance(pair[0], nn.Linear)]
         self._scale = None
         if isinstance(agent.scale, Moments):
-            self._scale = agent.scale.mean.numpy(), np.sqrt(agent.scale.var.numpy() + 1e-8)
+            self._scale = agent.scale.mean.numpy().copy(), agent.scale.std.numpy()
 
     def __call__(
         self, observations: Array, episode_start: Array | None = None

@@ -1,7 +1,5 @@
 """Running normalisation of observations and rewards, as CleanRL does for continuous actions."""
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -22,6 +20,11 @@ class Moments(nn.Module):
         self.register_buffer("var", torch.ones(shape, dtype=torch.float64))
         self.register_buffer("count", torch.tensor(1e-4, dtype=torch.float64))
 
+    @property
+    def std(self) -> Tensor:
+        """The standard deviation, never 0."""
+        return (self.var + 1e-8).sqrt()
+
     def update(self, rows: Tensor) -> None:
         """Takes `rows [B, *shape]` into account."""
         rows = rows.double()
@@ -33,7 +36,7 @@ class Moments(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Returns `rows [..., *shape]` normalised, and clipped to 10 standard deviations."""
-        return ((rows - self.mean) / (self.var + 1e-8).sqrt()).clamp(-10, 10).float()
+        return ((rows - self.mean) / self.std).clamp(-10, 10).float()
 
 
 class RewardScale(nn.Module):
@@ -56,5 +59,5 @@ class RewardScale(nn.Module):
             returns = self.returns * self.gamma + torch.from_numpy(rewards)
             self.moments.update(returns)
             self.returns.copy_(returns * going_on[t])
-            rollout.rewards[t] = rewards / math.sqrt(self.moments.var.item() + 1e-8)
+            rollout.rewards[t] = rewards / self.moments.std.item()
         np.clip(rollout.rewards, -10, 10, out=rollout.rewards)

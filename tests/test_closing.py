@@ -18,6 +18,8 @@ from vecsess import Timeouts, VecCheckedSession, WorkerDied, WorkerTimeout
 N = 3
 CLOSE_S = 2.0
 BRIEF = Timeouts(reset_s=0.6, step_s=0.6, close_s=CLOSE_S)
+MID_CALL = pytest.mark.filterwarnings("ignore:.*Calling `close` while waiting:UserWarning")
+NOT_IN_ORDER = pytest.mark.filterwarnings("ignore:a worker did not close in order:ResourceWarning")
 pytestmark = pytest.mark.usefixtures("no_process_left")
 
 
@@ -54,7 +56,7 @@ class TestClose:
     def test_before_the_first_reset(self) -> None:
         closes_in_time(open_session(counting(N), N, workers=2))
 
-    @pytest.mark.filterwarnings("ignore:.*Calling `close` while waiting:UserWarning")
+    @MID_CALL
     def test_in_the_middle_of_a_step_environments_close_after_it(
         self, capfd: pytest.CaptureFixture[str]
     ) -> None:
@@ -64,8 +66,8 @@ class TestClose:
         closes_in_time(vec)
         assert capfd.readouterr().err.count("closed in order") == N
 
-    @pytest.mark.filterwarnings("ignore:.*Calling `close` while waiting:UserWarning")
-    @pytest.mark.filterwarnings("ignore:a worker did not close in order:ResourceWarning")
+    @MID_CALL
+    @NOT_IN_ORDER
     @pytest.mark.parametrize("fault", ["sleep", "SIGSTOP"])
     def test_hung_in_a_step(self, fault: str) -> None:
         vec = open_session(faulty(N, 1, fault), N, timeouts=BRIEF)
@@ -73,16 +75,16 @@ class TestClose:
         vec.step_async(zeros(N))
         closes_in_time(vec)
 
-    @pytest.mark.filterwarnings("ignore:.*Calling `close` while waiting:UserWarning")
-    @pytest.mark.filterwarnings("ignore:a worker did not close in order:ResourceWarning")
+    @MID_CALL
+    @NOT_IN_ORDER
     def test_hung_in_a_reset_whose_own_deadline_is_far(self) -> None:
         timeouts = Timeouts(reset_s=60.0, close_s=CLOSE_S)
         vec = open_session(faulty(N, 1, "sleep", "reset"), N, timeouts=timeouts)
         vec.reset_async()
         closes_in_time(vec)
 
-    @pytest.mark.filterwarnings("ignore:.*Calling `close` while waiting:UserWarning")
-    @pytest.mark.filterwarnings("ignore:a worker did not close in order:ResourceWarning")
+    @MID_CALL
+    @NOT_IN_ORDER
     def test_the_deadline_is_for_all_rows_together(self) -> None:
         vec = open_session([SlowEnv] * 60, 60, workers=1, timeouts=BRIEF)
         vec.reset()
@@ -96,7 +98,7 @@ class TestClose:
             vec.step(zeros(N))
         closes_in_time(vec)
 
-    @pytest.mark.filterwarnings("ignore:a worker did not close in order:ResourceWarning")
+    @NOT_IN_ORDER
     @pytest.mark.parametrize("fault", ["sleep", "spin", "SIGSTOP", "exit 3", "SIGKILL"])
     def test_hung_or_dead_in_close_itself(self, fault: str) -> None:
         vec = open_session(faulty(N, 1, fault, "close"), N, timeouts=BRIEF)
@@ -109,7 +111,7 @@ class TestClose:
         closes_in_time(vec)
         assert "a bad value" in capfd.readouterr().err
 
-    @pytest.mark.filterwarnings("ignore:a worker did not close in order:ResourceWarning")
+    @NOT_IN_ORDER
     @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
     def test_all_workers_dead_or_stopped(self, sent: int) -> None:
         vec = open_session(counting(N), N, timeouts=BRIEF)
@@ -126,7 +128,7 @@ class TestClose:
             vec.step(zeros(N))
         closes_in_time(vec)
 
-    @pytest.mark.filterwarnings("ignore:a worker did not close in order:ResourceWarning")
+    @NOT_IN_ORDER
     @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
     def test_the_fork_server_dead_or_stopped(self, sent: int) -> None:
         vec = open_session(counting(N), N, timeouts=BRIEF)

@@ -17,8 +17,9 @@ from vecsess.tree import Tree
 
 Predictor: TypeAlias = Callable[[Tree], Any]
 Decision: TypeAlias = tuple[Any, Any, Any]
-NOISE_KINDS = ("uniform", "normal")
 Draw: TypeAlias = Callable[[NDArray[np.float64]], tuple[NDArray[Any], NDArray[np.float32]]]
+
+NOISE_KINDS = ("uniform", "normal")
 
 
 @runtime_checkable

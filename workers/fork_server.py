@@ -207,8 +207,7 @@ class ForkServer:
             for child in self._children.values():
                 os.close(child.pidfd)
                 os.close(child.stderr_fd)
-                if child.call is not None:
-                    child.call.close()
+                child.dismiss()
             redirect(stderr_write)
             code = run_worker(part)
         finally:

@@ -40,6 +40,12 @@ def wait_for_spare(vec: VecCheckedSession) -> int:
     return found[0]
 
 
+def kill_and_await(pid: int) -> None:
+    """Kills a spare worker, and waits until the fork server has seen it."""
+    os.kill(pid, signal.SIGKILL)
+    assert wait_until(lambda: not psutil.pid_exists(pid), 5.0)
+
+
 def test_it_takes_the_place_of_each_that_is_lost_and_the_batch_is_the_same() -> None:
     with (
         VecCheckedSession("CartPole-v1", N, workers=0) as undisturbed,
@@ -99,9 +105,7 @@ def test_one_that_is_killed_has_a_successor_but_not_for_ever() -> None:
     with VecCheckedSession("CartPole-v1", N, workers=2) as vec:
         vec.reset(seed=0)
         for _ in range(3):
-            pid = wait_for_spare(vec)
-            os.kill(pid, signal.SIGKILL)
-            assert wait_until(lambda pid=pid: not psutil.pid_exists(pid), 5.0)  # type: ignore[misc]
+            kill_and_await(wait_for_spare(vec))
         assert not wait_until(lambda: bool(spares(vec)), 1.0)
         os.kill(vec.health()[1].pid, signal.SIGKILL)
         _, _, _, _, infos = vec.step(zeros(N))
@@ -119,8 +123,7 @@ def test_where_none_can_be_had_the_server_goes_on_without() -> None:
         server.rlimit(psutil.RLIMIT_NOFILE, (limit, usual[1]))
         vec.reset(seed=0)
         for pid in there:
-            os.kill(pid, signal.SIGKILL)
-            assert wait_until(lambda pid=pid: not psutil.pid_exists(pid), 5.0)  # type: ignore[misc]
+            kill_and_await(pid)
         assert not wait_until(lambda: bool(spares(vec)), 1.0)
         server.rlimit(psutil.RLIMIT_NOFILE, usual)
         os.kill(vec.health()[1].pid, signal.SIGKILL)
