@@ -17,8 +17,8 @@ from vecsess.bench.options import Data, Options, measured_table, teller
 from vecsess.bench.overhead import MANAGER, WORKER, manager_us, step_ns, waiting_us, worker_ns
 from vecsess.bench.paces import FREE, OVERLAPS, POLICIES, SLOW
 from vecsess.bench.report import print_details, table_data
-from vecsess.lanes import LayoutFigures
-from vecsess.tuning import Tuning, autotune
+from vecsess.tuning.lanes import LayoutFigures
+from vecsess.tuning.layouts import Tuning, autotune
 
 
 def free(options: Options, console: Console, progress: Console) -> Data:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scaling import Moments
 from torch import Tensor, nn
 
-from vecsess.sampling import categorical_log_prob, sample_with_log_prob
+from vecsess.collect.sampling import categorical_log_prob, sample_with_log_prob
 
 CELLS = 128  # of the LSTM
 LOG_SQRT_TAU = 0.5 * math.log(2 * math.pi)

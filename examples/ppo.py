@@ -35,7 +35,7 @@ with extra("train", needed_by="examples/ppo.py"):
     from scaling import Moments, RewardScale
     from torch import Tensor, nn
 
-    from vecsess.integrations.pytorch import Minibatch, TorchRollout
+    from vecsess.collect.pytorch import Minibatch, TorchRollout
 
 
 # --- networks ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 
 from vecsess import Contract
-from vecsess.reactions import RestartPolicy
+from vecsess.recovery.policy import RestartPolicy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import numpy as np
 from tests.processes import all_gone
 from vecsess import VecCheckedSession
 from vecsess.bench.faults.faulty import CUE, BreakingEnv
-from vecsess.reactions import RestartPolicy
+from vecsess.recovery.policy import RestartPolicy
 
 N, GUILTY = 6, 3
 

@@ -10,7 +10,7 @@ import pytest
 
 from vecsess import errors
 from vecsess.errors import EnvError, VecsessError, env_error
-from vecsess.reports import printable
+from vecsess.fleet.reports import printable
 from vecsess.workers.exceptions import account_of, type_of
 
 BUILTINS = sorted(

@@ -65,7 +65,7 @@ def test_other_errors_pass() -> None:
 
 CASES = {
     "from vecsess.integrations.sb3 import SB3VecEnv": ("stable_baselines3", "sb3"),
-    "from vecsess.integrations.pytorch import TorchRollout": ("torch", "train"),
+    "from vecsess.collect.pytorch import TorchRollout": ("torch", "train"),
     "from gymnasium.spaces import Discrete\n"
     "from vecsess import Rollout\n"
     "Rollout.empty(1, 1, Discrete(2), Discrete(2)).to_torch()": ("torch", "train"),

@@ -6,54 +6,54 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from vecsess._version import __version__
-from vecsess.registration import register_vector_envs as _register_vector_envs
+from vecsess.integrations.make_vec import register_vector_envs as _register_vector_envs
 
 if TYPE_CHECKING:
-    from vecsess.client import Client as Client
-    from vecsess.collect import collect_rollout as collect_rollout
+    from vecsess.collect.evaluate import episode_path as episode_path
+    from vecsess.collect.evaluate import episode_return as episode_return
+    from vecsess.collect.evaluate import evaluate as evaluate
+    from vecsess.collect.evaluate import greedy_action as greedy_action
+    from vecsess.collect.evaluate import mean_episode_return as mean_episode_return
+    from vecsess.collect.rollout import Rollout as Rollout
+    from vecsess.collect.sources import collect_rollout as collect_rollout
     from vecsess.contract import Contract as Contract
     from vecsess.contract import Transition as Transition
-    from vecsess.episodes import episode_path as episode_path
-    from vecsess.episodes import episode_return as episode_return
-    from vecsess.episodes import evaluate as evaluate
-    from vecsess.episodes import greedy_action as greedy_action
-    from vecsess.episodes import mean_episode_return as mean_episode_return
     from vecsess.errors import ContractViolation as ContractViolation
     from vecsess.errors import EnvError as EnvError
     from vecsess.errors import VecsessError as VecsessError
     from vecsess.errors import WorkerDied as WorkerDied
     from vecsess.errors import WorkerTimeout as WorkerTimeout
-    from vecsess.reactions import RestartPolicy as RestartPolicy
-    from vecsess.rollout import Rollout as Rollout
-    from vecsess.session import CheckedSession as CheckedSession
-    from vecsess.session import Session as Session
-    from vecsess.tuning import autotune as autotune
-    from vecsess.vector import VecCheckedSession as VecCheckedSession
-    from vecsess.worker import Timeouts as Timeouts
+    from vecsess.fleet.worker import Timeouts as Timeouts
+    from vecsess.recovery.policy import RestartPolicy as RestartPolicy
+    from vecsess.session.checked import CheckedSession as CheckedSession
+    from vecsess.session.checked import Session as Session
+    from vecsess.session.client import Client as Client
+    from vecsess.session.vector import VecCheckedSession as VecCheckedSession
+    from vecsess.tuning.layouts import autotune as autotune
 
 # Imported when first asked for: a worker imports `vecsess.wire` and must not pay for the rest.
 _HOME = {
-    "CheckedSession": "session",
-    "Client": "client",
+    "CheckedSession": "session.checked",
+    "Client": "session.client",
     "Contract": "contract",
     "ContractViolation": "errors",
     "EnvError": "errors",
-    "RestartPolicy": "reactions",
-    "Rollout": "rollout",
-    "Session": "session",
-    "Timeouts": "worker",
+    "RestartPolicy": "recovery.policy",
+    "Rollout": "collect.rollout",
+    "Session": "session.checked",
+    "Timeouts": "fleet.worker",
     "Transition": "contract",
-    "VecCheckedSession": "vector",
+    "VecCheckedSession": "session.vector",
     "VecsessError": "errors",
     "WorkerDied": "errors",
     "WorkerTimeout": "errors",
-    "autotune": "tuning",
-    "collect_rollout": "collect",
-    "episode_path": "episodes",
-    "episode_return": "episodes",
-    "evaluate": "episodes",
-    "greedy_action": "episodes",
-    "mean_episode_return": "episodes",
+    "autotune": "tuning.layouts",
+    "collect_rollout": "collect.sources",
+    "episode_path": "collect.evaluate",
+    "episode_return": "collect.evaluate",
+    "evaluate": "collect.evaluate",
+    "greedy_action": "collect.evaluate",
+    "mean_episode_return": "collect.evaluate",
 }
 
 # So that `gymnasium.make_vec("vecsess/CartPole-v1")` finds a session; takes 2 ms.

@@ -195,3 +195,45 @@ def _first(bad: Array, array: Array, field: str, expected: str) -> Violation:
     index = tuple(int(i) for i in np.argwhere(bad)[0])
     place = f" at {list(index[1:])}" if len(index) > 1 else ""
     return Violation(index[0], field, f"expected {expected}, got {array[index]}{place}")
+
+
+@dataclass(slots=True)
+class StepRows:
+    """Where one lockstep writes what it brings: views into the caller's arrays.
+
+    Attributes:
+        next_observations: tree of `[N, *obs]`: what to act on next, after a done step the reset's.
+        rewards: `[N]` float64.
+        terminated: `[N]` bool.
+        truncated: `[N]` bool.
+        valid: `[N]` bool; False where the environment was lost and no transition took place.
+
+    Example:
+        >>> flags = np.zeros((3, 2), dtype=bool)
+        >>> rows = StepRows(np.zeros((2, 4)), np.zeros(2), *flags)
+        >>> rows.valid.shape
+        (2,)
+    """
+
+    next_observations: Tree
+    rewards: npt.NDArray[np.float64]
+    terminated: npt.NDArray[np.bool_]
+    truncated: npt.NDArray[np.bool_]
+    valid: npt.NDArray[np.bool_]
+
+
+@dataclass(slots=True)
+class Finals:
+    """The true last observations of the environments whose episode ended in a lockstep.
+
+    Attributes:
+        envs: `[K]` int64, ascending.
+        observations: tree of `[K, *obs]`.
+
+    Example:
+        >>> Finals(np.array([3]), np.zeros((1, 4))).envs.tolist()
+        [3]
+    """
+
+    envs: npt.NDArray[np.int64]
+    observations: Tree

@@ -1,7 +1,7 @@
 """What happens to an environment, whether it lives in a worker or in the trainer's process.
 
 Resets, steps, auto-reset, the check of form, and the copy into the slab. No pipe, no process, no
-clock: `serve` calls this in a worker, and `vecsess.in_process` in the trainer.
+clock: `serve` calls this in a worker, and `vecsess.fleet.in_process` in the trainer.
 """
 
 from __future__ import annotations

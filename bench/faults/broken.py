@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 
-from vecsess.lockstep import Lockstep
+from vecsess.fleet.lockstep import Lockstep
 
 # Imported by a fork server, it leaves out what ends a worker's process group and its orphans.
 WITHOUT_GROUP_KILL = "vecsess.bench.faults.broken_group_kill"

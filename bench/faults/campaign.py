@@ -23,7 +23,7 @@ from vecsess.bench.faults.orphans import orphans
 from vecsess.bench.faults.steady import N as STEADY_N
 from vecsess.bench.faults.steady import throughput_kept
 from vecsess.bench.faults.workloads import Workload, ledgers, modes_of, workloads
-from vecsess.vector import VecCheckedSession
+from vecsess.session.vector import VecCheckedSession
 
 Tell = Callable[[str], None]
 

@@ -14,8 +14,8 @@ from functools import partial
 import numpy as np
 
 from vecsess.bench.faults.ledger import LedgerEnv
-from vecsess.vector import VecCheckedSession
-from vecsess.worker import Timeouts
+from vecsess.fleet.worker import Timeouts
+from vecsess.session.vector import VecCheckedSession
 
 _LONG = ["sleep", "1000"]
 

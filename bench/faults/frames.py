@@ -19,7 +19,8 @@ import numpy as np
 from gymnasium import spaces
 
 from vecsess.errors import VecsessError
-from vecsess.reports import check_description, failures_of, values_of
+from vecsess.fleet.reports import check_description, failures_of, values_of
+from vecsess.fleet.worker import Worker
 from vecsess.wire.channel import Channel
 from vecsess.wire.messages import (
     REPLIES,
@@ -36,7 +37,6 @@ from vecsess.wire.messages import (
 )
 from vecsess.wire.spaces import build_space, describe
 from vecsess.wire.values import FrameError, pack_value
-from vecsess.worker import Worker
 
 SLOW_S = 1.0  # for one frame of at most a few KB
 CAP_BYTES = 64 << 20  # of growth over the whole run

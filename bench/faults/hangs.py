@@ -11,9 +11,9 @@ import numpy as np
 
 from vecsess.bench.faults.hanging import HANGS
 from vecsess.bench.faults.ledger import LedgerEnv, Once
-from vecsess.reactions import RestartPolicy
-from vecsess.vector import VecCheckedSession
-from vecsess.worker import Timeouts
+from vecsess.fleet.worker import Timeouts
+from vecsess.recovery.policy import RestartPolicy
+from vecsess.session.vector import VecCheckedSession
 
 STEP_S = 0.5
 _N, _GUILTY, _CUE = 4, 2, 999

@@ -21,9 +21,9 @@ from vecsess.bench.faults.ledger import Verdict, judge
 from vecsess.bench.faults.oracle import Batch, Oracle
 from vecsess.bench.faults.workloads import Workload
 from vecsess.errors import VecsessError
-from vecsess.reactions import RestartPolicy
-from vecsess.vector import VecCheckedSession
-from vecsess.worker import Timeouts, Worker
+from vecsess.fleet.worker import Timeouts, Worker
+from vecsess.recovery.policy import RestartPolicy
+from vecsess.session.vector import VecCheckedSession
 
 Array = NDArray[Any]
 

@@ -39,9 +39,9 @@ from vecsess.errors import (
     VecsessError,
     WorkerDied,
 )
-from vecsess.reactions import RestartPolicy
-from vecsess.vector import VecCheckedSession
-from vecsess.worker import Timeouts
+from vecsess.fleet.worker import Timeouts
+from vecsess.recovery.policy import RestartPolicy
+from vecsess.session.vector import VecCheckedSession
 
 WITHIN_S = 40.0  # a cell that takes longer hangs
 _N, _GUILTY = 3, 1

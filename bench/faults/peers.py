@@ -25,7 +25,7 @@ from vecsess import VecCheckedSession
 from vecsess.bench.cases import CASES, Case
 from vecsess.bench.contenders import CheckedAdapter, Contender
 from vecsess.bench.registry import ASYNC, OURS, PEERS
-from vecsess.reactions import RestartPolicy
+from vecsess.recovery.policy import RestartPolicy
 
 N = 4
 DEADLINE_S = 30.0

@@ -12,8 +12,8 @@ import numpy as np
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from vecsess.reactions import RestartPolicy
-from vecsess.vector import VecCheckedSession
+from vecsess.recovery.policy import RestartPolicy
+from vecsess.session.vector import VecCheckedSession
 
 N = 64
 

@@ -13,7 +13,7 @@ from tests.documents import CHECKOUT
 from tests.programs import run
 from vecsess.cli import archive
 from vecsess.cli.failures import CommandError
-from vecsess.rollout import Episode, Rollout
+from vecsess.collect.rollout import Episode, Rollout
 
 
 def nested_rollout() -> Rollout:

@@ -18,7 +18,7 @@ from tests.documents import CHECKOUT
 from tests.processes import processes_below, wait_until
 from tests.programs import run
 from vecsess import VecCheckedSession, collect_rollout
-from vecsess.policies import RandomPolicy
+from vecsess.collect.policies import RandomPolicy
 
 STRANGE = "tests.cli.strange_envs:"
 SMALL = ("-n", "4", "--horizon", "16", "--rollouts", "3")

@@ -9,10 +9,10 @@ import pytest
 
 from tests.documents import CHECKOUT
 from tests.programs import run
-from vecsess.cli.costs import measure_costs
-from vecsess.cli.env_report import judge, probe, recommend
-from vecsess.cli.findings import FAIL, NOTE, OK, WARN, Finding
-from vecsess.cli.machine import Limits, examine_machine, read_limits, usable_cores
+from vecsess.cli.doctor.costs import measure_costs
+from vecsess.cli.doctor.env_report import judge, probe, recommend
+from vecsess.cli.doctor.findings import FAIL, NOTE, OK, WARN, Finding
+from vecsess.cli.doctor.machine import Limits, examine_machine, read_limits, usable_cores
 
 STRANGE = "tests.cli.strange_envs:"
 

@@ -17,7 +17,7 @@ from tests.programs import run
 from vecsess import VecCheckedSession
 from vecsess.bench.faults.faulty import CUE, BreakingEnv
 from vecsess.bench.faults.ledger import LedgerEnv
-from vecsess.reactions import RestartPolicy
+from vecsess.recovery.policy import RestartPolicy
 
 pytestmark = pytest.mark.usefixtures("no_process_left")
 

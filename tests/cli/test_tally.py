@@ -6,7 +6,7 @@ import numpy as np
 
 from vecsess import VecCheckedSession, collect_rollout
 from vecsess.cli.tally import Tally
-from vecsess.policies import RandomPolicy
+from vecsess.collect.policies import RandomPolicy
 
 N, HORIZON = 3, 50
 

@@ -11,7 +11,8 @@ import pytest
 from gymnasium import spaces
 
 from vecsess.errors import VecsessError
-from vecsess.reports import check_description, failures_of, values_of
+from vecsess.fleet.reports import check_description, failures_of, values_of
+from vecsess.fleet.worker import Worker
 from vecsess.wire import messages
 from vecsess.wire.channel import HEADER
 from vecsess.wire.messages import (
@@ -32,7 +33,6 @@ from vecsess.wire.messages import (
 )
 from vecsess.wire.spaces import build_space, describe
 from vecsess.wire.values import FieldCountError, FieldTypeError, FrameError, pack_value
-from vecsess.worker import Worker
 
 KINDS: tuple[type[Message], ...] = (*COMMANDS, *REPLIES, *SERVER_COMMANDS, *SERVER_REPLIES)
 RIGHT: dict[str, Any] = {

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from vecsess._version import __version__
 from vecsess.cli.failures import CommandError
-from vecsess.rollout import Rollout
+from vecsess.collect.rollout import Rollout
 from vecsess.tree import Tree
 
 Array = npt.NDArray[Any]

@@ -16,10 +16,10 @@ from vecsess.cli.progress import Show, watch
 from vecsess.cli.session_options import add_session_options, open_session, positive
 from vecsess.cli.tables import incidents_table, summary_table, workers_table
 from vecsess.cli.tally import Tally
-from vecsess.collect import collect_rollout
-from vecsess.policies import Decision, RandomPolicy
-from vecsess.rollout import Rollout
-from vecsess.vector import VecCheckedSession
+from vecsess.collect.policies import Decision, RandomPolicy
+from vecsess.collect.rollout import Rollout
+from vecsess.collect.sources import collect_rollout
+from vecsess.session.vector import VecCheckedSession
 
 INTERRUPTED = 130
 LOOK_EVERY_S = 0.1

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from vecsess.cli.failures import CommandError
 from vecsess.cli.figures import plural
-from vecsess.in_process import replay_here
-from vecsess.reproducer import read_reproducer
+from vecsess.fleet.in_process import replay_here
+from vecsess.recovery.reproducer import read_reproducer
 
 NOT_REPRODUCED = 1
 

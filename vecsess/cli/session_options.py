@@ -8,8 +8,8 @@ import json
 from typing import Any
 
 from vecsess.cli.failures import CommandError
-from vecsess.vector import VecCheckedSession
-from vecsess.worker import Timeouts
+from vecsess.fleet.worker import Timeouts
+from vecsess.session.vector import VecCheckedSession
 
 
 def add_session_options(parser: argparse.ArgumentParser) -> None:

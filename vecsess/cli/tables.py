@@ -11,8 +11,8 @@ from rich.text import Text
 from vecsess.cli.failures import brief
 from vecsess.cli.figures import plural, seconds, short, size
 from vecsess.cli.tally import Tally
-from vecsess.health import WorkerHealth
-from vecsess.reactions import Incident
+from vecsess.fleet.health import WorkerHealth
+from vecsess.recovery.policy import Incident
 
 
 def summary_table(tally: Tally) -> Table:

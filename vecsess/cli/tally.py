@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from vecsess.rollout import Rollout
+from vecsess.collect.rollout import Rollout
 
 RECENT = 100  # episodes in the running mean
 RATED_EVERY_S = 0.1  # over less a rate is mostly chance

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from vecsess.cli.failures import CommandError
 from vecsess.cli.figures import plural, seconds, size
-from vecsess.health import NAME, read_health
+from vecsess.fleet.health import NAME, read_health
 
 _LINK = f"/memfd:{NAME} (deleted)"
 _WIDTH = 120

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
+from vecsess.contract import Finals
 from vecsess.errors import StateError
 from vecsess.extras import extra
-from vecsess.reports import values_of
-from vecsess.rollout import Finals
+from vecsess.fleet.reports import values_of
+from vecsess.session.vector import VecCheckedSession
 from vecsess.tree import Tree, row
-from vecsess.vector import VecCheckedSession
 
 with extra("sb3", needed_by="vecsess.integrations.sb3"):
     from stable_baselines3.common.vec_env.base_vec_env import VecEnv

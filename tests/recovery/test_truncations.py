@@ -1,0 +1,193 @@
+"""What can't be brought back is marked, and counts for nothing from there on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.losses import GUILTY, N, breaking, cue, kill, open_session
+from tests.sessions import zeros
+from vecsess import VecCheckedSession, WorkerDied, collect_rollout
+from vecsess.bench.faults.faulty import BreakingEnv
+from vecsess.collect.policies import RandomPolicy
+from vecsess.errors import ContractViolation, EnvError
+
+GROUPINGS = [pytest.param(None, id="a worker each"), pytest.param(2, id="2 workers")]
+pytestmark = pytest.mark.usefixtures("no_process_left")
+
+
+# --- marked truncations --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", GROUPINGS)
+def test_on_crash_truncate_marks_the_rows_and_goes_on(workers: int | None) -> None:
+    with (
+        open_session(workers=workers, on_crash="truncate") as vec,
+        open_session(workers=0) as oracle,
+    ):
+        lost = [GUILTY] if workers is None else [3, 4, 5]
+        good = [env for env in range(N) if env not in lost]
+        for session in (vec, oracle):
+            session.reset(seed=0)
+        before = vec.step(zeros(N))[0]
+        oracle.step(zeros(N))
+        for _ in range(2):  # a second time is no poison
+            kill(vec, env=GUILTY)
+            transition = vec.step_checked(zeros(N))
+            expected = oracle.step_checked(zeros(N))
+            assert np.flatnonzero(~transition.valid).tolist() == lost
+            assert transition.truncated[lost].all()
+            assert not transition.terminated[lost].any()
+            assert not transition.reward[lost].any()
+            assert np.array_equal(transition.next_observation[lost], before[lost])
+            assert np.array_equal(
+                transition.next_observation[good], expected.next_observation[good]
+            )
+            before = vec.observe()
+        assert vec.step_checked(zeros(N)).valid.all()
+        assert [incident.kind for incident in vec.incidents] == ["WorkerDied"] * 2
+
+
+def test_the_seed_after_a_truncation_is_derived_from_the_root() -> None:
+    def after() -> Any:
+        with open_session(on_crash="truncate") as vec:
+            vec.reset(seed=4)
+            kill(vec, env=GUILTY, wait=True)
+            return vec.step(zeros(N))[0]
+
+    assert after().tobytes() == after().tobytes()
+
+
+def test_on_crash_raise_tells_and_the_next_reset_revives() -> None:
+    with open_session(on_crash="raise") as vec:
+        first, _ = vec.reset(seed=0)
+        pid = kill(vec, env=GUILTY)
+        with pytest.raises(WorkerDied, match=f"worker {GUILTY}.*pid {pid}.*SIGKILL"):
+            vec.step(zeros(N))
+        again, _ = vec.reset(seed=0)
+        assert again.tobytes() == first.tobytes()
+        vec.step(zeros(N))
+
+
+@pytest.mark.parametrize("workers", [*GROUPINGS, pytest.param(0, id="in the trainer")])
+@pytest.mark.parametrize(
+    ("fault", "reactions"),
+    [
+        ("raises ValueError", {"on_error": "truncate"}),
+        ("NaN", {"on_violation": "truncate"}),
+        ("another shape", {"on_violation": "truncate"}),
+    ],
+)
+def test_one_environment_is_truncated_and_the_others_do_not_notice(
+    fault: str, reactions: dict[str, Any], workers: int | None
+) -> None:
+    with (
+        open_session(breaking(fault), workers=workers, **reactions) as vec,
+        open_session([BreakingEnv] * N, workers=0) as oracle,
+    ):
+        for session in (vec, oracle):
+            session.reset(seed=0)
+            session.step(zeros(N))
+        generations = [worker.generation for worker in vec._lockstep.workers]
+        got, *_, truncated, infos = vec.step(cue())
+        expected = oracle.step(cue())[0]
+        others = np.arange(N) != GUILTY
+        assert infos["invalid"].tolist() == (~others).tolist() == truncated.tolist()
+        assert np.array_equal(got[others], expected[others])
+        assert got[GUILTY, 0] == 0, "a new episode has begun"
+        assert np.array_equal(vec.step(zeros(N))[0][others], oracle.step(zeros(N))[0][others])
+        assert [worker.generation for worker in vec._lockstep.workers] == generations
+
+
+@pytest.mark.parametrize("workers", GROUPINGS)
+@pytest.mark.parametrize(
+    ("fault", "reactions"),
+    [("raises ValueError", {"on_error": "restart"}), ("NaN", {"on_violation": "restart"})],
+)
+def test_restart_also_replaces_the_process(
+    fault: str, reactions: dict[str, Any], workers: int | None
+) -> None:
+    with (
+        open_session(breaking(fault), workers=workers, **reactions) as vec,
+        open_session([BreakingEnv] * N, workers=0) as oracle,
+    ):
+        for session in (vec, oracle):
+            session.reset(seed=0)
+            session.step(zeros(N))
+        got, *_, infos = vec.step(cue())
+        others = np.arange(N) != GUILTY
+        assert infos["invalid"].tolist() == (~others).tolist()
+        assert np.array_equal(got[others], oracle.step(cue())[0][others])
+        generations = [worker.generation for worker in vec._lockstep.workers]
+        assert sum(generations) == 1
+        assert generations[int(vec._lockstep.worker_of[GUILTY])] == 1
+        assert "invalid" not in vec.step(zeros(N))[-1]
+
+
+def test_raise_is_the_default_for_errors_and_violations() -> None:
+    for fault, error in (("raises ValueError", EnvError), ("NaN", ContractViolation)):
+        with open_session(breaking(fault)) as vec:
+            vec.reset(seed=0)
+            with pytest.raises(error):
+                vec.step(cue())
+            vec.reset(seed=0)
+            vec.step(zeros(N))
+
+
+def test_a_reaction_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="on_crash: expected one of"):
+        open_session(on_crash="ignore")
+
+
+# --- invalid rows, to the end --------------------------------------------------------------------
+
+
+class KillAt:
+    """Acts at random, and kills the worker of an environment before the lockstep `t`."""
+
+    def __init__(self, vec: VecCheckedSession, t: int) -> None:
+        self._vec, self._t = vec, t
+        self._random = RandomPolicy(vec.single_action_space)
+        self.noise_size = self._random.noise_size
+
+    def act(self, observations: Any, **where: Any) -> Any:
+        self._t -= 1
+        if self._t == -1:
+            kill(self._vec, GUILTY, wait=True)
+        actions, log_probs, _ = self._random.act(observations, **where)
+        return actions, log_probs, self.value(observations)
+
+    def value(self, observations: Any, **where: Any) -> Any:
+        del where
+        return observations[:, 1].astype(np.float32)  # not constant
+
+
+def test_an_invalid_row_counts_for_nothing_and_cuts_the_trace() -> None:
+    t, gamma, lam = 5, 0.9, 0.8
+    with open_session([BreakingEnv] * N, on_crash="truncate") as vec:
+        rollout = collect_rollout(vec, KillAt(vec, t), 10, seed=0)
+    assert np.argwhere(~rollout.valid).tolist() == [[t, GUILTY]]
+    assert rollout.rewards[t, GUILTY] == 0
+    assert rollout.truncated[t, GUILTY]
+    assert not rollout.episodes, "one cut short is none"
+    last_good = rollout.observations[t, GUILTY]
+    assert np.array_equal(rollout.final_observations, last_good[None])
+
+    advantages = rollout.advantages(gamma, lam)
+    before = rollout.rewards[t - 1, GUILTY] + gamma * last_good[1] - rollout.values[t - 1, GUILTY]
+    assert advantages[t, GUILTY] == 0
+    assert advantages[t - 1, GUILTY] == pytest.approx(before, rel=1e-5)
+
+    batch = rollout.to_actor_critic_batch(gamma, lam)
+    counted = batch.advantages[batch.valid]
+    assert len(counted) == 10 * N - 1
+    assert abs(counted.mean()) < 1e-5
+    assert counted.std() == pytest.approx(1, abs=1e-3)
+    sizes = [
+        (len(part.valid), part.valid.all())
+        for part in batch.minibatches(16, np.random.default_rng(0))
+    ]
+    assert sum(size for size, _ in sizes) <= 10 * N - 1
+    assert all(valid for _, valid in sizes)

@@ -1,0 +1,301 @@
+"""The collection loop: fills a `Rollout` from anything that steps N environments together.
+
+It asks the policy once a lockstep. The values `V(s_{t+1})` are the next lockstep's, so that only
+the last row and the final observations cost a forward pass more each.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from vecsess import tree
+from vecsess.collect.policies import Decision, Policy, as_policy, noise_for
+from vecsess.collect.rollout import Episode, Rollout, reuse_or_allocate
+from vecsess.contract import Finals, StepRows
+from vecsess.tree import Tree
+
+# Noise is made for many locksteps at once, as long as it stays small: 1 MiB of float64.
+_NOISE_BLOCK = 2**17
+
+
+class LockstepSource(Protocol):
+    """What the loop needs of a source of experience: N environments, stepped together.
+
+    Attributes:
+        num_envs: `N`.
+        single_action_space: of one environment.
+        started: False before the first reset.
+    """
+
+    num_envs: int
+    single_action_space: gymnasium.Space[Any]
+
+    @property
+    def started(self) -> bool: ...  # noqa: D102
+
+    def start(self, seed: int | None = None) -> Tree:
+        """Resets every environment; returns `[N, *obs]`."""
+        ...
+
+    def observe(self) -> Tree:
+        """Returns what to act on, `[N, *obs]`."""
+        ...
+
+    def step_into(self, actions: Tree, rows: StepRows) -> Finals | None:
+        """Steps all with same-step auto-reset, fills `rows`; returns the finals, if any."""
+        ...
+
+
+class Startable(Protocol):
+    """What can be started: a source, or a session of one environment."""
+
+    def start(self, seed: int | None = None) -> Tree:
+        """Resets; returns what to act on."""
+        ...
+
+
+class Books(Protocol):
+    """What a session remembers from one rollout to the next.
+
+    Attributes:
+        noise_seed: of the session's own noise stream.
+        noise_counter: number of the next lockstep in that stream.
+        episode_returns: `[N]` float64, so far, of the episodes under way.
+        episode_lengths: `[N]` int64, so far; 0 right after a reset.
+        last_seen: tree of `[N, *obs]`, the last observations of the last rollout, by which one
+            notices that somebody else moved the session since; None where that is unknown.
+    """
+
+    noise_seed: int
+    noise_counter: int
+    episode_returns: NDArray[np.float64]
+    episode_lengths: NDArray[np.int64]
+    last_seen: Tree | None
+
+
+@dataclass(slots=True)
+class SingleBooks:
+    """The `Books` of a session of one environment."""
+
+    noise_seed: int = field(default_factory=lambda: secrets.randbits(63))
+    noise_counter: int = 0
+    episode_returns: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
+    episode_lengths: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
+    last_seen: Tree | None = None
+
+
+def fill_rollout(
+    source: LockstepSource,
+    books: Books,
+    policy: Any,
+    horizon: int,
+    seed: int | None,
+    counter: int | None,
+    out: Rollout | None,
+) -> Rollout:
+    """Fills a rollout; see `collect_rollout` for the arguments."""
+    actor = as_policy(policy, source.single_action_space)
+    observations = begin_collecting(source, books, horizon, seed, counter)
+    noise = _noise_stream(source, books, horizon, actor)
+    envs = np.arange(source.num_envs)
+    start = books.episode_lengths == 0
+    decision = actor.act(observations, noise=next(noise), episode_start=start, envs=envs)
+
+    rollout = rollout_for(source, horizon, observations, decision, out)
+    tree.copy_into(tree.row(rollout.observations, 0), observations)
+    rollout.episode_start[...] = False
+    rollout.episode_start[0] = start
+    ended = _Ended(books)
+    for t, rows in enumerate(rollout.step_rows()):
+        if t:
+            decision = actor.act(
+                tree.row(rollout.observations, t),
+                noise=next(noise),
+                episode_start=rollout.episode_start[t],
+                envs=envs,
+            )
+        actions = store(rollout, t, decision)
+        finals = source.step_into(actions, rows)
+        ended.count(rows)
+        if finals is not None:
+            ended.add(t, rows, finals)
+            rollout.episode_start[t + 1 : t + 2, finals.envs] = True  # no row after the last
+    rollout.counter = books.noise_counter
+    end_rollout(rollout, books, actor, ended.finals, ended.episodes)
+    return rollout
+
+
+def begin_collecting(
+    source: LockstepSource, books: Books, horizon: int, seed: int | None, counter: int | None
+) -> Tree:
+    """Chooses the noise stream, and starts the source where that has not been done.
+
+    Returns:
+        What to act on, `[N, *obs]`.
+    """
+    if horizon <= 0:
+        raise ValueError(f"expected a positive horizon (locksteps to collect), got {horizon!r}")
+    if seed is not None:
+        books.noise_seed, books.noise_counter = seed, 0
+    if counter is not None:
+        books.noise_counter = counter
+    if not source.started:
+        return restart(source, books, seed)
+    observations = source.observe()
+    moved = _moved(books.last_seen, observations)
+    books.last_seen = None  # unknown, should a step fail
+    books.episode_returns[moved] = 0.0
+    books.episode_lengths[moved] = 0
+    return observations
+
+
+def _moved(last_seen: Tree | None, observations: Tree) -> NDArray[np.bool_]:
+    """Returns where somebody else reset or stepped an environment since the last rollout, `[N]`."""
+    now = tree.leaves(observations)
+    moved = np.zeros(len(now[0]), dtype=np.bool_)
+    for before, after in zip(tree.leaves(last_seen), now, strict=False):
+        if before is not None and before.shape == after.shape:  # else there is another cast now
+            not_nan = (before == before) | (after == after)  # NaN differs from NaN
+            differs = (before != after) & not_nan
+            moved |= differs.reshape(len(moved), -1).any(axis=1)
+    return moved
+
+
+def restart(source: Startable, books: Books, seed: int | None) -> Tree:
+    """Starts a source, and with it the books of its episodes; returns what to act on."""
+    observations = source.start(seed)
+    books.episode_returns[:] = 0.0
+    books.episode_lengths[:] = 0
+    return observations
+
+
+def _noise_stream(
+    source: LockstepSource, books: Books, horizon: int, actor: Policy
+) -> Iterator[NDArray[np.float64]]:
+    """Yields the noise of one lockstep after another, `[N, noise_size]`."""
+    seed, counter, envs = books.noise_seed, books.noise_counter, np.arange(source.num_envs)
+    block = max(1, _NOISE_BLOCK // max(1, actor.noise_size * len(envs)))
+    for begin in range(0, horizon, block):
+        steps = min(block, horizon - begin)
+        yield from noise_for(actor, seed, counter + begin, envs, steps)
+
+
+def rollout_for(
+    source: LockstepSource, horizon: int, observations: Tree, decision: Any, out: Rollout | None
+) -> Rollout:
+    """Returns `out`, or a new rollout, in the dtypes in which the policy answers."""
+    if not isinstance(decision, (tuple, list)) or len(decision) != 3:
+        raise TypeError(
+            "expected the policy's act to return (actions, log_probs, values), "
+            f"got {type(decision).__name__}"
+        )
+    log_probs, values = map(np.asarray, decision[1:])
+    for name, array in (("log_probs", log_probs), ("values", values)):
+        if array.dtype.kind != "f":
+            raise TypeError(f"expected floating-point {name} from the policy, got {array.dtype}")
+    fresh = Rollout.empty(
+        horizon,
+        source.num_envs,
+        getattr(source, "single_observation_space", tree.row(observations, 0)),
+        source.single_action_space,
+        log_prob_dtype=log_probs.dtype,
+        value_dtype=values.dtype,
+    )
+    rollout = reuse_or_allocate(out, fresh)
+    rollout.action_space = source.single_action_space
+    return rollout
+
+
+def store(rollout: Rollout, t: int, decision: Decision, envs: slice = slice(None)) -> Tree:
+    """Stores a decision about `envs` in row `t`; returns the actions as they were stored."""
+    actions, log_probs, values = decision
+    row = tree.row(rollout.actions, (t, envs))
+    if isinstance(row, np.ndarray):
+        _put("actions", actions, row)
+    else:
+        tree.map_leaves(lambda part, given: _put("actions", given, part), row, actions)
+    _put("log_probs", log_probs, rollout.log_probs[t, envs])
+    _put("values", values, rollout.values[t, envs])
+    return row
+
+
+def _put(name: str, given: Any, row: NDArray[Any]) -> None:
+    """Copies what the policy gave, where that is no broadcast and loses nothing."""
+    # What has no fixed shape, such as a text, is an object: NumPy would look into it.
+    array = tree.object_array(given) if row.dtype == object else np.asarray(given)
+    if array.shape != row.shape:
+        raise ValueError(
+            f"expected {name} of shape {list(row.shape)} from the policy, got {list(array.shape)}"
+        )
+    if array.dtype != row.dtype and not np.can_cast(array.dtype, row.dtype):
+        raise TypeError(
+            f"expected {name} of dtype {row.dtype} from the policy, got {array.dtype}: cast it "
+            "there, so that log-probabilities are those of the actions that are taken"
+        )
+    row[...] = array
+
+
+class _Ended:
+    """Keeps the books while a rollout is filled, and the episodes that end in it."""
+
+    def __init__(self, books: Books) -> None:
+        self.books = books
+        self.finals: list[tuple[int, Finals]] = []
+        self.episodes: list[Episode] = []
+
+    def count(self, rows: StepRows) -> None:
+        self.books.noise_counter += 1
+        self.books.episode_returns += rows.rewards
+        self.books.episode_lengths += 1
+
+    def add(self, t: int, rows: StepRows, finals: Finals) -> None:
+        returns, lengths = self.books.episode_returns, self.books.episode_lengths
+        self.finals.append((t, finals))
+        for env in finals.envs.tolist():
+            if rows.valid[env]:  # else it did not end, it was lost
+                self.episodes.append(Episode(float(returns[env]), int(lengths[env]), env, t))
+        returns[finals.envs] = 0.0
+        lengths[finals.envs] = 0
+
+
+def end_rollout(
+    rollout: Rollout,
+    books: Books,
+    actor: Policy,
+    ended: list[tuple[int, Finals]],
+    episodes: list[Episode],
+) -> None:
+    """Adds what is known only after the last lockstep.
+
+    Args:
+        rollout: its rows are filled.
+        books: of the session.
+        actor: gives the values of the last and the final observations.
+        ended: the finals of each lockstep that brought some, with its `t`.
+        episodes: those that ended.
+    """
+    books.last_seen = tree.map_leaves(np.copy, rollout.last_observations)
+    rollout.episodes = episodes
+    rollout.next_values[:-1] = rollout.values[1:]
+    last = actor.value(rollout.last_observations, envs=np.arange(rollout.num_envs))
+    _put("values", last, rollout.next_values[-1])
+    counts = [len(finals.envs) for _, finals in ended]
+    rollout.final_steps = np.repeat(np.array([t for t, _ in ended], dtype=np.int64), counts)
+    if not counts:
+        rollout.final_envs = np.zeros(0, dtype=np.int64)
+        none = tree.row(rollout.last_observations, slice(0, 0))
+        rollout.final_observations = tree.map_leaves(np.copy, none)
+        return
+    rollout.final_envs = np.concatenate([finals.envs for _, finals in ended])
+    rollout.final_observations = tree.concatenate([finals.observations for _, finals in ended])
+    values = np.empty(len(rollout.final_envs), dtype=rollout.values.dtype)
+    given = actor.value(rollout.final_observations, envs=rollout.final_envs)
+    _put("values", given, values)
+    rollout.next_values[rollout.final_steps, rollout.final_envs] = values

@@ -1,0 +1,229 @@
+"""Collecting where not all environments wait for each other: the same batch, sooner.
+
+`"pipelined"`: one half of the environments steps while the policy works on the other half.
+`"free"`: each worker goes on as soon as its own actions are known, so that a batch takes as long as
+the slowest worker's steps together, and not as long as each step's slowest worker.
+
+Every environment sees the actions, and the policy the observations and the noise, that they would
+in lockstep. So the batch is the same, bit for bit, for a policy that computes each row by itself;
+a matrix product may round differently with another number of rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecsess import tree
+from vecsess.collect.loop import Books, begin_collecting, end_rollout, rollout_for, store
+from vecsess.collect.policies import Policy, as_policy, noise_for
+from vecsess.collect.rollout import Episode, Rollout
+from vecsess.contract import Finals, StepRows
+from vecsess.errors import ActionError
+from vecsess.fleet.flight import SLICE_S
+from vecsess.fleet.launch import cores
+from vecsess.fleet.lockstep import Lockstep
+from vecsess.session.actions import ActionCheck
+from vecsess.tree import Tree
+
+PACES = ("lockstep", "pipelined", "free")
+
+
+def groups_for(pace: str, workers: int) -> list[slice]:
+    """Returns the workers that step together: two halves, or each for itself."""
+    if pace == "free":
+        return [slice(worker, worker + 1) for worker in range(workers)]
+    middle = (workers + 1) // 2
+    halves = [slice(0, middle), slice(middle, workers)]
+    return [half for half in halves if half.stop > half.start]
+
+
+class Paced:
+    """The parts of a vector session, stepped each at its own pace.
+
+    Args:
+        session: a started `VecCheckedSession`.
+        pace: "pipelined" or "free".
+    """
+
+    def __init__(self, session: Any, pace: str) -> None:
+        self._session = session
+        self._lockstep: Lockstep = session.divide()
+        groups = groups_for(pace, len(self._lockstep.workers))
+        self.parts = [self._lockstep.part(own) for own in groups]
+        self._in_turn = pace == "pipelined"
+        # On cores that both halves need, one that begins early only keeps the other from its end.
+        self.by_turns = self._in_turn and len(self._lockstep.workers) > cores()
+        space, contract = session.single_action_space, session.contract
+        self._checks = [
+            ActionCheck(space, part.envs.stop - part.envs.start, contract) for part in self.parts
+        ]
+
+    def begin(self, index: int, actions: Tree) -> None:
+        """Sends one part its actions, `[n, *action]`."""
+        part = self.parts[index]
+        try:
+            checked = self._checks[index](actions)
+        except ActionError as error:
+            error.env = None if error.env is None else error.env + part.envs.start
+            raise
+        self._session.begin_part(part, checked)
+
+    def take(self, index: int, rows: StepRows) -> Finals | None:
+        """Waits for one part's step and copies it into `rows [n, ...]`."""
+        finals: Finals | None = self._session.take_part(self.parts[index], rows)
+        return finals
+
+    def ready(self, flying: list[int]) -> list[int]:
+        """Waits until a part has answered; returns those that have, or the next in turn."""
+        if self._in_turn:
+            return flying[:1]
+        hints, parts = self._lockstep.hints, self.parts
+        while True:  # a part is one worker here, and has its index
+            found = [index for index in flying if parts[index].awaited in (None, hints[index][0])]
+            if found or (found := self._block(flying)):
+                return found
+
+    def _block(self, flying: list[int]) -> list[int]:
+        """Sleeps until a worker has something to say, at most for a slice of time."""
+        workers = self._lockstep.workers
+        woken = self._lockstep.woken([workers[index] for index in flying], SLICE_S)
+        if not woken:
+            for index in flying:
+                self.parts[index].check_deadlines()
+        return [index for index in flying if index in woken]
+
+    def end(self) -> None:
+        """Makes one lockstep of the parts again; all have taken equally many steps."""
+        self._session.unite(self.parts)
+
+
+def fill_paced(
+    session: Any,
+    books: Books,
+    policy: Any,
+    horizon: int,
+    seed: int | None,
+    counter: int | None,
+    out: Rollout | None,
+    pace: str,
+) -> Rollout:
+    """Fills a rollout at a pace other than lockstep; see `collect_rollout` for the arguments."""
+    actor = as_policy(policy, session.single_action_space)
+    observations = begin_collecting(session, books, horizon, seed, counter)
+    envs = np.arange(session.num_envs)
+    # All of it at once: parts are at different steps.
+    noise = noise_for(actor, books.noise_seed, books.noise_counter, envs, horizon)
+    start = books.episode_lengths == 0
+    decision = actor.act(observations, noise=noise[0], episode_start=start, envs=envs)
+    rollout = rollout_for(session, horizon, observations, decision, out)
+    tree.copy_into(tree.row(rollout.observations, 0), observations)
+    rollout.episode_start[...] = False
+    rollout.episode_start[0] = start
+    actions = store(rollout, 0, decision)
+    run = _Run(Paced(session, pace), actor, rollout, books, noise)
+    run.fill(actions)
+    books.noise_counter += horizon
+    rollout.counter = books.noise_counter
+    finals, episodes = run.in_order()
+    end_rollout(rollout, books, actor, finals, episodes)
+    return rollout
+
+
+class _Run:
+    """One rollout under way: how far each part has come, and what has ended."""
+
+    def __init__(
+        self,
+        paced: Paced,
+        actor: Policy,
+        rollout: Rollout,
+        books: Books,
+        noise: NDArray[np.float64],
+    ) -> None:
+        self._paced, self._actor, self._rollout = paced, actor, rollout
+        self._books, self._noise = books, noise
+        self._rows = rollout.step_rows()
+        self._slices = [part.envs for part in paced.parts]
+        self._envs = np.arange(self._slices[-1].stop)
+        self._t = [0] * len(self._slices)  # steps that each part has completed
+        self._finals: list[tuple[int, Finals]] = []
+        self._episodes: list[Episode] = []
+
+    def fill(self, actions: Tree) -> None:
+        """Steps every part until it has filled its rows; `actions [N, *action]` are the first."""
+        for index, envs in enumerate(self._slices):
+            self._paced.begin(index, tree.row(actions, envs))
+        flying = list(range(len(self._slices)))
+        taken: list[int] = []
+        while flying or taken:
+            taken = taken or self._take_all(self._paced.ready(flying), flying)
+            going = [index for index in taken if self._t[index] < self._rollout.horizon]
+            decided = self._decide(going) if going else []
+            taken = self._take_all(flying.copy(), flying) if self._paced.by_turns else []
+            for index, part in zip(going, decided, strict=True):
+                self._paced.begin(index, part)
+            flying += going
+        self._paced.end()
+
+    def _take_all(self, ready: list[int], flying: list[int]) -> list[int]:
+        """Takes the steps of the parts in `ready`, which are no longer in `flying` then."""
+        for index in ready:
+            self._take(index)
+            flying.remove(index)
+        return ready
+
+    def in_order(self) -> tuple[list[tuple[int, Finals]], list[Episode]]:
+        """Returns the finals with their step, and the episodes, as lockstep would have them."""
+        self._finals.sort(key=lambda pair: (pair[0], pair[1].envs[0]))
+        self._episodes.sort(key=lambda episode: (episode.end_step, episode.env))
+        return self._finals, self._episodes
+
+    def _take(self, index: int) -> None:
+        """Takes the step of one part, and keeps the books of its environments."""
+        t, envs, whole = self._t[index], self._slices[index], self._rows[self._t[index]]
+        rows = StepRows(
+            tree.row(whole.next_observations, envs),
+            whole.rewards[envs],
+            whole.terminated[envs],
+            whole.truncated[envs],
+            whole.valid[envs],
+        )
+        finals = self._paced.take(index, rows)
+        self._t[index] = t + 1
+        returns, lengths = self._books.episode_returns, self._books.episode_lengths
+        returns[envs] += rows.rewards
+        lengths[envs] += 1
+        if finals is None:
+            return
+        self._finals.append((t, finals))
+        for env in finals.envs.tolist():
+            if whole.valid[env]:  # else it did not end, it was lost
+                self._episodes.append(Episode(float(returns[env]), int(lengths[env]), env, t))
+        returns[finals.envs] = 0.0
+        lengths[finals.envs] = 0
+        self._rollout.episode_start[t + 1 : t + 2, finals.envs] = True
+
+    def _decide(self, going: list[int]) -> list[Tree]:
+        """Asks the policy once for all parts that can go on; returns the actions of each."""
+        rollout, places = self._rollout, [(self._t[i], self._slices[i]) for i in going]
+        observations = [tree.row(rollout.observations, (t, envs)) for t, envs in places]
+        decision = self._actor.act(
+            _joined(observations),
+            noise=_joined([self._noise[t, envs] for t, envs in places]),
+            episode_start=_joined([rollout.episode_start[t, envs] for t, envs in places]),
+            envs=_joined([self._envs[envs] for _, envs in places]),
+        )
+        actions, begin = [], 0
+        for t, envs in places:
+            end = begin + envs.stop - envs.start
+            part = tuple(tree.row(one, slice(begin, end)) for one in decision)
+            actions.append(store(rollout, t, part, envs))
+            begin = end
+        return actions
+
+
+def _joined(parts: list[Tree]) -> Tree:
+    return tree.concatenate(parts) if len(parts) > 1 else parts[0]

@@ -1,0 +1,325 @@
+"""What a policy is to the collector, and the adapters to it; free of any framework."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from vecsess.collect.sampling import normal_noise, sample_with_log_prob, uniform_noise
+from vecsess.errors import SpaceError
+from vecsess.tree import Tree
+
+Predictor: TypeAlias = Callable[[Tree], Any]
+Decision: TypeAlias = tuple[Any, Any, Any]
+Draw: TypeAlias = Callable[[NDArray[np.float64]], tuple[NDArray[Any], NDArray[np.float32]]]
+
+NOISE_KINDS = ("uniform", "normal")
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """What the collector asks of a policy; derive from it or only look like it.
+
+    Attributes:
+        noise_size: how many columns of noise `act` wants for each row.
+        noise_kind: "uniform", in [0, 1), as where this is missing; or "normal", of mean 0 and
+            variance 1, made for many locksteps at once, which costs less than within `act`.
+
+    Example:
+        >>> isinstance(RandomPolicy(spaces.Discrete(2)), Policy)
+        True
+    """
+
+    noise_size: int
+
+    def act(
+        self,
+        observations: Tree,
+        *,
+        noise: NDArray[np.float64],
+        episode_start: NDArray[np.bool_],
+        envs: NDArray[np.int64],
+    ) -> Decision:
+        """Decides for `rows` environments.
+
+        Args:
+            observations: tree of `[rows, *obs]`; views into the batch, so not to be changed.
+            noise: `[rows, noise_size]` float64, of its `noise_kind`: the only randomness to use,
+                where a run is to be reproducible.
+            episode_start: `[rows]` bool; a recurrent policy clears its state where True.
+            envs: `[rows]` int64, whose observations these are.
+
+        Returns:
+            Actions `[rows, *act]` of the action space's dtype, their log-probabilities `[rows]`
+            and the values `V(s)` `[rows]`, both floating point.
+        """
+        ...  # pragma: no cover
+
+    def value(self, observations: Tree, *, envs: NDArray[np.int64]) -> Any:
+        """Returns `V(s)` `[rows]`; must leave the state of a recurrent policy as it is.
+
+        Args:
+            observations: tree of `[rows, *obs]`.
+            envs: `[rows]` int64, ascending or not, an environment more than once possible.
+        """
+        ...  # pragma: no cover
+
+
+def as_policy(policy: Any, action_space: gymnasium.Space[Any]) -> Policy:
+    """Returns `policy` as the collector's `Policy`.
+
+    Args:
+        policy: an object with `act`, `value` and `noise_size`; or, for a Discrete space, a pair
+            `(predict_logits, predict_value)` or an object with these two methods.
+        action_space: of one environment.
+
+    Raises:
+        TypeError: says which of these are missing.
+        ValueError: a `noise_kind` that there is not.
+
+    Example:
+        >>> pair = (lambda obs: np.zeros((len(obs), 3)), lambda obs: np.zeros(len(obs)))
+        >>> as_policy(pair, spaces.Discrete(3)).noise_size
+        1
+    """
+    if hasattr(policy, "act"):
+        _require(policy, "value", "noise_size")
+        kind = noise_kind_of(policy)
+        if kind not in NOISE_KINDS:
+            raise ValueError(f"noise_kind: expected one of {NOISE_KINDS}, got {kind!r}")
+        found: Policy = policy
+        return found
+    if isinstance(policy, (tuple, list)) and len(policy) == 2 and all(map(callable, policy)):
+        return CategoricalPolicy(policy[0], policy[1], action_space)
+    _require(policy, "predict_logits", "predict_value")
+    return CategoricalPolicy(policy.predict_logits, policy.predict_value, action_space)
+
+
+def _require(policy: Any, *names: str) -> None:
+    missing = [name for name in names if not hasattr(policy, name)]
+    if missing:
+        raise TypeError(
+            "expected a pair (predict_logits, predict_value), an object with these methods, or "
+            f"one with act, value and noise_size; got {type(policy).__name__} without "
+            f"{' and '.join(missing)}"
+        )
+
+
+def noise_kind_of(policy: Policy) -> str:
+    """Returns which kind of noise a policy wants."""
+    kind: str = getattr(policy, "noise_kind", NOISE_KINDS[0])
+    return kind
+
+
+def noise_for(
+    policy: Policy, seed: int, counter: int, envs: NDArray[np.int64], steps: int
+) -> NDArray[np.float64]:
+    """Returns what `act` gets as noise in locksteps `counter .. counter + steps`.
+
+    Args:
+        policy: says how much, and of which kind.
+        seed: of the stream.
+        counter: number of the first lockstep in the stream.
+        envs: `[rows]`, the environments that the rows belong to.
+        steps: how many locksteps.
+
+    Returns:
+        `[steps, rows, noise_size]` float64.
+    """
+    size = policy.noise_size
+    if noise_kind_of(policy) == "uniform":
+        return uniform_noise(seed, counter, envs, size, steps)
+    pairs = uniform_noise(seed, counter, envs, size + size % 2, steps)
+    return normal_noise(pairs)[..., :size]
+
+
+class CategoricalPolicy:
+    """Samples the actions of a Discrete space from logits.
+
+    Args:
+        predict_logits: takes observations `[rows, *obs]`, returns `[rows, A]`.
+        predict_value: takes observations `[rows, *obs]`, returns `[rows]`.
+        action_space: Discrete, of one environment; `A = action_space.n`.
+
+    Example:
+        >>> policy = CategoricalPolicy(
+        ...     lambda obs: np.zeros((len(obs), 2), dtype=np.float32),
+        ...     lambda obs: np.zeros(len(obs), dtype=np.float32),
+        ...     spaces.Discrete(2),
+        ... )
+        >>> noise, start, envs = np.array([[0.2], [0.7]]), np.ones(2, dtype=bool), np.arange(2)
+        >>> policy.act(np.zeros((2, 4)), noise=noise, episode_start=start, envs=envs)[0].tolist()
+        [0, 1]
+    """
+
+    noise_size = 1
+
+    def __init__(
+        self,
+        predict_logits: Predictor,
+        predict_value: Predictor,
+        action_space: gymnasium.Space[Any],
+    ) -> None:
+        if not isinstance(action_space, spaces.Discrete):
+            raise TypeError(
+                "a pair (predict_logits, predict_value) decides for Discrete action spaces, got "
+                f"{action_space}; pass an object with act, value and noise_size"
+            )
+        self.predict_logits = predict_logits
+        self.predict_value = predict_value
+        self._count = int(action_space.n)
+        self._first = int(action_space.start)
+        self._dtype = action_space.dtype
+
+    def act(
+        self,
+        observations: Tree,
+        *,
+        noise: NDArray[np.float64],
+        episode_start: NDArray[np.bool_],
+        envs: NDArray[np.int64],
+    ) -> Decision:
+        """See `Policy.act`."""
+        del episode_start, envs  # nothing is remembered
+        logits = np.asarray(self.predict_logits(observations))
+        if logits.shape != (len(noise), self._count):
+            raise ValueError(
+                f"expected predict_logits to return {[len(noise), self._count]} "
+                f"([rows, actions]), got {list(logits.shape)}"
+            )
+        choices, log_probs = sample_with_log_prob(logits, noise[:, 0])
+        actions = (choices + self._first).astype(self._dtype, copy=False)
+        return actions, log_probs, self.predict_value(observations)
+
+    def value(self, observations: Tree, *, envs: NDArray[np.int64]) -> Any:
+        """See `Policy.value`."""
+        del envs
+        return self.predict_value(observations)
+
+
+class RandomPolicy:
+    """Draws each action at random, whatever it sees; every value is 0.
+
+    Uniform over Discrete, MultiDiscrete, MultiBinary and bounded Box spaces. As `Box.sample`
+    does, an element without bounds is drawn from the standard normal distribution, and one with
+    a single bound at an exponentially distributed distance from it.
+
+    Args:
+        space: the action space of one environment.
+
+    Example:
+        >>> policy = RandomPolicy(spaces.Box(-2, 2, (1,)))
+        >>> noise, start, envs = np.array([[0.5], [1.0]]), np.ones(2, dtype=bool), np.arange(2)
+        >>> policy.act(np.zeros((2, 4)), noise=noise, episode_start=start, envs=envs)[0].tolist()
+        [[0.0], [2.0]]
+    """
+
+    def __init__(self, space: gymnasium.Space[Any]) -> None:
+        self.noise_size, self._draw = _drawing(space)
+
+    def act(
+        self,
+        observations: Tree,
+        *,
+        noise: NDArray[np.float64],
+        episode_start: NDArray[np.bool_],
+        envs: NDArray[np.int64],
+    ) -> Decision:
+        """See `Policy.act`."""
+        del observations, episode_start
+        actions, log_probs = self._draw(noise)
+        return actions, log_probs, self.value(None, envs=envs)
+
+    def value(self, observations: Tree, *, envs: NDArray[np.int64]) -> NDArray[np.float32]:
+        """See `Policy.value`."""
+        del observations
+        return np.zeros(len(envs), dtype=np.float32)
+
+
+def _drawing(space: gymnasium.Space[Any]) -> tuple[int, Draw]:
+    """Returns how much noise a row needs, and what turns it into actions and log-probabilities."""
+    if isinstance(space, spaces.Discrete):
+        return _integers(space, np.asarray(space.start), np.asarray(space.n))
+    if isinstance(space, spaces.MultiDiscrete):
+        return _integers(space, np.asarray(space.start), np.asarray(space.nvec))
+    if isinstance(space, spaces.MultiBinary):
+        return _integers(space, np.zeros(space.shape), np.full(space.shape, 2))
+    if isinstance(space, spaces.Box) and space.dtype.kind in "iub":
+        low = space.low.astype(np.float64)
+        return _integers(space, low, space.high.astype(np.float64) - low + 1)
+    if isinstance(space, spaces.Box):
+        return _uniform(space) if space.is_bounded() else _partly_unbounded(space)
+    raise SpaceError(
+        "a random policy draws from Discrete, MultiDiscrete, MultiBinary and Box action spaces, "
+        f"got {space}"
+    )
+
+
+def _integers(
+    space: gymnasium.Space[Any], low: NDArray[Any], count: NDArray[Any]
+) -> tuple[int, Draw]:
+    if np.any(count > 2.0**53):
+        raise SpaceError(f"expected at most 2**53 choices for each element, got {space}")
+    sizes, first = count.reshape(-1).astype(np.float64), low.reshape(-1).astype(np.int64)
+    shape = space.shape or ()
+    log_prob = -float(np.log(sizes).sum())
+
+    def draw(noise: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        rows = len(noise)
+        actions = (noise * sizes).astype(np.int64) + first
+        log_probs = np.full(rows, log_prob, dtype=np.float32)
+        return actions.reshape(rows, *shape).astype(space.dtype, copy=False), log_probs
+
+    return sizes.size, draw
+
+
+def _uniform(space: spaces.Box) -> tuple[int, Draw]:
+    low, high = _flat_bounds(space)
+    width = high / 2 - low / 2  # halves, since the whole may overflow
+    log_prob = -float((np.log(width[width > 0]) + math.log(2)).sum())
+
+    def draw(noise: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        actions = _as_actions(low * (1 - noise) + high * noise, space)
+        return actions, np.full(len(noise), log_prob, dtype=np.float32)
+
+    return low.size, draw
+
+
+def _partly_unbounded(space: spaces.Box) -> tuple[int, Draw]:
+    """As `_uniform`, a column at a time as its bounds allow; a normal column takes two of noise."""
+    low, high = _flat_bounds(space)
+    free, bounded = np.isinf(low) & np.isinf(high), np.isfinite(low) & np.isfinite(high)
+    one_sided = ~(free | bounded)
+    end = np.where(np.isfinite(low), low, high)[one_sided]
+    sign = np.where(np.isfinite(low), 1.0, -1.0)[one_sided]
+    part = spaces.Box(low[bounded], high[bounded], dtype=np.float64)
+    _, draw_part = _uniform(part)
+
+    def draw(noise: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        uniform, second = noise[:, : low.size], noise[:, low.size :]
+        values = np.empty(uniform.shape)
+        values[:, bounded], log_probs = draw_part(uniform[:, bounded])
+        distance = -np.log1p(-uniform[:, one_sided])
+        values[:, one_sided] = end + sign * distance
+        normal = normal_noise(np.stack((uniform[:, free], second), axis=-1))[..., 0]
+        values[:, free] = normal
+        log_normal = -0.5 * (normal**2 + math.log(2 * math.pi))
+        total = log_probs - distance.sum(axis=1) + log_normal.sum(axis=1)
+        return _as_actions(values, space), total.astype(np.float32)
+
+    return low.size + int(free.sum()), draw
+
+
+def _flat_bounds(space: spaces.Box) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
+
+
+def _as_actions(values: NDArray[np.float64], space: spaces.Box) -> NDArray[Any]:
+    shaped = values.reshape(len(values), *space.shape)
+    return np.clip(shaped, space.low, space.high).astype(space.dtype)

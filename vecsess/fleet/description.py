@@ -1,0 +1,160 @@
+"""What the environments of a session share: whether their spaces agree, and what a batch is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gymnasium
+from gymnasium.spaces.utils import is_space_dtype_shape_equiv
+from gymnasium.vector.utils import batch_differing_spaces, batch_space
+
+from vecsess.errors import ProtocolError, SpaceMismatchError
+from vecsess.fleet.worker import Worker
+from vecsess.wire.leaves import Space, all_leaves_of
+from vecsess.wire.messages import Described
+from vecsess.wire.spaces import build_space
+from vecsess.wire.values import FrameError, pack_value
+
+ObservationMode = Literal["same", "different"] | tuple[Space, Space]
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What the workers say of their environments, checked to agree.
+
+    Attributes:
+        observation_space: of one environment.
+        action_space: of one environment.
+        observation_batch: the space of a batch of observations.
+        spec: of environment 0.
+        metadata: of environment 0, what of it is plain data.
+        render_mode: of environment 0.
+    """
+
+    observation_space: Space
+    action_space: Space
+    observation_batch: Space
+    spec: gymnasium.envs.registration.EnvSpec | None
+    metadata: dict[str, Any]
+    render_mode: str | None
+
+
+def check_observation_mode(mode: Any) -> None:
+    """Refuses what is no observation mode, in Gymnasium's words.
+
+    Raises:
+        TypeError: a pair that is not of spaces.
+        ValueError: anything else.
+    """
+    if isinstance(mode, tuple) and len(mode) == 2:
+        if not all(isinstance(space, gymnasium.Space) for space in mode):
+            raise TypeError(
+                "Expected both elements of observation_mode to be Spaces, "
+                f"got {type(mode[0])} and {type(mode[1])}"
+            )
+    elif mode not in ("same", "different"):
+        raise ValueError(
+            "Invalid `observation_mode`, expected: 'same' or 'different' or tuple of single and "
+            f"batch observation space, actual got {mode}"
+        )
+
+
+def agree(workers: list[Worker], described: list[Described], mode: ObservationMode) -> Description:
+    """Returns the description that all environments share.
+
+    Args:
+        workers: in the order of their environments.
+        described: what each told of its own.
+        mode: as Gymnasium's `observation_mode`.
+
+    Raises:
+        SpaceMismatchError: spaces that do not agree as `mode` wants it.
+        ProtocolError: not the description of a space.
+    """
+    try:
+        observation_spaces, action_spaces = zip(*_each(workers, described), strict=True)
+    except FrameError as error:
+        raise ProtocolError(f"a worker described its spaces wrongly: {error}") from error
+    single, batch = _observation_spaces(mode, list(observation_spaces))
+    for env, space in enumerate(observation_spaces):
+        _check_observations(env, single, space, mode)
+    for env, space in enumerate(action_spaces):
+        if space is not action_spaces[0] and space != action_spaces[0]:
+            raise SpaceMismatchError(
+                "Sub-environment action space doesn't make the `single_action_space`: expected "
+                f"that of env 0, {action_spaces[0]}, got {space}",
+                env=env,
+            )
+    head = described[0]
+    return Description(
+        single, action_spaces[0], batch, _spec(head.spec), head.metadata, head.render_mode or None
+    )
+
+
+def _each(workers: list[Worker], described: list[Described]) -> list[tuple[Space, Space]]:
+    """Returns the spaces of each environment; equal ones are built once."""
+    built: dict[bytes, tuple[Space, Space]] = {}
+    pairs = []
+    for worker, description in zip(workers, described, strict=True):
+        for row in range(worker.rows):
+            plain = description.spaces[row] or description.spaces[0]
+            key = pack_value(plain)
+            if key not in built:
+                built[key] = build_space(plain[0]), build_space(plain[1])
+            pairs.append(built[key])
+    return pairs
+
+
+def _observation_spaces(mode: ObservationMode, found: list[Space]) -> tuple[Space, Space]:
+    """Returns the space of one environment's observations, and that of a batch."""
+    if isinstance(mode, tuple):
+        batch, single = mode  # in Gymnasium's order
+        return single, batch
+    if mode == "same":
+        return found[0], batch_space(found[0], len(found))
+    for env, space in enumerate(found):
+        _check_observations(env, found[0], space, mode)
+    return found[0], batch_differing_spaces(found)
+
+
+def _check_observations(env: int, single: Space, space: Space, mode: ObservationMode) -> None:
+    if space is single:
+        return
+    if mode == "same":
+        if space == single and _leaves(space) == _leaves(single):
+            return
+        raise SpaceMismatchError(
+            "observation_mode='same' however the sub-environments observation spaces are not "
+            f"equivalent. Expected the space of env 0, {single}, got {space}. If this is "
+            "intentional, use `observation_mode='different'` instead.",
+            env=env,
+        )
+    if not _equivalent(space, single) or _leaves(space) != _leaves(single):
+        raise SpaceMismatchError(
+            "observation_mode='different' or custom space however the sub-environments "
+            "observation spaces do not share a common shape and dtype. Expected one like "
+            f"{single}, got {space}",
+            env=env,
+        )
+
+
+def _equivalent(space: Space, other: Space) -> bool:
+    try:
+        return bool(is_space_dtype_shape_equiv(space, other))
+    except NotImplementedError:  # Gymnasium knows of no such relation for custom spaces
+        return True  # their leaves are compared anyway
+
+
+def _leaves(space: Space) -> list[Any]:
+    """Returns what decides the layout: the order of keys too, though equal Dicts may differ."""
+    return list(all_leaves_of(space))
+
+
+def _spec(text: str) -> Any:
+    if not text:
+        return None
+    try:
+        return gymnasium.envs.registration.EnvSpec.from_json(text)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ProtocolError(f"a worker described its spec wrongly: {error}") from error

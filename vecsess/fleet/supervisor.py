@@ -1,0 +1,317 @@
+"""Starts worker processes, watches them, and ends them: the manager's side of the fork server."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vecsess.errors import ProtocolError, ServerDied, SpawnError
+from vecsess.fleet.surroundings import environment, kill_marked, require_descriptors, require_linux
+from vecsess.fleet.worker import Worker, describe_exit
+from vecsess.wire.channel import Channel, DeadlineError, EndOfStreamError
+from vecsess.wire.messages import (
+    SERVER_REPLIES,
+    Exited,
+    Kill,
+    Message,
+    Prepare,
+    Spawn,
+    Spawned,
+    decode,
+    encode,
+)
+from vecsess.wire.slab import create_memfd
+from vecsess.wire.values import FrameError
+
+PACKET_BYTES = 1 << 17
+_DEATH_MS = 10_000  # how long a killed process may take to be gone
+_PROGRAM = Path(__file__).parents[1] / "bridge" / "gym_server.py"
+_WORKER_CODE = "vecsess.workers.spare"  # by name: this side never imports it
+
+
+@dataclass(slots=True)
+class _Owned:
+    """What must be given back even where nobody calls `close`; free of references to the owner."""
+
+    server: subprocess.Popen[bytes] | None = None
+    connection: socket.socket | None = None
+    descriptors: dict[int, list[int]] = field(default_factory=dict)  # by worker
+    pid: int = field(default_factory=os.getpid)
+
+    def release(self, close_s: float = 1.0) -> None:
+        """Ends the fork server, and with it every worker; closes all descriptors."""
+        foreign = os.getpid() != self.pid  # a forked copy: the processes belong to its parent
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+        for descriptors in self.descriptors.values():
+            for fd in descriptors:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+        self.descriptors.clear()
+        self._end_server(foreign, close_s)
+
+    def release_server(self) -> None:
+        """Ends a fork server that is dead or dying, and leaves the descriptors of its workers."""
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+        self._end_server(False, 0.0)
+
+    def _end_server(self, foreign: bool, close_s: float) -> None:
+        server, self.server = self.server, None
+        if server is None:
+            return
+        if foreign:
+            server.returncode = 0  # so that Popen does not wait for a process of its parent's
+            return
+        try:
+            server.wait(close_s)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+class Supervisor:
+    """One fork server and the workers that it starts.
+
+    Args:
+        groups: `(first_env, rows)` of each worker.
+        preload: modules that the fork server imports before it forks.
+        start_method: "fork" or "spawn".
+    """
+
+    def __init__(
+        self, groups: list[tuple[int, int]], preload: Iterable[str], start_method: str
+    ) -> None:
+        require_linux()
+        require_descriptors(len(groups))
+        self._owned = _Owned()
+        self._finalizer = weakref.finalize(self, _Owned.release, self._owned)
+        self._groups = groups
+        # One that spawns never forks, so what it imported would serve nobody.
+        self._preload = [_WORKER_CODE, *preload] if start_method == "fork" else []
+        self._mark = secrets.token_hex(8)
+        self._start_method = start_method
+        self.workers: list[Worker] = []
+        self._spawned: dict[tuple[int, int], Spawned] = {}
+
+    # --- start -----------------------------------------------------------------------------------
+
+    def start(self, deadline: float | None) -> None:
+        """Starts the fork server and all workers; they are building their environments then."""
+        self._start_server()
+        for index, (first_env, rows) in enumerate(self._groups):
+            self.workers.append(self._launch(index, first_env, rows, generation=0))
+        for worker in self.workers:
+            self._await_spawned(worker, deadline)
+
+    def _start_server(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._owned.connection = ours
+            command = [sys.executable, "-P", str(_PROGRAM)]
+            command += ["--fork-server", str(theirs.fileno()), "--manager", str(os.getpid())]
+            self._owned.server = subprocess.Popen(
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=environment(self._mark),
+                process_group=0,  # a Ctrl-C in the terminal is for the trainer
+            )
+        path = [entry or str(Path.cwd()) for entry in sys.path]
+        self._tell(Prepare(path, str(Path.cwd()), self._preload), [])
+
+    def restart_server(self, deadline: float | None) -> None:
+        """Replaces a dead fork server, and starts a successor of every worker."""
+        self._owned.release_server()
+        for worker in self.workers:
+            _kill_surely(worker)
+        kill_marked(self._mark)
+        self._start_server()
+        for worker in self.workers:
+            worker.dead = True
+            self.restart(worker, deadline)
+
+    def restart(self, lost: Worker, deadline: float | None) -> None:
+        """Starts a lost worker's successor, in place: same environments, next generation.
+
+        Args:
+            lost: a worker that is to be replaced; killed first where it still runs.
+            deadline: until the successor runs; a dead fork server is replaced too.
+        """
+        if not lost.dead:
+            self.kill(lost)
+            self.reap(lost, deadline)
+        for fd in self._owned.descriptors.pop(lost.index):
+            os.close(fd)
+        fresh = self._launch(lost.index, lost.first_env, lost.rows, generation=lost.generation + 1)
+        lost.channel, lost.slab_fd = fresh.channel, fresh.slab_fd
+        lost.generation, lost.exit, lost.dead = fresh.generation, None, False
+        self._await_spawned(lost, deadline)
+
+    def _launch(self, index: int, first_env: int, rows: int, *, generation: int) -> Worker:
+        """Asks for a worker; its slab is a new memfd, so no predecessor can write into it."""
+        command_read, command_write = os.pipe()
+        reply_read, reply_write = os.pipe()
+        slab = create_memfd(f"vecsess-{index}-{generation}")
+        self._owned.descriptors[index] = [command_write, reply_read, slab]
+        os.set_blocking(command_write, False)
+        os.set_blocking(reply_read, False)
+        try:
+            spawn = Spawn(index, generation, self._start_method)
+            self._tell(spawn, [command_read, reply_write, slab])
+        finally:
+            os.close(command_read)
+            os.close(reply_write)
+        channel = Channel(reply_read, command_write)
+        return Worker(index, first_env, rows, channel, slab, generation)
+
+    def _await_spawned(self, worker: Worker, deadline: float | None) -> None:
+        key = (worker.index, worker.generation)
+        while key not in self._spawned:
+            self._hear(deadline)
+        self._spawned.pop(key)
+        worker.watch = select.poll()
+        worker.watch.register(worker.channel.read_fd, select.POLLIN)
+        worker.watch.register(worker.pidfd, select.POLLIN)
+
+    # --- watch -----------------------------------------------------------------------------------
+
+    def wait(self, worker: Worker, timeout_s: float) -> bool:
+        """Whether a worker has something to say or has ended, after at most this long."""
+        return bool(worker.watch.poll(timeout_s * 1000))
+
+    def has_ended(self, worker: Worker) -> bool:
+        """Whether a worker's process has ended, even if what it started keeps its pipe open."""
+        return any(fd == worker.pidfd for fd, _ in worker.watch.poll(0))
+
+    def wait_any(self, workers: Iterable[Worker], timeout_s: float) -> set[int]:
+        """Returns those of `workers`, by index, of which `wait` would tell something."""
+        poll, owners = select.poll(), {}
+        for worker in workers:
+            for fd in (worker.channel.read_fd, worker.pidfd):
+                poll.register(fd, select.POLLIN)
+                owners[fd] = worker.index
+        return {owners[fd] for fd, _ in poll.poll(timeout_s * 1000)}
+
+    def wait_for(self, worker: Worker, deadline: float | None) -> None:
+        """Waits until a worker has written something.
+
+        Raises:
+            DeadlineError: it has not in time.
+            EndOfStreamError: it has ended, even if a process that it started keeps its pipe open.
+        """
+        timeout_ms = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+        ready = {fd for fd, _ in worker.watch.poll(timeout_ms)}
+        if not ready:
+            raise DeadlineError("the worker did not answer in time")
+        if worker.channel.read_fd not in ready:
+            raise EndOfStreamError("the worker has ended")
+
+    def kill(self, worker: Worker, ask_ms: int = 0) -> None:
+        """Has a worker and all that it started killed; returns at once.
+
+        Args:
+            worker: it need not be alive.
+            ask_ms: let it write its stack to stderr first, and wait so long for that.
+        """
+        self._tell(Kill(worker.index, worker.generation, ask_ms), [])
+
+    def reap(self, worker: Worker, deadline: float | None) -> Exited:
+        """Waits until a dead worker has been reaped, and all that it started with it."""
+        while worker.exit is None:
+            self._hear(deadline)
+        worker.dead = True
+        return worker.exit
+
+    def _tell(self, message: Message, fds: list[int]) -> None:
+        connection = self._owned.connection
+        assert connection is not None, "the supervisor was closed"
+        try:
+            socket.send_fds(connection, [encode(message)], fds)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise self._server_died() from error
+
+    def _hear(self, deadline: float | None) -> None:
+        """Takes one message of the fork server's."""
+        connection = self._owned.connection
+        assert connection is not None, "the supervisor was closed"
+        connection.settimeout(None if deadline is None else max(0.01, deadline - time.monotonic()))
+        try:
+            data, fds, _, _ = socket.recv_fds(connection, PACKET_BYTES, 1)
+        except TimeoutError as error:
+            raise SpawnError(
+                "the fork server did not answer in time; a module that it preloads may hang "
+                "while it is imported"
+            ) from error
+        except ConnectionResetError as error:
+            raise self._server_died() from error
+        if not data:
+            raise self._server_died()
+        try:
+            self._take(decode(data, SERVER_REPLIES), fds)
+        except FrameError as error:
+            raise ProtocolError(f"the fork server sent what it should not: {error}") from error
+
+    def _take(self, message: Message, fds: list[int]) -> None:
+        match message:
+            case Spawned() if len(fds) == 1:
+                worker = self._find(message.worker, message.generation)
+                worker.pid, worker.pidfd = message.pid, fds[0]
+                self._owned.descriptors[worker.index].append(fds[0])
+                self._spawned[message.worker, message.generation] = message
+            case Exited():
+                self._find(message.worker, message.generation).exit = message
+            case _:
+                raise ProtocolError("the fork server sent a worker without its pidfd")
+
+    def _find(self, index: int, generation: int) -> Worker:
+        for worker in self.workers:
+            if (worker.index, worker.generation) == (index, generation):
+                return worker
+        raise ProtocolError(f"the fork server named an unknown worker {index}")
+
+    def _server_died(self) -> ServerDied:
+        server = self._owned.server
+        code = None if server is None else server.poll()
+        return ServerDied(
+            f"the fork server ended{'' if code is None else ' with ' + describe_exit(code)}; "
+            "what it wrote to stderr says why"
+        )
+
+    # --- end -------------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether all was given back, be it by the collector: then descriptors are others'."""
+        return not self._finalizer.alive
+
+    def close(self, close_s: float) -> None:
+        """Ends the fork server and every worker that is left; a second call does nothing."""
+        if self._finalizer.detach() is not None:
+            self._owned.release(close_s)
+
+    def abandon(self) -> None:
+        """Closes a forked copy's descriptors and leaves the processes to their owner."""
+        self.close(0.0)
+
+
+def _kill_surely(worker: Worker) -> None:
+    """Ends a worker whose fork server is gone, and waits until it is."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
+    poll = select.poll()
+    poll.register(worker.pidfd, select.POLLIN)
+    poll.poll(_DEATH_MS)

@@ -1,0 +1,220 @@
+"""The recovery ladder: replay the episode, else from the last seeded reset, else cut it off.
+
+A replay counts only if every checksum in it is the one that was logged. What is cut off is a
+marked truncation: its row is invalid, and the trainer is told so.
+"""
+
+from __future__ import annotations
+
+import secrets
+import warnings
+from typing import Any
+
+import numpy as np
+
+from vecsess.fleet.launch import Launched
+from vecsess.fleet.reports import failures_of
+from vecsess.fleet.worker import Worker
+from vecsess.recovery.accounts import Account
+from vecsess.recovery.journal import Journal
+from vecsess.recovery.policy import RestartPolicy
+from vecsess.recovery.reproducer import write_reproducer
+from vecsess.wire.messages import Done, Replay, Replayed, Reset, Step, StepWith
+
+_RESET_TRIES = 3
+
+
+class Ladder:
+    """Brings environments of successors to where their predecessors' were.
+
+    Args:
+        launched: the workers.
+        journal: what the environments were told; None cuts off whatever is lost.
+        policy: how long a replay may take, and where reproducers go.
+
+    Attributes:
+        lost: environments whose row of the lockstep under way is invalid, and why.
+        unreplayable: environments whose replays have not reproduced.
+        root_seed: the seeds of environments that were cut off are derived from it.
+        truncations: how many were.
+    """
+
+    def __init__(self, launched: Launched, journal: Journal | None, policy: RestartPolicy) -> None:
+        self._launched, self._lockstep = launched, launched.lockstep
+        self._policy = policy
+        self.journal = journal
+        self.lost: dict[int, str] = {}
+        self.unreplayable: set[int] = set()
+        self.root_seed = secrets.randbits(32)
+        self.truncations = 0
+        self._rungs: dict[int, str] = {}  # by environment: what reproduced it last
+
+    def bring_back(
+        self,
+        worker: Worker,
+        outcomes: dict[int, str],
+        poison: frozenset[int] | set[int] = frozenset(),
+    ) -> None:
+        """Brings each environment of a successor to where its predecessor's was."""
+        message = worker.flight.message(worker) if worker.flight.unread else None
+        again = {}
+        if isinstance(message, Reset):
+            again = dict(zip(message.rows, message.seeds, strict=True))
+        for row in range(worker.rows):
+            env = worker.first_env + row
+            if row in again:
+                self._prepare_reset(env, worker, row, again[row])
+                outcomes[env] = "reset"
+            elif env in self.lost:
+                self.cut_off(env, self.lost[env])
+            elif env in poison:
+                path = self._reproduce(env, worker, row)
+                outcomes[env] = self.cut_off(
+                    env, f"the same step ended its worker twice; reproducer: {path}"
+                )
+            else:
+                outcomes[env] = self.climb(env, worker, row)
+        self._place_actions(worker)
+        without = {row for row in range(worker.rows) if worker.first_env + row in self.lost}
+        worker.flight.resend(worker, without)
+
+    def _prepare_reset(self, env: int, worker: Worker, row: int, seed: int | None) -> None:
+        """Gives an environment what a reset under way depends on: attributes, its own stream."""
+        if self.journal is None or env in self.unreplayable:
+            return
+        if seed is not None:
+            accounts = [self.journal.settings(env)]
+        else:
+            accounts = self.journal.accounts(env, worker.index, row)
+        for attempt, account in enumerate(accounts):
+            if not self._replay(env, worker, row, account, afresh=attempt > 0):
+                return
+
+    def climb(self, env: int, worker: Worker, row: int, ahead: int | None = None) -> str:
+        """Goes down the ladder for one environment; returns what was done."""
+        why = "on_crash='truncate'"
+        if env in self.unreplayable:
+            why = "its replays do not reproduce"
+        elif self.journal is not None:
+            accounts = self.journal.accounts(env, worker.index, row)
+            why = "its log does not reach back, or holds a call that is not pure"
+            for attempt, account in enumerate(accounts):
+                why = self._replay(env, worker, row, account, afresh=attempt > 0)
+                if not why:
+                    self._rungs[env] = account.rung
+                    return f"replayed {account.rung}"
+            if "another" in why:
+                self._give_up_replays(env)
+        return self.cut_off(env, why, int(worker.flight.unread) if ahead is None else ahead)
+
+    def _replay(self, env: int, worker: Worker, row: int, account: Account, *, afresh: bool) -> str:
+        """Replays one environment; returns why that failed, "" where it did not."""
+        script = [["make"], *account.script] if afresh else account.script
+        budget_s = self._policy.replay_budget_s
+        reply = self._lockstep.exchange(
+            worker,
+            lambda seq: Replay(seq, row, script, int(budget_s * 1000)),
+            self._lockstep.replay_s(budget_s),
+        )
+        if not isinstance(reply, Replayed):
+            return "the worker did not replay"
+        if reply.failures:
+            return f"its replay failed: {reply.failures[0][1:4]}"
+        got = np.frombuffer(reply.checksums, np.uint64).tolist()
+        expected = account.expected
+        if len(got) != len(expected):
+            return f"its replay gave {len(got)} of {len(expected)} results"
+        for index, (one, other) in enumerate(zip(got, expected, strict=True)):
+            if other is not None and one != other:
+                return f"its replay gave another result than the first time, at command {index}"
+        return ""
+
+    def _give_up_replays(self, env: int) -> None:
+        self.unreplayable.add(env)
+        warnings.warn(
+            f"env {env}: a replay did not reproduce its episode, so it is truncated from now on "
+            "when its worker is lost; randomness outside of np_random is the usual cause",
+            UserWarning,
+            stacklevel=2,
+        )
+
+    def _place_actions(self, worker: Worker) -> None:
+        """Puts the actions of the lockstep under way into a successor's range."""
+        if not isinstance(worker.flight.message(worker), Step | StepWith):
+            return
+        if self.journal is None or not worker.flight.unread:
+            return
+        for row in range(worker.rows):
+            actions = self.journal.pending_action(worker.first_env + row)
+            for array, action in zip(self._lockstep.views.actions, actions, strict=True):
+                array[worker.index, row] = action
+
+    # --- a lost row ------------------------------------------------------------------------------
+
+    def cut_off(self, env: int, why: str, ahead: int = 1) -> str:
+        """Ends an environment's episode as a marked truncation and starts another.
+
+        Args:
+            env: its worker is alive and owes no reply.
+            why: goes into `lost` and the incident.
+            ahead: 1 where this takes the place of a step, 0 between two.
+
+        Returns:
+            What was done, for the incident.
+
+        Raises:
+            EnvError: it can't be reset any more.
+        """
+        lockstep = self._lockstep
+        worker = lockstep.workers[int(lockstep.worker_of[env])]
+        row = int(lockstep.row_of[env])
+        for _ in range(_RESET_TRIES):
+            self.truncations += 1
+            sequence = np.random.SeedSequence([self.root_seed, env, self.truncations])
+            seed = int(sequence.generate_state(1)[0])
+            reply = lockstep.exchange(
+                worker,
+                lambda seq, seed=seed: Reset(seq, [row], [seed], b"", 0),  # type: ignore[misc]
+                lockstep.reset_s,
+            )
+            assert isinstance(reply, Done), "a reset is answered by Done"
+            errors = failures_of({worker.index: reply}, lockstep.workers)
+            if not errors:
+                break
+        else:
+            raise errors[0]
+        if self.journal is not None:
+            self.journal.reset([env], [seed], b"", [(worker.index, row)], ahead)
+        self.lost[env] = why
+        return f"truncated: {why}"
+
+    def _reproduce(self, env: int, worker: Worker, row: int) -> str:
+        if self.journal is None:
+            return "none, for there is no log"
+        accounts = self.journal.accounts(env, worker.index, row)
+        # The one that brought it here before: the quicker one may lead to another state.
+        known = [each for each in accounts if each.rung == self._rungs.get(env)] or accounts
+        script = known[0].script if known else []
+        action = self.journal.pending_action(env)
+        return write_reproducer(
+            self._policy.reproducer_dir,
+            self._launched.pickled,
+            self._launched.settings or {},
+            env,
+            [*script, ["steps", 1, _column(action)]],
+        )
+
+    def can_bring_back(self, worker: Worker) -> bool:
+        """Whether every environment of a worker can be replayed."""
+        envs = range(worker.first_env, worker.first_env + worker.rows)
+        if self.journal is None or not self.unreplayable.isdisjoint(envs):
+            return False
+        accounts = [self.journal.accounts(env, *self._place(env)) for env in envs]
+        return all(accounts) and worker in self._lockstep.active
+
+    def _place(self, env: int) -> tuple[int, int]:
+        return int(self._lockstep.worker_of[env]), int(self._lockstep.row_of[env])
+
+
+def _column(action: list[Any]) -> list[Any]:
+    return [np.asarray(part)[None] for part in action]

@@ -1,0 +1,336 @@
+"""Brings lost environments back, so that the batch comes out as if nothing had happened.
+
+The ladder: replay the episode; else replay from the last seeded reset; else a marked truncation.
+A replay counts only if every checksum in it is the one that was logged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from vecsess.errors import (
+    RestartLimitExceeded,
+    ServerDied,
+    StateError,
+    VecsessError,
+    WorkerError,
+)
+from vecsess.fleet.launch import Launched
+from vecsess.fleet.lockstep import Lockstep
+from vecsess.fleet.worker import Worker
+from vecsess.recovery.journal import Journal
+from vecsess.recovery.ladder import Ladder
+from vecsess.recovery.policy import Incident, Reactions, RestartPolicy
+from vecsess.wire.messages import Close, Step, StepWith
+
+_LOG = logging.getLogger("vecsess")
+_TRIES = 4  # how often a worker may be lost again before the lockstep is complete
+_ANY_TRIES = 64  # the same, where any number of restarts is allowed: an end nevertheless
+
+
+class Recovery:
+    """Watches a lockstep and brings back what it loses.
+
+    Args:
+        launched: the workers.
+        n: how many environments.
+        autoreset_mode: "same_step", "next_step" or "disabled".
+        reactions: what is done about each kind of failure.
+        policy: how often, and how long.
+    """
+
+    def __init__(
+        self,
+        launched: Launched,
+        n: int,
+        autoreset_mode: str,
+        reactions: Reactions,
+        policy: RestartPolicy | None,
+    ) -> None:
+        self._lockstep = lockstep = launched.lockstep
+        self._launched, self._reactions = launched, reactions
+        self._policy = policy or RestartPolicy()
+        self._journal: Journal | None = None
+        if reactions.on_crash == "replay":
+            self._journal = Journal(
+                lockstep.layout, lockstep.views, n, autoreset_mode, self._policy.log_bytes
+            )
+        self.ladder = Ladder(launched, self._journal, self._policy)
+        # The environments whose row of the lockstep under way is invalid, and why.
+        self.lost = self.ladder.lost
+        self._reset: tuple[list[int], list[int | None], bytes] = ([], [], b"")
+        self.incidents: list[Incident] = []
+        self.quarantined: dict[int, str] = {}
+        self._restarts: dict[int, deque[float]] = {}
+        self._suspects: dict[int, tuple[int, int]] = {}  # env -> where it last killed its worker
+        lockstep.watch(self._worker_lost)
+
+    # --- what the session does -------------------------------------------------------------------
+
+    def begin_reset(
+        self, envs: list[int], seeds: list[int | None], options: bytes, *, continued: bool
+    ) -> None:
+        """Notes a reset that is about to be sent; revives dead workers.
+
+        Args:
+            envs: the environments that are reset.
+            seeds: one for each of them.
+            options: a pickle, empty for none.
+            continued: the last call was completed, so the log before it still holds.
+        """
+        self._reset = (envs, seeds, options)
+        first = next((seed for seed in seeds if seed is not None), None)
+        if first is not None:
+            self.ladder.root_seed = abs(first)
+        self.lost.clear()
+        if self._journal is not None and not continued:
+            self._journal.break_off()
+        for worker in self._lockstep.active:
+            if worker.dead and self._launched.renew is not None:
+                self._launched.renew(worker)
+
+    def complete_reset(self) -> None:
+        """Logs the reset: every environment has answered it."""
+        if self._journal is not None:
+            envs, seeds, options = self._reset
+            self._journal.reset(envs, seeds, options, [self._place(env) for env in envs])
+
+    def begin_step(self, actions: list[Any]) -> None:
+        """Logs the actions of a lockstep that is about to be sent."""
+        if self.lost:
+            self.lost.clear()
+        if self.quarantined:
+            self.lost.update(self.quarantined)
+        if self._journal is not None:
+            self._journal.note(actions)
+
+    def complete_step(self, ended: Any) -> None:
+        """Logs what came of the lockstep; `ended [K]` are the environments whose episode did."""
+        if self._journal is not None:
+            self._journal.complete(ended)
+
+    def begin_part(self, part: Lockstep, actions: list[Any]) -> None:
+        """Does what `begin_step` does, for workers that go at their own pace."""
+        for env in range(part.envs.start, part.envs.stop):
+            self.lost.pop(env, None)
+            if env in self.quarantined:
+                self.lost[env] = self.quarantined[env]
+        if self._journal is not None:
+            self._journal.note(actions, part.envs, part.own.start)
+
+    def complete_part(self, part: Lockstep, ended: Any) -> None:
+        """Does what `complete_step` does, for workers that go at their own pace."""
+        if self._journal is not None:
+            self._journal.complete_part(ended, part.own)
+
+    def meet(self) -> None:
+        """All workers have come to the same lockstep again."""
+        if self._journal is not None:
+            self._journal.meet()
+
+    def note_set(self, env: int, name: str, packed: bytes) -> None:
+        """Logs that an attribute was set; `packed` is a pickle of its value."""
+        if self._journal is not None:
+            self._journal.set(env, name, packed)
+
+    def note_call(self, env: int) -> None:
+        """Logs a call that may have changed an environment: its episode can't be replayed."""
+        if self._journal is not None:
+            self._journal.called(env)
+
+    def settle(self, error: VecsessError, reaction: str) -> None:
+        """Cuts off the episode of an environment that raised or broke the contract.
+
+        Args:
+            error: names the environment.
+            reaction: "truncate", or "restart" for a new process too.
+        """
+        env = error.env
+        assert env is not None, "a failure names its environment"
+        worker = self._lockstep.workers[int(self._lockstep.worker_of[env])]
+        incident = self._record(worker, error)
+        if reaction == "truncate" or self._launched.renew is None:
+            incident.outcomes[env] = self.ladder.cut_off(env, str(error))
+            return
+        self.lost[env] = str(error)
+        self._launched.renew(worker)
+        worker.flight.unread = True  # the others of its group take this step a second time
+        self.ladder.bring_back(worker, incident.outcomes)
+        worker.flight.gather()
+
+    # --- workers that are due --------------------------------------------------------------------
+
+    def begin_recycling(self, due: dict[int, str], close_s: float) -> dict[int, str]:
+        """Lets workers close their environments before the next step is sent.
+
+        Args:
+            due: why, by worker.
+            close_s: how long that may take; what is left then is killed.
+
+        Returns:
+            Those of `due` whose environments can be brought back.
+        """
+        workers = self._lockstep.workers
+        kept = {index for index in due if not self.ladder.can_bring_back(workers[index])}
+        for index in due.keys() - kept:
+            with contextlib.suppress(WorkerError):  # it is replaced in any case
+                self._lockstep.exchange(workers[index], Close, close_s)
+        return {index: why for index, why in due.items() if index not in kept}
+
+    def recycle(self, due: dict[int, str], on_ready: Callable[[Worker], None]) -> None:
+        """Replaces workers that were told to close, once the next step has been sent.
+
+        Args:
+            due: why, by worker.
+            on_ready: called with each that stands again.
+        """
+        assert self._launched.renew is not None, "only processes are ever due"
+        for index, why in due.items():
+            worker = self._lockstep.workers[index]
+            done = Incident(why, "Recycled", index, worker.generation, None)
+            try:
+                self._launched.renew(worker)
+                self.ladder.bring_back(worker, done.outcomes)
+                on_ready(worker)
+            except WorkerError as error:
+                self._worker_lost(worker, error)
+            _LOG.info("worker %d: %s; %s", index, why, done.outcomes)
+
+    # --- checkpoints -----------------------------------------------------------------------------
+
+    def dump(self) -> dict[str, Any]:
+        """Returns the log and what else later recoveries depend on, as plain data.
+
+        Raises:
+            StateError: there is no log to take it from.
+        """
+        if self._journal is None:
+            raise StateError(
+                "expected on_crash='replay', whose log is what a checkpoint is made of"
+            )
+        lockstep = self._lockstep
+        return {
+            "journal": self._journal.dump(lockstep.worker_of, lockstep.row_of),
+            "root_seed": self.ladder.root_seed,
+            "truncations": self.ladder.truncations,
+            "unreplayable": sorted(self.ladder.unreplayable),
+        }
+
+    def load(self, plain: dict[str, Any]) -> dict[int, str]:
+        """Brings every environment to where `dump` found it.
+
+        Returns:
+            Those that could not be brought back, and why; they have begun new episodes.
+        """
+        if self._journal is None:
+            raise StateError("expected on_crash='replay', as the checkpoint was taken with it")
+        lockstep = self._lockstep
+        self._journal.load(plain["journal"], lockstep.worker_of, lockstep.row_of)
+        self.ladder.root_seed, self.ladder.truncations = plain["root_seed"], plain["truncations"]
+        self.ladder.unreplayable = set(plain["unreplayable"])
+        for worker in lockstep.workers:
+            for row in range(worker.rows):
+                self.ladder.climb(worker.first_env + row, worker, row, ahead=0)
+        failed = dict(self.ladder.lost)
+        self.ladder.lost.clear()
+        return failed
+
+    def _place(self, env: int) -> tuple[int, int]:
+        return int(self._lockstep.worker_of[env]), int(self._lockstep.row_of[env])
+
+    # --- a lost worker ---------------------------------------------------------------------------
+
+    def _worker_lost(self, worker: Worker | None, error: WorkerError) -> None:
+        """Brings a worker back and sends it what it was lost in, or raises."""
+        if self._reactions.on_crash == "raise":
+            raise error
+        began = time.monotonic()
+        poison = self._suspect(worker, error.env)
+        deaths: dict[int, list[int]] = {}  # by environment: where its replays ended successors
+        tries = _ANY_TRIES if self._policy.max_restarts is None else _TRIES
+        for attempt in range(tries):
+            worker = None if isinstance(error, ServerDied) else worker
+            incident = self._record(worker, error)
+            try:
+                self._spend(worker, error)
+                self._restore(worker, incident, poison)
+            except RestartLimitExceeded:
+                if self._reactions.on_limit == "raise" or worker is None:
+                    raise
+                self._quarantine(worker, incident)
+                return
+            except WorkerError as again:
+                if attempt == tries - 1:
+                    raise
+                error = again
+                if again.env is not None and again.worker is not None:
+                    where = int(self._lockstep.views.replayed[again.worker])
+                    before = deaths.setdefault(again.env, [])
+                    # Elsewhere it may be chance, once more: whoever killed it is about.
+                    if where in before or len(before) > 1:
+                        poison = poison | {again.env}
+                    before.append(where)
+            else:
+                break
+        incident.duration_s = time.monotonic() - began
+        _LOG.warning("%s; %s", incident.what, incident.outcomes)
+
+    def _restore(self, worker: Worker | None, incident: Incident, poison: set[int]) -> None:
+        """Starts the successor of a worker, or of all, and brings its environments back."""
+        assert self._launched.renew is not None, "only processes can be lost"
+        self._launched.renew(worker)
+        for one in self._lockstep.active if worker is None else [worker]:
+            one.losses += 1
+            self.ladder.bring_back(one, incident.outcomes, poison)
+
+    def _suspect(self, worker: Worker | None, env: int | None) -> set[int]:
+        """Returns the environment if this is the second time that this very step kills."""
+        if worker is None or env is None or self._journal is None:
+            return set()  # without a journal no step is run a second time
+        if not isinstance(worker.flight.message(worker), Step | StepWith):
+            return set()
+        place = self._journal.place(env)
+        if self._suspects.get(env) == place:
+            return {env}
+        self._suspects[env] = place
+        return set()
+
+    def _spend(self, worker: Worker | None, error: WorkerError) -> None:
+        """Counts a restart against the policy; waits where there were some lately."""
+        policy, now = self._policy, time.monotonic()
+        recent = self._restarts.setdefault(-1 if worker is None else worker.index, deque())
+        while recent and now - recent[0] > policy.within_s:
+            recent.popleft()
+        if policy.max_restarts is not None and len(recent) >= policy.max_restarts:
+            raise RestartLimitExceeded(
+                f"lost {len(recent) + 1} times within {policy.within_s} s; last: {error.message}. "
+                "Mend the environment, or allow more with RestartPolicy(max_restarts=...)",
+                worker=error.worker,
+                env=error.env,
+            ) from error
+        in_a_row = sum(1 for since in recent if now - since < policy.max_backoff_s)
+        recent.append(now)
+        if in_a_row and policy.max_restarts is not None:
+            wait_s = min(policy.backoff_s * 2 ** (in_a_row - 1), policy.max_backoff_s)
+            time.sleep(wait_s * (1 + random.random() / 4))  # jitter, not a secret
+
+    def _quarantine(self, worker: Worker, incident: Incident) -> None:
+        """Leaves a worker's rows masked from now on; the others go on."""
+        worker.flight.retire(worker)
+        if worker in self._lockstep.active:
+            self._lockstep.retire(worker)
+        for env in range(worker.first_env, worker.first_env + worker.rows):
+            self.quarantined[env] = self.lost[env] = incident.outcomes[env] = "quarantined"
+        _LOG.error("worker %d is quarantined: %s", worker.index, incident.what)
+
+    def _record(self, worker: Worker | None, error: VecsessError) -> Incident:
+        index, generation = (-1, 0) if worker is None else (worker.index, worker.generation)
+        incident = Incident(str(error), type(error).__name__, index, generation, error.env)
+        self.incidents.append(incident)
+        return incident

@@ -1,0 +1,136 @@
+"""Which of Gymnasium's conventions a session follows, and how its episodes begin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import cloudpickle
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import AutoresetMode
+
+from vecsess.errors import SpawnError
+from vecsess.fleet.description import ObservationMode, check_observation_mode
+from vecsess.wire.episode_seeds import EpisodeSeed, episode_seed
+
+EpisodeSeeds = Literal["continue", "per_episode"] | EpisodeSeed
+EpisodeOptions = dict[str, Any] | Callable[[int, int], dict[str, Any] | None] | None
+InfoLevel = Literal["none", "final", "all"]
+
+NO_INFOS, FINAL_INFOS, ALL_INFOS = 0, 1, 2
+_LEVELS = {"none": NO_INFOS, "final": FINAL_INFOS, "all": ALL_INFOS}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conventions:
+    """What a session promises of resets, infos and arrays; see `VecCheckedSession`."""
+
+    autoreset_mode: AutoresetMode
+    observation_mode: ObservationMode
+    copy: bool
+    infos: InfoLevel
+    episode_seeds: EpisodeSeeds
+    episode_options: EpisodeOptions
+
+    def __post_init__(self) -> None:
+        check_observation_mode(self.observation_mode)
+        if self.infos not in _LEVELS:
+            raise ValueError(f"infos: expected one of {list(_LEVELS)}, got {self.infos!r}")
+        seeds, options = self.episode_seeds, self.episode_options
+        if seeds not in ("continue", "per_episode") and not callable(seeds):
+            raise ValueError(
+                "episode_seeds: expected 'continue', 'per_episode' or a callable "
+                f"(seed, env, episode), got {seeds!r}"
+            )
+        if options is not None and not isinstance(options, dict) and not callable(options):
+            raise ValueError(
+                f"episode_options: expected a dict or a callable (env, episode), got {options!r}"
+            )
+
+    @property
+    def info_level(self) -> int:
+        """`infos` as the workers are told it."""
+        return _LEVELS[self.infos]
+
+    @property
+    def seed_of(self) -> EpisodeSeed | None:
+        """The function that derives an episode's seed; None where streams go on."""
+        if callable(self.episode_seeds):
+            return self.episode_seeds
+        return episode_seed if self.episode_seeds == "per_episode" else None
+
+    def recipe(self) -> dict[str, Any]:
+        """Returns the arguments that make a session like this one, as far as plain data can."""
+        mode, seeds, options = self.observation_mode, self.episode_seeds, self.episode_options
+        return {
+            "autoreset_mode": self.autoreset_mode.name.lower(),
+            "observation_mode": mode if isinstance(mode, str) else "same",
+            "copy": self.copy,
+            "infos": self.infos,
+            "episode_seeds": "continue" if callable(seeds) else seeds,
+            "episode_options": options if isinstance(options, dict) else None,
+        }
+
+    def for_workers(self) -> dict[str, Any]:
+        """Returns what workers must know of them, as plain data and pickles.
+
+        Raises:
+            SpawnError: a callable can't be pickled.
+        """
+        seeds, options = self.episode_seeds, self.episode_options
+        try:
+            return {
+                "autoreset_mode": self.autoreset_mode.name.lower(),
+                "episode_seeds": cloudpickle.dumps(seeds) if callable(seeds) else seeds,
+                "episode_options": b"" if options is None else cloudpickle.dumps(options),
+            }
+        except Exception as error:
+            raise SpawnError(
+                f"expected episode_seeds and episode_options that can be pickled, got {error!r}"
+            ) from error
+
+
+def autoreset_mode_of(given: AutoresetMode | str) -> AutoresetMode:
+    """Returns the mode that is meant by Gymnasium's enum, its value, or its name.
+
+    Example:
+        >>> autoreset_mode_of("next_step") is autoreset_mode_of("NextStep")
+        True
+    """
+    for mode in AutoresetMode:
+        if given in (mode, mode.value, mode.name.lower()):
+            return mode
+    names = [mode.name.lower() for mode in AutoresetMode]
+    raise ValueError(f"autoreset_mode: expected one of {names}, got {given!r}")
+
+
+def split_options(
+    options: dict[str, Any] | None, n: int
+) -> tuple[npt.NDArray[np.bool_] | None, dict[str, Any] | None]:
+    """Returns the mask of `reset_mask`, `[N]` bool, and the options for the environments.
+
+    The caller's dict stays as it is. The errors are those of Gymnasium's `SyncVectorEnv`.
+
+    Raises:
+        TypeError: no dict, or the mask is not an array of bool.
+        ValueError: it is of another shape, or nowhere True.
+    """
+    if options is not None and not isinstance(options, dict):
+        raise TypeError(f"options: expected a dict or None, got {type(options).__name__}")
+    if options is None or "reset_mask" not in options:
+        return None, options
+    mask = options["reset_mask"]
+    name = "`options['reset_mask']`"
+    if not isinstance(mask, np.ndarray):
+        raise TypeError(f"{name} must be a numpy array, got {type(mask)}")
+    if mask.shape != (n,):
+        raise ValueError(f"{name} must have shape `({n},)`, got {mask.shape}")
+    if mask.dtype != np.bool_:
+        raise TypeError(f"{name} must have `dtype=np.bool_`, got {mask.dtype}")
+    if not mask.any():
+        raise ValueError(
+            f"{name} must contain a boolean array with at least one True value, got {mask}"
+        )
+    return mask, {key: value for key, value in options.items() if key != "reset_mask"}

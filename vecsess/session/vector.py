@@ -1,0 +1,349 @@
+"""N environments in lockstep, each transition checked: the session that trainers use."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+import weakref
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import gymnasium
+from gymnasium.vector import AutoresetMode
+
+from vecsess.contract import Contract
+from vecsess.errors import ClosedError, StateError, VecsessError
+from vecsess.fleet.description import ObservationMode
+from vecsess.fleet.health import WorkerHealth
+from vecsess.fleet.launch import EnvLike, Source, cores, group, launch
+from vecsess.fleet.placement import Affinity, check_niceness, cpus_in_turn
+from vecsess.fleet.supervisor import Supervisor
+from vecsess.fleet.worker import Timeouts, Worker
+from vecsess.recovery.losses import Recovery
+from vecsess.recovery.policy import FailureReaction, Incident, Reaction, Reactions, RestartPolicy
+from vecsess.recovery.recycling import Recycling, check_limits
+from vecsess.session.checked_vector import CheckedVector
+from vecsess.session.checkpoint import pack_session, recipe_of, unpack_session
+from vecsess.session.conventions import (
+    Conventions,
+    EpisodeOptions,
+    EpisodeSeeds,
+    InfoLevel,
+    autoreset_mode_of,
+)
+from vecsess.session.gate import PENDING, Phase
+from vecsess.tree import leaves
+from vecsess.wire.messages import Close
+from vecsess.wire.patience import SPIN_NS
+
+
+class VecCheckedSession(CheckedVector):
+    """N Gymnasium environments in worker processes, stepped together, every transition checked.
+
+    It is a `gymnasium.vector.VectorEnv`, and the session that `collect_rollout` fills batches
+    from. Whatever `workers` is, the results are the same, bit for bit, for environments whose
+    randomness is in `np_random`.
+
+    Args:
+        env: an id (also `module:EnvId`) or an `EnvSpec`, a zero-argument callable that returns a
+            `gymnasium.Env`, or a sequence of n such callables.
+        n: how many environments; None for as many as `env` has callables, else 16.
+        make_kwargs: arguments for `gymnasium.make`, where `env` is an id.
+        workers: None for one process per environment, a number to group them, "auto" for one
+            process per core, 0 for the trainer's own process (no protection, no deadlines).
+        contract: what a transition must satisfy.
+        autoreset_mode: Gymnasium's, or its name: "same_step", "next_step" or "disabled";
+            `step_checked` and collection need "same_step".
+        observation_mode: "same" for equal observation spaces; "different" for such of one shape
+            and dtype; or a pair (space of a batch, space of one environment).
+        copy: False gives out the same observation arrays with each `reset` and `step`.
+        infos: "all"; "final" for those of an episode's last step; "none" costs nothing.
+        episode_seeds: "continue" lets an environment's own stream go on from episode to episode,
+            as Gymnasium does; "per_episode" gives each a seed of its own: the first the one of
+            `reset`, the others `vecsess.wire.episode_seeds.episode_seed(seed, env, episode)`. A
+            callable `(seed, env, episode)` returns that seed, or None.
+        episode_options: a dict, or a callable `(env, episode)` that returns one or None: the
+            options of episodes for which `reset` gave none.
+        preload: modules that are imported once, before the workers are forked.
+        timeouts: how long each call of an environment may take.
+        start_method: "fork" from a fork server, or "spawn" for what can't be forked.
+        on_crash: what to do about a worker that died or missed a deadline: bring its environments
+            back by "replay", "truncate" their episodes, or "raise".
+        on_error: what to do about an environment that raised: "raise", "truncate" its episode, or
+            "restart" its worker too.
+        on_violation: likewise for a transition that broke the contract.
+        on_limit: what to do when `restart_policy` is used up: "raise", or "quarantine" the
+            worker, whose rows stay masked while the others go on.
+        restart_policy: how often workers are restarted, and how long a replay may take.
+        memory_limit_bytes: a worker whose unique memory is more is replaced at the end of an
+            episode, and its environments brought back: nothing is lost.
+        max_episodes: likewise one whose environments have finished so many episodes together.
+        affinity: "spread" ties workers to the cores in turn; core numbers, to these.
+        niceness: how much nicer the workers are than the trainer, 0 to 19.
+
+    Raises:
+        EnvError: an environment could not be made; also the builtin exception that it raised.
+        SpaceError: a space that can't be carried, or spaces that do not agree.
+        SpawnError: the workers could not be started.
+
+    Example:
+        >>> with VecCheckedSession("CartPole-v1", n=4, workers=2) as vec:
+        ...     observations, infos = vec.reset(seed=0)
+        ...     observations.shape
+        (4, 4)
+    """
+
+    def __init__(
+        self,
+        env: EnvLike = "CartPole-v1",
+        n: int | None = None,
+        *,
+        make_kwargs: dict[str, Any] | None = None,
+        workers: int | str | None = None,
+        contract: Contract | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        observation_mode: ObservationMode = "same",
+        copy: bool = True,
+        infos: InfoLevel = "all",
+        episode_seeds: EpisodeSeeds = "continue",
+        episode_options: EpisodeOptions = None,
+        preload: Sequence[str] = (),
+        timeouts: Timeouts | None = None,
+        start_method: str = "fork",
+        on_crash: Reaction = "replay",
+        on_error: FailureReaction = "raise",
+        on_violation: FailureReaction = "raise",
+        on_limit: Literal["raise", "quarantine"] = "raise",
+        restart_policy: RestartPolicy | None = None,
+        memory_limit_bytes: int | None = None,
+        max_episodes: int | None = None,
+        affinity: Affinity = None,
+        niceness: int = 0,
+    ) -> None:
+        self._state = Phase.CLOSED  # until all of it stands: `__del__` may come before
+        n = _count(env, n)
+        contract, timeouts = contract or Contract(), timeouts or Timeouts()
+        reactions = Reactions(
+            on_crash=on_crash, on_error=on_error, on_violation=on_violation, on_limit=on_limit
+        )
+        groups = group(n, workers)
+        limits = {"memory_limit_bytes": memory_limit_bytes, "max_episodes": max_episodes}
+        limited = check_limits(processes=bool(groups), **limits)
+        conventions = Conventions(
+            autoreset_mode=autoreset_mode_of(autoreset_mode),
+            observation_mode=observation_mode,
+            copy=bool(copy),
+            infos=infos,
+            episode_seeds=episode_seeds,
+            episode_options=episode_options,
+        )
+        settings = _settings(conventions, contract, len(groups), affinity, niceness)
+        source = Source.of(env, make_kwargs, n)
+        launched = launch(
+            source, groups, n, settings, timeouts, preload, start_method, observation_mode
+        )
+        self._supervisor = launched.supervisor
+        try:
+            recovery = Recovery(launched, n, settings["autoreset_mode"], reactions, restart_policy)
+            super().__init__(launched, n, contract, timeouts, reactions, recovery, conventions)
+            if limited:
+                self._recycling = Recycling(self._lockstep, **limits)
+        except BaseException:
+            launched.abandon()
+            raise
+        self._recipe = {**_made(env, make_kwargs), "n": n, **conventions.recipe()}
+        _sessions.add(self)
+
+    # --- what is going on ------------------------------------------------------------------------
+
+    @property
+    def incidents(self) -> list[Incident]:
+        """What went wrong so far, and what was done about it."""
+        return self._recovery.incidents
+
+    def health(self) -> list[WorkerHealth]:
+        """Returns how each worker is: memory, CPU, descriptors, steps, who is waited for.
+
+        Cheap enough for every rollout, not for every step. `python -m vecsess top` shows it live.
+
+        Example:
+            >>> with VecCheckedSession("CartPole-v1", n=2) as vec:
+            ...     [(worker.worker, worker.state) for worker in vec.health()]
+            [(0, 'ready'), (1, 'ready')]
+        """
+        if self._state is Phase.CLOSED:
+            raise ClosedError("health: this session was closed; make a new one")
+        return self._health.sample()
+
+    def worker_states(self) -> dict[str, int]:
+        """Returns how many workers are in each state; costs next to nothing."""
+        return self._health.states()
+
+    # --- checkpoints -----------------------------------------------------------------------------
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Returns the session as plain data, which msgpack can pack: see `restore`.
+
+        It holds the log of resets, actions and checksums, not the environments' memory, so it is
+        small, and good on another day, in another process, with other `workers`.
+
+        Raises:
+            StateError: not between two steps, or without a log (`on_crash` is not "replay").
+        """
+        self._require("checkpoint", Phase.READY)
+        return pack_session(self, self._recipe)
+
+    @classmethod
+    def restore(
+        cls, data: dict[str, Any], env: EnvLike | None = None, **settings: Any
+    ) -> VecCheckedSession:
+        """Returns a session like the one that `checkpoint` was taken of, mid-episode.
+
+        Every environment is brought back by replaying its log, and compared by checksum. One that
+        does not come out the same begins a new episode; `unrestored` says which, and a warning.
+
+        Args:
+            data: what `checkpoint` returned.
+            env: as for the constructor; needed where the environments came from callables.
+            settings: as for the constructor, such as `workers`; the rest is as it was.
+
+        Raises:
+            StateError: `data` is not a checkpoint, or `env` is missing.
+        """
+        recipe = {**recipe_of(data), **settings}
+        if env is None and recipe["env"] is None:
+            raise StateError("expected env: the checkpoint's environments came from callables")
+        session = cls(**{**recipe, "env": recipe["env"] if env is None else env})
+        try:
+            session._resume(data)
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    @property
+    def unrestored(self) -> dict[int, str]:
+        """The environments that `restore` could not bring back, and why."""
+        return self._unrestored
+
+    def _resume(self, data: dict[str, Any]) -> None:
+        self._unrestored = unpack_session(self, data)
+        if self._unrestored:
+            warnings.warn(
+                f"environments {sorted(self._unrestored)} could not be restored and have begun "
+                "new episodes; see `unrestored`",
+                UserWarning,
+                stacklevel=3,
+            )
+        self._state = Phase.READY
+        self._lockstep.last = leaves(self._read_observations())
+
+    # --- life ------------------------------------------------------------------------------------
+
+    def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
+        """Ends the workers; `close` calls it once, and passes its arguments on.
+
+        Args:
+            timeout: for the environments to close, in seconds; None for `timeouts.close_s`. What
+                is left then is killed.
+            terminate: end the workers at once, without waiting for their environments to close.
+        """
+        if self._state is Phase.CLOSED:
+            return
+        state, self._state = self._state, Phase.CLOSED
+        _sessions.discard(self)
+        self._health.close()
+        close_s = self._timeouts.close_s if timeout is None else timeout
+        if self._supervisor is None:
+            self._local.channel.close()
+        else:
+            self._end_workers(self._supervisor, close_s, in_order=not terminate)
+        if state in PENDING and self._unawaited:
+            gymnasium.logger.warn(
+                "Calling `close` while waiting for a pending call to "
+                f"`{PENDING[state]}` to complete."
+            )
+
+    def _end_workers(self, supervisor: Supervisor, close_s: float, *, in_order: bool) -> None:
+        """Lets the workers close their environments where that is in order, and ends them."""
+        self._lockstep.unwatch()  # whoever is lost now need not come back
+        until = time.monotonic() + close_s
+        try:
+            if in_order and close_s > 0 and not supervisor.closed:
+                self._lockstep.begin(self._close_message, close_s)
+                self._lockstep.gather(max(0.0, until - time.monotonic()))  # for all of them
+        except (VecsessError, OSError) as error:
+            warnings.warn(
+                f"a worker did not close in order: {error}", ResourceWarning, stacklevel=2
+            )
+        finally:
+            supervisor.close(max(until - time.monotonic() if in_order else 0.0, min(close_s, 1.0)))
+
+    def __enter__(self) -> VecCheckedSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _close_message(self, worker: Worker, seq: int) -> Close | None:
+        return None if worker.dead else Close(seq)
+
+    def __del__(self) -> None:
+        if getattr(self, "_state", Phase.CLOSED) is not Phase.CLOSED:
+            warnings.warn(
+                f"{self!r} was not closed; use it in a `with`, or call close()",
+                ResourceWarning,
+                source=self,
+                stacklevel=2,
+            )
+            self.close()
+
+    def __repr__(self) -> str:
+        workers = 0 if self._supervisor is None else len(self._supervisor.workers)
+        spec = "" if self.spec is None else f"{self.spec.id}, "
+        return f"VecCheckedSession({spec}num_envs={self.num_envs}, workers={workers})"
+
+
+def _count(env: EnvLike, n: int | None) -> int:
+    """Returns how many environments there are to be."""
+    if n is None:
+        n = len(env) if isinstance(env, Sequence) and not isinstance(env, str) else 16
+    if type(n) is not int or n < 1:
+        raise ValueError(f"n: expected a positive number of environments, got {n!r}")
+    return n
+
+
+def _made(env: EnvLike, make_kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    """Returns how the environments are made, as plain data; callables are for who restores them."""
+    return {"env": env, "make_kwargs": make_kwargs} if isinstance(env, str) else {"env": None}
+
+
+def _settings(
+    conventions: Conventions, contract: Contract, workers: int, affinity: Affinity, niceness: int
+) -> dict[str, Any]:
+    """Returns what the workers are told of how to treat their environments."""
+    return {
+        **conventions.for_workers(),
+        "exact": contract.dtype == "exact",
+        "keep_rng": True,
+        "cpus": cpus_in_turn(affinity),
+        "niceness": check_niceness(niceness),
+        "spin_ns": SPIN_NS if workers <= cores() else 0,
+    }
+
+
+_sessions: weakref.WeakSet[VecCheckedSession] = weakref.WeakSet()
+
+
+def _abandon_sessions() -> None:
+    """In a forked copy of the trainer: let go of what belongs to the parent."""
+    for session in list(_sessions):
+        session._state = Phase.CLOSED  # this module's own
+        if session._supervisor is not None:
+            session._supervisor.abandon()
+    _sessions.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_sessions)

@@ -1,0 +1,143 @@
+"""Which layout fills batches fastest, measured: how many workers, and at which pace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from vecsess.collect.paced import PACES
+from vecsess.contract import Contract
+from vecsess.fleet.launch import EnvLike, cores
+from vecsess.fleet.worker import Timeouts
+from vecsess.session.vector import VecCheckedSession
+from vecsess.tuning.advice import advise
+from vecsess.tuning.lanes import Lane, LayoutFigures, TimedPolicy, open_lanes, run_lanes
+from vecsess.tuning.step_cost import StepCost, measure_step
+
+TIE = 0.97  # rates this close are equal, and then the stronger isolation and the simpler pace win
+MAX_WORKERS = 64  # a process for each of more environments is only tried where they sleep
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """What `autotune` found.
+
+    Attributes:
+        n: how many environments.
+        cores: how many this process may use.
+        step: what a step takes by itself.
+        layouts: what was measured, in the order in which it was tried.
+        best: the one to use.
+        advice: why, where the time goes, and what would help, a sentence each.
+    """
+
+    n: int
+    cores: int
+    step: StepCost
+    layouts: tuple[LayoutFigures, ...]
+    best: LayoutFigures
+    advice: tuple[str, ...]
+
+
+def autotune(
+    env: EnvLike,
+    n: int = 16,
+    *,
+    make_kwargs: dict[str, Any] | None = None,
+    policy: Any = None,
+    policy_s: float = 0.0,
+    policy_row_s: float = 0.0,
+    workers: Sequence[int] | None = None,
+    slice_s: float = 0.25,
+    rounds: int = 3,
+    contract: Contract | None = None,
+    timeouts: Timeouts | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Tuning:
+    """Measures a few layouts in interleaved rounds, and says which to use, and why.
+
+    The machine should do nothing else meanwhile. Where the policy takes time, paces are tried too.
+
+    Args:
+        env: as for `VecCheckedSession`.
+        n: how many environments.
+        make_kwargs: arguments for `gymnasium.make`, where `env` is an id.
+        policy: as for `collect_rollout`; random actions by default.
+        policy_s: how long a call of the policy takes beside, asleep: what a GPU would take.
+        policy_row_s: likewise, for each row.
+        workers: the numbers to try; by default 0, 1, one and two a core, N / 4, and N.
+        slice_s: how long each layout runs in a round; at least a lockstep.
+        rounds: how many.
+        contract: as for `VecCheckedSession`.
+        timeouts: as for `VecCheckedSession`.
+        tell: is told what is going on, a line at a time.
+
+    Raises:
+        ValueError: a number that makes no sense.
+        VecsessError: the environment can't be made or stepped; as `VecCheckedSession` raises.
+
+    Example:
+        >>> found = autotune("CartPole-v1", n=4, workers=(0, 2), slice_s=0.05, rounds=1)
+        >>> [layout.workers for layout in found.layouts]
+        [0, 2]
+        >>> found.best in found.layouts
+        True
+    """
+    _require_sense(n, policy_s, policy_row_s, slice_s, rounds, workers)
+    settings: dict[str, Any] = {"contract": contract, "timeouts": timeouts}
+    tell("one environment by itself")
+    step = measure_step(env, make_kwargs, settings)
+    settings["make_kwargs"] = make_kwargs
+    counts = worker_counts(n, cores(), step) if workers is None else list(workers)
+    paces = PACES if policy is not None or policy_s + policy_row_s > 0 else PACES[:1]
+    with ExitStack() as stack:
+        lanes: list[Lane] = []
+        for count in counts:
+            tell(f"workers={count}: starting")
+            vec = stack.enter_context(VecCheckedSession(env, n, workers=count, **settings))
+            timed = TimedPolicy(policy, vec.single_action_space, policy_s, policy_row_s)
+            lanes += open_lanes(vec, count, paces if count > 1 else PACES[:1], timed)
+        run_lanes(lanes, slice_s, rounds, tell)
+    return _conclude(n, step, tuple(lane.figures(step, cores()) for lane in lanes))
+
+
+def _conclude(n: int, step: StepCost, layouts: tuple[LayoutFigures, ...]) -> Tuning:
+    """Returns what follows from what was measured."""
+    best = choose(layouts)
+    advice = advise(best, layouts, step, cores())
+    return Tuning(n=n, cores=cores(), step=step, layouts=layouts, best=best, advice=advice)
+
+
+def _require_sense(
+    n: int,
+    policy_s: float,
+    policy_row_s: float,
+    slice_s: float,
+    rounds: int,
+    workers: Sequence[int] | None,
+) -> None:
+    for name, value in (("policy_s", policy_s), ("policy_row_s", policy_row_s)):
+        if not value >= 0:
+            raise ValueError(f"{name}: expected seconds from 0, got {value!r}")
+    if not slice_s > 0 or rounds < 1:
+        raise ValueError(f"expected slice_s above 0 and rounds from 1, got {slice_s!r}, {rounds!r}")
+    if workers is not None and (not workers or not all(0 <= count <= n for count in workers)):
+        raise ValueError(f"workers: expected numbers from 0 to {n}, got {workers!r}")
+
+
+def worker_counts(n: int, cores: int, step: StepCost) -> list[int]:
+    """Returns the numbers of workers worth a try for `n` environments on so many cores."""
+    counts = {0, 1, cores, 2 * cores, n // 4, n}
+    most = n if step.sleeps else max(MAX_WORKERS, 2 * cores)
+    return sorted(count for count in counts if count <= min(n, most))
+
+
+def choose(layouts: Sequence[LayoutFigures]) -> LayoutFigures:
+    """Returns the fastest; of those that are nearly as fast the simplest that protects."""
+    fastest = max(layout.steps_per_s for layout in layouts)
+    near = [layout for layout in layouts if layout.steps_per_s >= TIE * fastest]
+    return min(
+        near, key=lambda layout: (layout.workers == 0, PACES.index(layout.pace), layout.workers)
+    )
