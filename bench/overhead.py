@@ -27,7 +27,7 @@ _BLOCK = 64  # calls of one kind in turn: short against what else a machine does
 class ManagerAdapter(CheckedAdapter):
     """`step_into` with two workers, less the time in which it waits for them.
 
-    Waiting is what `vecsess.tuning.waiting.WaitClock` counts: spinning, and polls. Figures:
+    Waiting is what `vecsess.tuning.lanes.WaitClock` counts: spinning, and polls. Figures:
     `locksteps`, `manager_ns` and `waiting_ns` are sums, `median_ns` is the manager's part of
     a lockstep.
     """
@@ -35,7 +35,7 @@ class ManagerAdapter(CheckedAdapter):
     def __init__(self, case: Case, n: int) -> None:
         """Starts two workers, and wraps what waits."""
         from vecsess import VecCheckedSession
-        from vecsess.tuning.waiting import WaitClock
+        from vecsess.tuning.lanes import WaitClock
 
         super().__init__(VecCheckedSession(case.env, n, workers=2))
         self._clock = WaitClock(self._vec)

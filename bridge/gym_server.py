@@ -59,7 +59,7 @@ def _json_object(text: str) -> dict[str, Any]:
 
 def _serve_env(env_id: str, make_kwargs: dict[str, Any], protocol: str) -> int:
     """Serves one environment on stdin and stdout, to a client in any language."""
-    from vecsess.bridge.streams import take_streams
+    from vecsess.bridge.transports import take_streams
 
     read_fd, write_fd = take_streams()
     # Not earlier: gymnasium imports plugins, and they may print.

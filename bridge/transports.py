@@ -12,7 +12,7 @@ from typing import Any, NoReturn, Protocol
 from vecsess.bridge.env_server import EnvServer, Reply
 from vecsess.wire.channel import VALUE_BYTES, Channel, EndOfStreamError, frame
 from vecsess.wire.values import FrameError, pack_value, unpack_value
-from vecsess.workers.exceptions import told
+from vecsess.workers.outcomes import told
 
 
 class Transport(Protocol):
@@ -114,3 +114,17 @@ def failure(error: Exception) -> Reply:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def take_streams() -> tuple[int, int]:
+    """Returns private descriptors of stdin and stdout, and gives both numbers another meaning.
+
+    From here on descriptor 0 is at its end, and what is written to descriptor 1 goes to stderr,
+    also by C code and by processes that the environment starts.
+    """
+    read_fd, write_fd = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)
+    return read_fd, write_fd

@@ -21,7 +21,7 @@ from settings import Settings, env_maker
 from sources import GymnasiumSource, SB3Source
 
 from vecsess import VecCheckedSession
-from vecsess.extras import extra
+from vecsess.errors import extra
 
 with extra("train,sb3", needed_by="examples/compare_ppo.py"):
     import torch

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from vecsess.extras import extra
+from vecsess.errors import extra
 
 with extra("train", needed_by="this example"):
     from matplotlib.figure import Figure

@@ -3,7 +3,7 @@
 import numpy as np
 
 from vecsess import CheckedSession, Contract, collect_rollout, episode_path, episode_return
-from vecsess.session.gridworld import DOWN, RIGHT, GridWorld
+from vecsess.session.native import DOWN, RIGHT, GridWorld
 
 world = GridWorld(rows=4, columns=5)
 contract = Contract(obs_range=(0, 1), reward_range=(-1, 0))

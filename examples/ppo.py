@@ -27,7 +27,7 @@ from instruments import Chaos, Instruments, draw
 from settings import Settings, env_maker, is_image, parse, session_options
 
 from vecsess import Rollout, VecCheckedSession, collect_rollout
-from vecsess.extras import extra
+from vecsess.errors import extra
 
 with extra("train", needed_by="examples/ppo.py"):
     import torch

@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from vecsess.contract import Finals, StepRows
-from vecsess.extras import extra
+from vecsess.errors import extra
 
 with extra("train,sb3", needed_by="examples/compare_ppo.py"):
     from stable_baselines3.common.vec_env import VecEnv

@@ -11,7 +11,7 @@ import pytest
 from vecsess import errors
 from vecsess.errors import EnvError, VecsessError, env_error
 from vecsess.fleet.reports import printable
-from vecsess.workers.exceptions import account_of, type_of
+from vecsess.workers.outcomes import account_of, type_of
 
 BUILTINS = sorted(
     name

@@ -12,8 +12,7 @@ import pytest
 
 from tests.documents import CHECKOUT
 from vecsess import VecCheckedSession
-from vecsess.errors import EnvError, VecsessError
-from vecsess.extras import MissingExtraError, extra, hint_at_envs
+from vecsess.errors import EnvError, MissingExtraError, VecsessError, extra, hint_at_envs
 
 # Runs the rest of its arguments as a program for which these modules are not installed.
 WITHOUT = """

@@ -17,13 +17,19 @@ from vecsess.wire.forms import Form
 from vecsess.wire.leaves import FormError, Space
 from vecsess.wire.slab import Layout, Views
 from vecsess.wire.values import pack_value
-from vecsess.workers.attributes import READS, pack_result, set_attribute
 from vecsess.workers.env_source import BuildError, Env, Maker, build
-from vecsess.workers.episodes import Episodes
-from vecsess.workers.exceptions import account_of, told
-from vecsess.workers.infos import pack_info
-from vecsess.workers.outcomes import flag_of, refuse_info, reward_of
-from vecsess.workers.rng_state import Words, load_rng
+from vecsess.workers.episodes import Episodes, Words, load_rng
+from vecsess.workers.outcomes import (
+    READS,
+    account_of,
+    flag_of,
+    pack_info,
+    pack_result,
+    refuse_info,
+    reward_of,
+    set_attribute,
+    told,
+)
 from vecsess.workers.rows import Rows
 
 NO_INFOS, FINAL_INFOS, ALL_INFOS = 0, 1, 2

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import builtins
+import pickle
+import traceback
+from collections.abc import Callable
 from typing import Any
 
+import gymnasium
 import numpy as np
 
 from vecsess.wire.leaves import FormError
+from vecsess.wire.spaces import describe
+from vecsess.wire.values import pack_value
+from vecsess.workers.env_source import Env
 
 _NUMBERS = (float, np.floating, np.integer)
 
@@ -34,3 +42,150 @@ def flag_of(value: Any, name: str) -> bool:
 def refuse_info(info: Any) -> None:
     """Raises the error for an info that is no dict."""
     raise FormError("info", f"expected a dict, got {type(info).__name__} {repr(info)[:80]}")
+
+
+def pack_info(info: dict[str, Any], warn: Callable[[str], None]) -> bytes:
+    """Returns an info as msgpack; to be done at once, since environments reuse their arrays.
+
+    Args:
+        info: may be nested.
+        warn: called with a text for each key whose value is left out.
+    """
+    try:
+        return pack_value(info)
+    except (TypeError, ValueError):
+        return pack_value(_sendable(info, "info", warn))
+
+
+def _sendable(info: dict[Any, Any], name: str, warn: Callable[[str], None]) -> dict[Any, Any]:
+    """Returns what of a dict can be sent."""
+    kept = {}
+    for key, value in info.items():
+        place = f"{name}[{key!r}]"
+        try:
+            pack_value({key: value})
+        except (TypeError, ValueError) as error:
+            if isinstance(value, dict) and not _is_unsendable(key):
+                kept[key] = _sendable(value, place, warn)
+            else:
+                warn(f"{place} was left out: {error}")
+        else:
+            kept[key] = value
+    return kept
+
+
+def _is_unsendable(key: Any) -> bool:
+    try:
+        pack_value(key)
+    except (TypeError, ValueError):
+        return True
+    return False
+
+
+MAX_TRACEBACK = 16_000
+MAX_MESSAGE = 4_000
+MAX_BRIEF = 200
+
+
+def account_of(error: Exception) -> list[str]:
+    """Returns `[type, message, traceback]` for the wire.
+
+    The type is a name, with that of the builtin exception it derives from where that is another:
+    "KeyError", or "MyError(LookupError)".
+    """
+    text = "".join(traceback.format_exception(error))
+    return [type_of(error), told(error), _encodable(text)[-MAX_TRACEBACK:]]
+
+
+def brief(failure: list[Any]) -> list[Any]:
+    """Returns a failure without its traceback: many in one reply must fit into a frame."""
+    row, kind, name, message, _ = failure
+    return [row, kind, name, message[:MAX_BRIEF], ""]
+
+
+def type_of(error: Exception) -> str:
+    """Returns the name of an exception's class and of the nearest builtin one."""
+    name = type(error).__name__
+    nearest = next(kind for kind in type(error).__mro__ if _is_builtin(kind))
+    return name if nearest in (type(error), Exception) else f"{name}({nearest.__name__})"
+
+
+def told(error: Exception) -> str:
+    """Returns an exception's text; one whose `__str__` raises must not end the worker."""
+    try:
+        return _encodable(str(error))[:MAX_MESSAGE]
+    except Exception as second:
+        return f"<no text: {type(second).__name__} in __str__>"
+
+
+def _is_builtin(kind: type) -> bool:
+    return getattr(builtins, kind.__name__, None) is kind
+
+
+def _encodable(text: str) -> str:
+    """Returns the text without surrogates, which have no place in UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def set_attribute(env: Env, name: str, packed: bytes) -> None:
+    """Sets an attribute where a wrapper has it, else in the environment itself.
+
+    Args:
+        env: with all its wrappers.
+        name: of the attribute.
+        packed: a pickle of its value; from the manager: code goes this way only.
+    """
+    env.set_wrapper_attr(name, pickle.loads(packed))  # noqa: S301
+
+
+def get_attribute(env: Env, name: str, _packed: bytes) -> Any:
+    """Returns an attribute of an environment or of one of its wrappers."""
+    return env.get_wrapper_attr(name)
+
+
+def call_method(env: Env, name: str, packed: bytes) -> Any:
+    """Returns what a method returns, or an attribute that can't be called as it is."""
+    value = env.get_wrapper_attr(name)
+    if not callable(value):
+        return value
+    args, kwargs = pickle.loads(packed)  # noqa: S301  # from the manager
+    return value(*args, **kwargs)
+
+
+def is_wrapped(env: Env, name: str, _packed: bytes) -> bool:
+    """Returns whether one of an environment's wrappers is of a class, or derived from it.
+
+    Args:
+        env: with all its wrappers.
+        name: of the class, with its module: nothing is imported here to find it.
+    """
+    while isinstance(env, gymnasium.Wrapper):
+        if name in (f"{kind.__module__}.{kind.__qualname__}" for kind in type(env).__mro__):
+            return True
+        env = env.env
+    return False
+
+
+# "read" is a call that changes nothing, such as `render`.
+READS = {"call": call_method, "read": call_method, "get": get_attribute, "wrapped": is_wrapped}
+
+
+def pack_result(result: Any, name: str) -> tuple[str, bytes]:
+    """Returns what a result is, and the result as msgpack.
+
+    Raises:
+        TypeError: it is not plain data.
+    """
+    try:
+        if isinstance(result, gymnasium.Space):
+            return "space", pack_value(describe(result))
+        if isinstance(result, gymnasium.envs.registration.EnvSpec):
+            return "spec", pack_value(result.to_json())
+        if isinstance(result, np.random.Generator):
+            return "generator", pack_value(dict(result.bit_generator.state))
+        return "result", pack_value(result)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"the result of {name!r} can't come back: {error}; results are plain data (numbers, "
+            "texts, NumPy arrays, lists, dicts), so let the environment return such"
+        ) from error

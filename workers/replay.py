@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from vecsess.wire.checksum import Checksum
 from vecsess.wire.messages import Replay, Replayed
+from vecsess.wire.slab import Checksum
 from vecsess.workers.env_host import NO_INFOS, EnvHost, Failures
-from vecsess.workers.rng_state import load_rng
+from vecsess.workers.episodes import load_rng
 
 OVER_BUDGET = "over budget"
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from gymnasium import spaces
 
+from vecsess.wire.forms import unpack_piped
 from vecsess.wire.leaves import Array, Leaf, Space, all_leaves_of
-from vecsess.wire.piped import unpack_piped
 from vecsess.wire.slab import Views
 from vecsess.workers.env_source import Env
-from vecsess.workers.rng_state import RngRecord
+from vecsess.workers.episodes import RngRecord
 
 Reader = Callable[[int], Any]
 

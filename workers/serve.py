@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vecsess.wire.channel import VALUE_BYTES, Channel, EndOfStreamError, frame
+from vecsess.wire.channel import VALUE_BYTES, Channel, EndOfStreamError, Patience, frame
 from vecsess.wire.messages import (
     COMMANDS,
     Attach,
@@ -31,14 +31,13 @@ from vecsess.wire.messages import (
     encode,
     step_numbers,
 )
-from vecsess.wire.patience import Patience
 from vecsess.wire.slab import Layout, Views
 from vecsess.wire.spaces import describe
 from vecsess.wire.values import pack_value
 from vecsess.workers.env_host import EnvHost, Failures, Values
 from vecsess.workers.env_source import BuildError, Env, makers
 from vecsess.workers.episodes import Episodes
-from vecsess.workers.exceptions import account_of, brief
+from vecsess.workers.outcomes import account_of, brief
 from vecsess.workers.replay import replay
 
 

@@ -9,18 +9,19 @@ from numpy.typing import NDArray
 
 from vecsess import VecCheckedSession
 from vecsess.collect.evaluate import (
+    Evaluation,
     episode_path,
     episode_return,
     evaluate,
     greedy_action,
     mean_episode_return,
+    student_t_quantile,
 )
-from vecsess.collect.evaluation import Evaluation, student_t_quantile
 from vecsess.collect.sources import collect_rollout
 from vecsess.contract import Finals, StepRows, Transition
 from vecsess.errors import StateError, VecsessError
 from vecsess.session.checked import CheckedSession
-from vecsess.session.gridworld import RIGHT, Cell, GridWorld
+from vecsess.session.native import RIGHT, Cell, GridWorld
 
 
 class Walk(CheckedSession):

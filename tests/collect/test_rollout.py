@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from vecsess import tree
-from vecsess.collect.advantages import generalized_advantages
-from vecsess.collect.batch import one_hot, z_scores
+from vecsess.collect.batch import generalized_advantages, one_hot, z_scores
 from vecsess.collect.rollout import Rollout, reuse_or_allocate
 
 BOX = spaces.Box(-1, 1, (3,))

@@ -15,7 +15,7 @@ from tests.gymnasium.comparison import Twins, assert_same
 from tests.gymnasium.sample_envs import FunctionSpace, NamedSpace, OpaqueSpace, SampleEnv
 from vecsess import ContractViolation, VecCheckedSession, collect_rollout
 from vecsess.errors import ActionError
-from vecsess.wire.custom_space import CustomSpace
+from vecsess.wire.spaces import CustomSpace
 
 N = 3
 FLOATS = [np.float16, np.float32, np.float64]

@@ -14,7 +14,7 @@ from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoA
 from tests.gymnasium.mode_envs import DiaryEnv, SlowEnv
 from vecsess import VecCheckedSession
 from vecsess.errors import CallTimeout, StateError
-from vecsess.wire.patience import Patience
+from vecsess.wire.channel import Patience
 
 N = 3
 BRIEF_S = 0.02

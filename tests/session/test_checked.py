@@ -20,7 +20,7 @@ from vecsess.errors import (
     SpaceError,
     StateError,
 )
-from vecsess.session.gridworld import DOWN, RIGHT, Cell, GridWorld
+from vecsess.session.native import DOWN, RIGHT, Cell, GridWorld
 
 pytestmark = pytest.mark.usefixtures("no_process_left")
 

@@ -16,7 +16,7 @@ from vecsess.errors import StateError
 from vecsess.session.checked import CheckedSession
 from vecsess.session.client import Client
 from vecsess.session.compliance import SessionCompliance
-from vecsess.session.gridworld import GridWorld
+from vecsess.session.native import GridWorld
 from vecsess.tree import Tree
 
 

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from vecsess.session.gridworld import DOWN, LEFT, RIGHT, UP, Cell, GridWorld
+from vecsess.session.native import DOWN, LEFT, RIGHT, UP, Cell, GridWorld
 
 
 def test_a_step_moves_by_one_cell_and_costs_one() -> None:

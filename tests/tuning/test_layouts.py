@@ -16,11 +16,11 @@ from vecsess.collect.policies import RandomPolicy
 from vecsess.collect.sources import collect_rollout
 from vecsess.errors import EnvError
 from vecsess.session.vector import VecCheckedSession
-from vecsess.tuning import advice, lanes, layouts, step_cost, waiting
-from vecsess.tuning.lanes import LayoutFigures, TimedPolicy
-from vecsess.tuning.layouts import autotune, choose, worker_counts
+from vecsess.tuning import lanes, step_cost
+from vecsess.tuning import layouts as tuned
+from vecsess.tuning.lanes import LayoutFigures, TimedPolicy, WaitClock
+from vecsess.tuning.layouts import advise, autotune, choose, worker_counts
 from vecsess.tuning.step_cost import StepCost, measure_step
-from vecsess.tuning.waiting import WaitClock
 
 pytestmark = pytest.mark.usefixtures("no_process_left")
 
@@ -37,7 +37,7 @@ def layout(workers: int, rate: float, pace: str = "lockstep", **shares: Any) -> 
 
 
 def said(*layouts: LayoutFigures, step: StepCost = BUSY) -> str:
-    return "\n".join(advice.advise(choose(layouts), layouts, step, cores=2))
+    return "\n".join(advise(choose(layouts), layouts, step, cores=2))
 
 
 def test_each_layout_is_measured_and_the_best_is_one_of_them() -> None:
@@ -166,7 +166,7 @@ def test_advice_says_what_would_help(shares: dict[str, Any], step: StepCost, exp
 def test_advice_is_silent_where_nothing_sticks_out() -> None:
     even: dict[str, Any] = {"environments": 0.4, "waiting": 0.2, "copying": 0.2, "policy": 0.2}
     layouts = [layout(2, 100.0, **even)]
-    assert len(advice.advise(layouts[0], layouts, BUSY, cores=2)) == 2
+    assert len(advise(layouts[0], layouts, BUSY, cores=2)) == 2
 
 
 class _Sleeper(gymnasium.Env[Any, Any]):
@@ -243,9 +243,9 @@ def test_the_clock_counts_what_the_manager_waits_and_changes_nothing(
 
 
 def test_the_public_name_is_the_function_whatever_was_imported_before() -> None:
-    assert vecsess.autotune is layouts.autotune
+    assert vecsess.autotune is tuned.autotune
 
 
-@pytest.mark.parametrize("module", [layouts, waiting, step_cost, lanes])
+@pytest.mark.parametrize("module", [tuned, lanes, step_cost])
 def test_the_examples_are_right(module: Any) -> None:
     assert doctest.testmod(module).failed == 0

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.wire.strategies import array_spaces
-from vecsess.wire.checksum import Checksum
-from vecsess.wire.slab import Layout, Views
+from vecsess.wire.slab import Checksum, Layout, Views
 
 
 def views_of(space: Any, workers: int, rows: int) -> Views:

@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from vecsess.wire import patience as module
-from vecsess.wire.patience import Patience
+from vecsess.wire import channel as module
+from vecsess.wire.channel import Patience
 
 LONG_NS = 20_000_000_000  # never reached here
 

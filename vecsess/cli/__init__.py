@@ -1,1 +1,4 @@
-"""The commands of `python -m vecsess`: a module each, with `add_arguments` and `run`."""
+"""The commands of `python -m vecsess`, one module each.
+
+They parse, call what is public, and print; nothing is computed here that a program might want.
+"""

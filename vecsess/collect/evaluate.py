@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -12,7 +14,6 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from vecsess import tree
-from vecsess.collect.evaluation import Evaluation
 from vecsess.collect.loop import restart
 from vecsess.collect.policies import CategoricalPolicy, Decision, Policy, Predictor, as_policy
 from vecsess.collect.rollout import Episode, Rollout
@@ -67,7 +68,7 @@ def episode_return(
         seed: of its start.
 
     Example:
-        >>> from vecsess.session.gridworld import GridWorld
+        >>> from vecsess.session.native import GridWorld
         >>> with CheckedSession.from_env(GridWorld(1, 4)) as session:
         ...     episode_return(session, lambda obs: [[0, 1, 0, 0]])  # always to the right
         -3.0
@@ -95,7 +96,7 @@ def episode_path(
         `session.state` after the start and after each step: steps + 1 of them.
 
     Example:
-        >>> from vecsess.session.gridworld import GridWorld
+        >>> from vecsess.session.native import GridWorld
         >>> with CheckedSession.from_env(GridWorld(1, 4)) as session:
         ...     [cell.column for cell in episode_path(session, lambda obs: [[0, 1, 0, 0]])]
         [0, 1, 2, 3]
@@ -122,7 +123,7 @@ def mean_episode_return(
         max_steps: where an episode is left, if it has not ended.
 
     Example:
-        >>> from vecsess.session.gridworld import GridWorld
+        >>> from vecsess.session.native import GridWorld
         >>> def make_session(seed):
         ...     return CheckedSession.from_env(GridWorld(1, 4), seed=seed)
         >>> mean_episode_return(make_session, lambda obs: [[0, 1, 0, 0]], base_seed=0, episodes=5)
@@ -291,3 +292,76 @@ def _refuse_endless(env: int, length: int, max_steps: int) -> None:
             "one: set max_episode_steps, or wrap it in gymnasium.wrappers.TimeLimit",
             env=env,
         )
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Evaluation:
+    """What `evaluate` found; entry `k` of each array is episode `k`, sorted by environment.
+
+    Attributes:
+        returns: `[E]` float64, undiscounted.
+        lengths: `[E]` int64, steps.
+        envs: `[E]` int64, which environment played it.
+
+    Example:
+        >>> found = Evaluation(np.array([1.0, 3.0]), np.array([5, 7]), np.array([0, 1]))
+        >>> found.mean, found.interval(0.5)
+        (2.0, (1.0, 3.0))
+    """
+
+    returns: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+    envs: NDArray[np.int64]
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(self.returns.mean())
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Returns Student's confidence interval of the mean return.
+
+        It takes the episodes as independent and their mean as nearly normal, which a dozen of
+        them usually is; one episode alone says nothing about the spread, and its interval is
+        unbounded.
+
+        Args:
+            confidence: in (0, 1).
+        """
+        if not 0.0 < confidence < 1.0:
+            raise ValueError(f"expected confidence in (0, 1), got {confidence!r}")
+        count = self.returns.size
+        if count < 2:
+            return -math.inf, math.inf
+        error = float(self.returns.std(ddof=1)) / math.sqrt(count)
+        half = student_t_quantile(0.5 + confidence / 2, count - 1) * error
+        return self.mean - half, self.mean + half
+
+
+def student_t_quantile(probability: float, degrees: int) -> float:
+    """Returns the quantile of Student's t distribution, for probabilities above a half.
+
+    With `x = sqrt(v) tan(a)` the density becomes `cos(a) ** (v - 1)` up to a constant, which is
+    smooth, so that Gauss-Legendre quadrature and bisection give it to 10 digits.
+
+    Args:
+        probability: in [0.5, 1).
+        degrees: of freedom `v`, at least 1.
+
+    Example:
+        >>> round(student_t_quantile(0.975, 9), 4)
+        2.2622
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(64)
+    log_scale = math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2) - math.log(math.pi) / 2
+
+    def mass(angle: float) -> float:
+        cosines = np.cos(angle * (nodes + 1) / 2)
+        density = np.exp(log_scale + (degrees - 1) * np.log(cosines))
+        return float(angle / 2 * (weights * density).sum())
+
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if mass(middle) < probability - 0.5 else (low, middle)
+    return math.sqrt(degrees) * math.tan(low)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vecsess.collect.batch import minibatch_rows
-from vecsess.extras import extra
+from vecsess.errors import extra
 from vecsess.tree import Tree, map_leaves
 
 with extra("train", needed_by="rollout.to_torch"):

@@ -15,8 +15,7 @@ from gymnasium import spaces
 from numpy.typing import DTypeLike, NDArray
 
 from vecsess import tree
-from vecsess.collect.advantages import generalized_advantages
-from vecsess.collect.batch import ActorCriticBatch, one_hot, z_scores
+from vecsess.collect.batch import ActorCriticBatch, generalized_advantages, one_hot, z_scores
 from vecsess.contract import StepRows
 from vecsess.tree import Tree
 from vecsess.wire.leaves import all_leaves_of, assemble

@@ -10,13 +10,11 @@ from typing import Any
 import numpy.typing as npt
 
 from vecsess.errors import ProtocolError, ServerDied, WorkerDied, WorkerError, WorkerTimeout
-from vecsess.fleet.piped_values import PipedValues
-from vecsess.fleet.reports import breach_type, printable
+from vecsess.fleet.reports import PipedValues, breach_type, printable
 from vecsess.fleet.supervisor import Supervisor
 from vecsess.fleet.worker import Timeouts, Worker, describe_exit
-from vecsess.wire.channel import CONTROL_BYTES, EndOfStreamError
+from vecsess.wire.channel import CONTROL_BYTES, EndOfStreamError, Patience
 from vecsess.wire.messages import REPLIES, STACK_MARK, Done, Reply, decode
-from vecsess.wire.patience import Patience
 from vecsess.wire.slab import Layout, Views
 from vecsess.wire.values import FrameError
 

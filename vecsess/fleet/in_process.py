@@ -15,7 +15,7 @@ from vecsess.wire.messages import COMMANDS, Described, Failed, Replay, Replayed,
 from vecsess.wire.slab import Layout, Views
 from vecsess.workers.env_host import EnvHost
 from vecsess.workers.env_source import BuildError, select
-from vecsess.workers.exceptions import account_of
+from vecsess.workers.outcomes import account_of
 from vecsess.workers.serve import answer, describe_host, episodes_of
 
 _NO_BUDGET_MS = 1 << 40

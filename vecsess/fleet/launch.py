@@ -18,9 +18,14 @@ from vecsess.fleet.lockstep import Lockstep
 from vecsess.fleet.reports import breach_type, check_description, start_error
 from vecsess.fleet.supervisor import Supervisor
 from vecsess.fleet.worker import Timeouts, Worker, describe_exit
-from vecsess.wire.channel import VALUE_BYTES, DeadlineError, EndOfStreamError, frame
+from vecsess.wire.channel import (
+    MANAGER_SPIN_NS,
+    VALUE_BYTES,
+    DeadlineError,
+    EndOfStreamError,
+    frame,
+)
 from vecsess.wire.messages import Attach, Described, Failed, Start, decode, encode
-from vecsess.wire.patience import MANAGER_SPIN_NS
 from vecsess.wire.slab import Layout, Slab, seal
 from vecsess.wire.spaces import UnsupportedSpaceError
 from vecsess.wire.values import FrameError, pack_value

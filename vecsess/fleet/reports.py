@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import gymnasium
+import numpy as np
+
+from vecsess.contract import Finals
 from vecsess.errors import (
     BadEncoding,
     ContractViolation,
@@ -15,11 +19,15 @@ from vecsess.errors import (
     VecsessError,
     WrongFieldType,
     env_error,
+    hint_at_envs,
 )
-from vecsess.extras import hint_at_envs
-from vecsess.fleet.piped_values import FINAL, OBSERVATION
 from vecsess.fleet.worker import Worker
+from vecsess.tree import leaves
+from vecsess.wire.forms import unpack_piped
+from vecsess.wire.leaves import FormError, Space, all_leaves_of, assemble, field_name, part_at
 from vecsess.wire.messages import Described, Done, Failed
+from vecsess.wire.slab import Views
+from vecsess.wire.spaces import build_space
 from vecsess.wire.values import (
     EncodingError,
     FieldCountError,
@@ -131,3 +139,135 @@ def _require(worker: Worker, entry: Any, shape: tuple[type, ...]) -> None:
     fits = type(entry) is list and tuple(type(part) for part in entry) == shape
     if not fits or not 0 <= entry[0] < worker.rows:
         raise ProtocolError(f"expected {shape} for one of its rows", worker=worker.index)
+
+
+_BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+
+
+def result_of(what: str, value: Any, env: int) -> Any:
+    """Returns a result of a call.
+
+    Args:
+        what: "result" for plain data, "space", "spec" or "generator" for what was told as such.
+        value: as the worker sent it: untrusted.
+        env: whose it is.
+
+    Raises:
+        ProtocolError: it is not what it is said to be.
+    """
+    try:
+        match what:
+            case "space":
+                return build_space(value)
+            case "spec":
+                return gymnasium.envs.registration.EnvSpec.from_json(value)
+            case "generator":
+                return _generator(value)
+            case "result":
+                return value
+    except (FrameError, KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"expected a {what}, got {error}", env=env) from error
+    raise ProtocolError(f"expected the result of a call, got {what!r}", env=env)
+
+
+def _generator(state: dict[str, Any]) -> np.random.Generator:
+    """Returns a generator in the state that a worker told of."""
+    name = state["bit_generator"]
+    if name not in _BIT_GENERATORS:
+        raise ValueError(f"an unknown bit generator {name!r}")
+    bit_generator = getattr(np.random, name)()
+    bit_generator.state = state
+    return np.random.Generator(bit_generator)
+
+
+OBSERVATION, FINAL = "observation", "final"
+
+
+class PipedValues:
+    """The parts of an observation that have no fixed shape.
+
+    Args:
+        space: of one environment's observations.
+        views: the fields of all ranges; those of piped leaves hold objects.
+    """
+
+    def __init__(self, space: Space, views: Views) -> None:
+        self._places = {OBSERVATION: views.observations, FINAL: views.finals}
+        self._parts = {
+            index: (part_at(space, leaf.path), field_name(OBSERVATION, leaf.path))
+            for index, leaf in enumerate(all_leaves_of(space))
+            if leaf.piped
+        }
+
+    def __bool__(self) -> bool:
+        return bool(self._parts)
+
+    def take(self, worker: Worker, reply: Done) -> None:
+        """Takes what a worker sent with its reply.
+
+        Raises:
+            FrameError: not a value of the space.
+        """
+        for entry in reply.values:
+            if type(entry) is list and len(entry) == 3 and entry[1] in self._places:
+                self._take(worker, *entry)
+
+    def _take(self, worker: Worker, row: Any, what: str, data: Any) -> None:
+        pair = unpack_value(data) if type(data) is bytes else None
+        fits = type(row) is int and 0 <= row < worker.rows
+        if not fits or type(pair) is not list or [type(part) for part in pair] != [int, bytes]:
+            raise FrameError(f"expected {what} as [row, [leaf, value]]")
+        leaf, packed = pair
+        if leaf not in self._parts:
+            raise FrameError(f"expected a leaf of {list(self._parts)}, got {leaf}")
+        space, field = self._parts[leaf]
+        try:
+            value = unpack_piped(space, packed, field)
+        except FormError as error:
+            raise FrameError(f"{field}: {error}") from error
+        self._places[what][leaf][worker.index, row] = value
+
+
+Infos = dict[str, Any]
+AddInfo = Callable[[Infos, dict[str, Any], int], Infos]
+
+
+def merge_infos(
+    add: AddInfo,
+    space: Space,
+    answers: dict[int, Done],
+    workers: list[Worker],
+    finals: Finals | None,
+) -> Infos:
+    """Returns the infos of a step or a reset, equal to those of Gymnasium's `SyncVectorEnv`.
+
+    Args:
+        add: `VectorEnv._add_info`.
+        space: of one environment's observations.
+        answers: what came beside the slab, by worker.
+        workers: all of them.
+        finals: of the environments that were reset in the same step.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    for env, what, value in values_of(answers, workers):
+        found.setdefault(env, {})[what] = value
+    last = {} if finals is None else {int(env): k for k, env in enumerate(finals.envs)}
+    infos: Infos = {}
+    for env in sorted(found.keys() | last.keys()):
+        own = found.get(env, {})
+        if finals is not None and env in last:
+            final = {
+                "final_obs": _one_of(space, finals, last[env]),
+                "final_info": own.get("final_info", {}),
+            }
+            infos = add(infos, final, env)
+        if "info" in own:
+            infos = add(infos, own["info"], env)
+    return infos
+
+
+def _one_of(space: Space, finals: Finals, k: int) -> Any:
+    """Returns the k-th final observation as environments give it: what is discrete as an int."""
+    parts = zip(all_leaves_of(space), leaves(finals.observations), strict=True)
+    ones: list[Any] = [int(array[k]) if leaf.discrete else array[k] for leaf, array in parts]
+    return assemble(space, iter(ones))

@@ -10,8 +10,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from vecsess.contract import Finals
-from vecsess.errors import StateError
-from vecsess.extras import extra
+from vecsess.errors import StateError, extra
 from vecsess.fleet.reports import values_of
 from vecsess.session.vector import VecCheckedSession
 from vecsess.tree import Tree, row

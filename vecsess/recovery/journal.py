@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecsess.recovery.accounts import Account, Event, Past, join_pieces
-from vecsess.wire.checksum import Checksum
-from vecsess.wire.slab import Layout, Views
+from vecsess.wire.slab import Checksum, Layout, Views
 
 Array = npt.NDArray[Any]
 

@@ -11,9 +11,9 @@ from gymnasium import spaces
 from vecsess.contract import Contract
 from vecsess.errors import ActionError
 from vecsess.tree import object_array
-from vecsess.wire.custom_space import is_custom
+from vecsess.wire.forms import pack_piped
 from vecsess.wire.leaves import FormError, Leaf, Space, all_leaves_of, field_name, part_at, pick
-from vecsess.wire.piped import pack_piped
+from vecsess.wire.spaces import is_custom
 
 Array = npt.NDArray[Any]
 

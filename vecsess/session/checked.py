@@ -32,7 +32,7 @@ class CheckedSession(ABC):
         action_space: of the environment.
 
     Example:
-        >>> from vecsess.session.gridworld import GridWorld
+        >>> from vecsess.session.native import GridWorld
         >>> with CheckedSession.from_env(GridWorld(3, 3)) as session:
         ...     observation = session.start()
         ...     session.step_checked(1).reward

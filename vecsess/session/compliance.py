@@ -29,7 +29,7 @@ class SessionCompliance:
         reproducible: whether the same seed gives the same episode.
 
     Example:
-        >>> from vecsess.session.gridworld import GridWorld
+        >>> from vecsess.session.native import GridWorld
         >>> class TestGridWorld(SessionCompliance):
         ...     def make_session(self, contract):
         ...         return CheckedSession.from_env(GridWorld(2, 2), contract=contract)

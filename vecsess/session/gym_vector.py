@@ -11,12 +11,10 @@ import numpy as np
 
 from vecsess.contract import StepRows
 from vecsess.errors import NoPendingCallError
-from vecsess.fleet.call_results import result_of
-from vecsess.fleet.infos import Infos
-from vecsess.fleet.reports import values_of
+from vecsess.fleet.reports import Infos, result_of, values_of
 from vecsess.fleet.worker import Worker
+from vecsess.session.conventions import Seed
 from vecsess.session.gate import AT_REST, PENDING, Phase
-from vecsess.session.seeds import Seed
 from vecsess.session.stepping import Array, Stepping
 from vecsess.tree import Tree, leaves, map_leaves
 from vecsess.wire.messages import Call

@@ -20,18 +20,24 @@ from vecsess.contract import Contract, Finals, StepRows, ValueCheck, Violation, 
 from vecsess.errors import StateError
 from vecsess.fleet.description import Description
 from vecsess.fleet.health import Health
-from vecsess.fleet.infos import Infos, merge_infos
 from vecsess.fleet.launch import Launched
 from vecsess.fleet.lockstep import Lockstep
+from vecsess.fleet.reports import Infos, merge_infos
 from vecsess.fleet.worker import Timeouts, Worker
 from vecsess.recovery.losses import Recovery
 from vecsess.recovery.policy import Reactions
 from vecsess.recovery.recycling import Recycling
 from vecsess.session.actions import ActionCheck
-from vecsess.session.conventions import NO_INFOS, Conventions, split_options
+from vecsess.session.conventions import (
+    NO_INFOS,
+    Conventions,
+    Seed,
+    SeedChain,
+    split_options,
+    spread,
+)
 from vecsess.session.gate import AT_REST, STARTED, Phase
 from vecsess.session.guarded import Guarded
-from vecsess.session.seeds import Seed, SeedChain, spread
 from vecsess.tree import Tree, leaves
 from vecsess.wire.leaves import all_leaves_of, assemble, field_name
 from vecsess.wire.messages import Reset

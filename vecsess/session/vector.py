@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import gymnasium
+import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from vecsess.contract import Contract
+from vecsess.contract import Contract, Finals, StepRows, Transition
 from vecsess.errors import ClosedError, StateError, VecsessError
 from vecsess.fleet.description import ObservationMode
 from vecsess.fleet.health import WorkerHealth
@@ -23,22 +24,24 @@ from vecsess.fleet.worker import Timeouts, Worker
 from vecsess.recovery.losses import Recovery
 from vecsess.recovery.policy import FailureReaction, Incident, Reaction, Reactions, RestartPolicy
 from vecsess.recovery.recycling import Recycling, check_limits
-from vecsess.session.checked_vector import CheckedVector
 from vecsess.session.checkpoint import pack_session, recipe_of, unpack_session
 from vecsess.session.conventions import (
+    NO_INFOS,
     Conventions,
     EpisodeOptions,
     EpisodeSeeds,
     InfoLevel,
+    Seed,
     autoreset_mode_of,
 )
-from vecsess.session.gate import PENDING, Phase
-from vecsess.tree import leaves
+from vecsess.session.gate import PENDING, STARTED, Phase
+from vecsess.session.gym_vector import GymVector
+from vecsess.tree import Tree, leaves, map_leaves
+from vecsess.wire.channel import SPIN_NS
 from vecsess.wire.messages import Close
-from vecsess.wire.patience import SPIN_NS
 
 
-class VecCheckedSession(CheckedVector):
+class VecCheckedSession(GymVector):
     """N Gymnasium environments in worker processes, stepped together, every transition checked.
 
     It is a `gymnasium.vector.VectorEnv`, and the session that `collect_rollout` fills batches
@@ -154,6 +157,85 @@ class VecCheckedSession(CheckedVector):
             raise
         self._recipe = {**_made(env, make_kwargs), "n": n, **conventions.recipe()}
         _sessions.add(self)
+
+    # --- whole transitions -----------------------------------------------------------------------
+
+    @property
+    def started(self) -> bool:
+        """Whether the environments have been reset and can be stepped."""
+        return self._state in STARTED
+
+    def start(self, seed: Seed = None) -> Tree:
+        """Resets every environment and returns only the observations `[N, *obs]`.
+
+        What of them has no fixed shape, such as texts, comes as an array of N objects.
+        """
+        self._begin_reset("reset", seed, None, NO_INFOS)
+        return self._finish_reset()
+
+    def observe(self) -> Tree:
+        """Returns a copy of the observations to act on next, `[N, *obs]`."""
+        self._require("observe", *STARTED)
+        return self._read_observations()
+
+    def step_checked(self, actions: Any) -> Transition:
+        """Steps every environment and returns the whole transition.
+
+        Args:
+            actions: `[N, *action]`, checked before any worker is told.
+
+        Returns:
+            A batch `[N, ...]`; `next_observation` is the true one, before any auto-reset.
+
+        Raises:
+            As `step` does.
+        """
+        self._require("step_checked", *STARTED)
+        self._require_same_step("step_checked")
+        observation = self._read_observations()
+        rows = self._new_rows()
+        finals = self.step_into(actions, rows)
+        following = rows.next_observations
+        if finals is not None:
+            following = map_leaves(np.copy, following)
+            for leaf, last in zip(leaves(following), leaves(finals.observations), strict=True):
+                leaf[finals.envs] = last
+        return Transition(
+            observation,
+            actions,
+            rows.rewards,
+            following,
+            rows.terminated,
+            rows.truncated,
+            rows.valid,
+        )
+
+    def step_into(self, actions: Any, rows: StepRows) -> Finals | None:
+        """Steps every environment, straight into the caller's arrays: what collection runs on.
+
+        Args:
+            actions: `[N, *action]`, checked before any worker is told.
+            rows: C-contiguous arrays to write to.
+
+        Returns:
+            The final observations of the environments whose episode ended, None where none did.
+
+        Raises:
+            As `step` does.
+        """
+        if not self._same_step:
+            self._require_same_step("step_into")
+        self._begin_step(actions, NO_INFOS)
+        return self._complete_step(rows, None)
+
+    def _require_same_step(self, verb: str) -> None:
+        """Refuses what needs the reset in the same step."""
+        if not self._same_step:
+            mode = self._conventions.autoreset_mode.name.lower()
+            raise StateError(
+                f"`{verb}`: expected autoreset_mode='same_step', got {mode!r}, where a row may be "
+                "a reset and no transition. Use step(), or make the session without autoreset_mode"
+            )
 
     # --- what is going on ------------------------------------------------------------------------
 

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from vecsess.wire.coercion import coerce as coerce
-from vecsess.wire.custom_space import build_custom, describe_custom
 from vecsess.wire.leaves import MAX_LEAF_BYTES, Array
 from vecsess.wire.leaves import FormError as FormError
 from vecsess.wire.leaves import Leaf as Leaf
 from vecsess.wire.leaves import Space as Space
 from vecsess.wire.leaves import UnsupportedSpaceError as UnsupportedSpaceError
 from vecsess.wire.leaves import assemble as assemble
+from vecsess.wire.leaves import coerce as coerce
 from vecsess.wire.leaves import field_name as field_name
 from vecsess.wire.leaves import leaves_of as leaves_of
 from vecsess.wire.leaves import pick as pick
-from vecsess.wire.values import FrameError, array_from
+from vecsess.wire.values import FrameError, array_from, pack_value
 
 _NUMERIC = "biuf"
 MAX_DEPTH = 32  # of spaces within spaces
@@ -153,3 +153,104 @@ def _expand(bound: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     if size * dtype.itemsize > MAX_LEAF_BYTES or len(shape) > 8 or bound.dtype != dtype:
         raise FrameError(f"a Box of {shape} {dtype} is too large, or its bounds do not fit")
     return np.broadcast_to(bound.reshape(()), shape) if bound.size == 1 else bound.reshape(shape)
+
+
+_OWN = frozenset({"_shape", "dtype", "_np_random"})  # what `Space.__init__` sets
+
+
+class CustomSpace(spaces.Space[Any]):
+    """Stands for a space whose class the trainer can't build: any plain data is in it.
+
+    Args:
+        name: the class in the worker, such as "minigrid.core.mission.MissionSpace".
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        """No: its values have no fixed shape."""
+        return False
+
+    def sample(self, mask: Any = None, probability: Any = None) -> Any:
+        """Can't be done here.
+
+        Raises:
+            NotImplementedError: the class is in the worker.
+        """
+        raise NotImplementedError(
+            f"{self} can't sample in the trainer: import {self.name} there, keep its attributes "
+            "plain data, or wrap the environment so that it shows a space of Gymnasium's own"
+        )
+
+    def contains(self, x: Any) -> bool:
+        """Whether `x` is plain data."""
+        try:
+            pack_value(x)
+        except (TypeError, ValueError):
+            return False
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CustomSpace) and other.name == self.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __repr__(self) -> str:
+        return f"CustomSpace({self.name})"
+
+
+def describe_custom(space: Space) -> dict[str, Any]:
+    """Returns name, shape, dtype and the other attributes, None where they are not plain data."""
+    if isinstance(space, CustomSpace):
+        module, _, name = space.name.rpartition(".")
+        return {"module": module, "name": name, "shape": None, "dtype": "", "state": None}
+    state: dict[str, Any] | None
+    state = {key: value for key, value in vars(space).items() if key not in _OWN}
+    try:
+        pack_value(state)
+    except (TypeError, ValueError):
+        state = None
+    return {
+        "module": type(space).__module__,
+        "name": type(space).__qualname__,
+        "shape": None if space.shape is None else list(space.shape),
+        "dtype": "" if space.dtype is None else np.dtype(space.dtype).str,
+        "state": state,
+    }
+
+
+def build_custom(plain: dict[str, Any]) -> Space:
+    """Returns the space that `describe_custom` told of, from untrusted plain data.
+
+    Raises:
+        FrameError: not such a description.
+    """
+    module, name, state = plain["module"], plain["name"], plain["state"]
+    if type(module) is not str or type(name) is not str:
+        raise FrameError("a custom space is named by texts")
+    kind = _find(module, name)
+    if kind is None or type(state) is not dict or not all(type(key) is str for key in state):
+        return CustomSpace(f"{module}.{name}")
+    space = kind.__new__(kind)
+    spaces.Space.__init__(space, plain["shape"], plain["dtype"] or None)
+    vars(space).update({key: part for key, part in state.items() if key not in _OWN})
+    return space
+
+
+def _find(module: str, name: str) -> type[Space] | None:
+    """Returns the class if the trainer has it; nothing is imported because a worker says so."""
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    own = module.partition(".")[0] == "gymnasium"
+    is_space = isinstance(found, type) and issubclass(found, spaces.Space)
+    return found if is_space and not own else None
+
+
+def is_custom(space: Space) -> bool:
+    """Whether a space is none of Gymnasium's own."""
+    return type(space).__module__.partition(".")[0] != "gymnasium"

@@ -8,8 +8,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from vecsess.workers import rng_state
-from vecsess.workers.rng_state import RngRecord, load_rng
+from vecsess.workers import episodes as rng_state
+from vecsess.workers.episodes import RngRecord, load_rng
 
 
 def env_with(generator: Any) -> Any:
