@@ -129,7 +129,8 @@ class SlowAdapter(CheckedAdapter):
     def __init__(self, case: Case, n: int, *, spin_ns: int) -> None:
         """Starts two workers; a wait may spin for `spin_ns`."""
         # A session has no argument for this, and this process has no other session.
-        from vecsess import VecCheckedSession, vector
+        from vecsess import VecCheckedSession
+        from vecsess.session import vector
 
         vars(vector)["SPIN_NS"] = spin_ns
         super().__init__(VecCheckedSession(case.env, n, workers=min(2, n)))
