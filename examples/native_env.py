@@ -27,7 +27,7 @@ def greedy_logits(observations):  # [rows, 20] one-hot -> [rows, 4]
     return observations @ best
 
 
-with CheckedSession.from_env(world, contract=contract) as session:
+with CheckedSession.from_env(world, contract, reset_on_done=False) as session:
     rollout = collect_rollout(session, (uniform_logits, zero_value), horizon=256, seed=0)
     print(rollout.observations.shape)  # (256, 1, 20)
     found = episode_return(session, greedy_logits)

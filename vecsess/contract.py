@@ -6,17 +6,18 @@ checked here, on the manager's private copy, a whole batch at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from vecsess.tree import Tree
+from vecsess.tree import Tree, leaves
 
 Array = npt.NDArray[Any]
 Range = tuple[float, float]
 
+_NUMBERS, _NONE = (np.ndarray, np.generic, float), np.zeros(0)
 _FALSE = b"\0"  # in the bytes of a bool array: a search there is quicker than any sum
 
 
@@ -27,8 +28,9 @@ class Contract:
     Attributes:
         check_obs_finite: every number of an observation is finite.
         check_reward_finite: every reward is finite.
-        obs_range: closed interval for every number of an observation; None for any.
-        reward_range: closed interval for every reward; None for any.
+        obs_range: closed interval for every number of an observation, in which NaN never is; None
+            for any.
+        reward_range: closed interval for every reward, likewise; None for any.
         require_exclusive_done_flags: a step never ends as terminated and truncated at once.
         action_range: what to do with a Box action outside of its bounds: "raise" an `ActionError`,
             "clip" it, or "allow" it, as Gymnasium's own vector environments do.
@@ -59,7 +61,7 @@ class Contract:
                 )
         for name in ("obs_range", "reward_range"):
             bounds = getattr(self, name)
-            if bounds is not None and not (len(bounds) == 2 and bounds[0] <= bounds[1]):
+            if bounds is not None and not _is_range(bounds):
                 raise ValueError(f"Contract.{name}: expected (low, high), got {bounds!r}")
 
 
@@ -121,10 +123,10 @@ def check_rewards(contract: Contract, rewards: Array) -> Violation | None:
 
 
 def check_observations(
-    contract: Contract, leaves: list[Array], fields: list[str]
+    contract: Contract, arrays: list[Array], fields: list[str]
 ) -> Violation | None:
     """Returns the first row whose observation breaks the contract; each leaf `[N, *leaf]`."""
-    for leaf, field in zip(leaves, fields, strict=True):
+    for leaf, field in zip(arrays, fields, strict=True):
         violation = _check(contract.check_obs_finite, contract.obs_range, leaf, field)
         if violation is not None:
             return violation
@@ -148,7 +150,7 @@ class ValueCheck:
         self._finite_rewards = contract.check_reward_finite
 
     def step(
-        self, rewards: Array, terminated: Array, truncated: Array, leaves: list[Array]
+        self, rewards: Array, terminated: Array, truncated: Array, arrays: list[Array]
     ) -> Violation | None:
         """Returns the first breach of a step: of flags, reward, or an observation.
 
@@ -156,39 +158,65 @@ class ValueCheck:
             rewards: `[N]` float64.
             terminated: `[N]` bool.
             truncated: `[N]` bool.
-            leaves: of the observations, each `[N, *leaf]`.
+            arrays: the leaves of the observations, each `[N, *leaf]`.
         """
         looked_at = [rewards] if self._finite_rewards else []
         if self._finite_observations:
-            looked_at += [leaf for leaf in leaves if leaf.dtype.kind == "f"]
-        if not self._demanding and all(map(_all_finite, looked_at)):
+            looked_at += [leaf for leaf in arrays if leaf.dtype.kind in "fO"]
+        if not self._demanding and all(map(_surely_finite, looked_at)):
             return None
         contract = self._contract
         return (
             check_flags(contract, terminated, truncated)
             or check_rewards(contract, rewards)
-            or check_observations(contract, leaves, self._fields)
+            or check_observations(contract, arrays, self._fields)
         )
 
-    def observations(self, leaves: list[Array]) -> Violation | None:
+    def observations(self, arrays: list[Array]) -> Violation | None:
         """Returns the first breach of observations; each leaf `[N, *leaf]`."""
-        return check_observations(self._contract, leaves, self._fields)
+        return check_observations(self._contract, arrays, self._fields)
+
+
+def _is_range(bounds: Any) -> bool:
+    try:
+        low, high = bounds
+        return bool(-np.inf <= low <= high <= np.inf)
+    except (TypeError, ValueError):
+        return False
 
 
 def _check(finite: bool, bounds: Range | None, array: Array, field: str) -> Violation | None:
     if finite and array.dtype.kind == "f" and not _all_finite(array):
         return _first(~np.isfinite(array), array, field, "a finite number")
-    if bounds is not None and array.size and array.dtype.kind != "O":  # objects go by pipe
+    if array.dtype.kind == "O":
+        return _check_objects(finite, bounds, array, field)
+    if bounds is not None and array.size:
         low, high = bounds
-        outside = (array < low) | (array > high)
+        outside = ~((array >= low) & (array <= high))  # written so that NaN is outside
         if np.count_nonzero(outside):
             return _first(outside, array, field, f"a number in [{low}, {high}]")
+    return None
+
+
+def _check_objects(finite: bool, bounds: Range | None, rows: Array, field: str) -> Violation | None:
+    """Looks at the floats of values without a fixed shape: sequences, graphs, choices."""
+    for env, value in enumerate(rows):
+        for part in leaves(value):
+            numbers = np.asarray(part) if isinstance(part, _NUMBERS) else _NONE
+            if numbers.dtype.kind == "f":
+                violation = _check(finite, bounds, numbers.reshape(1, -1), field)
+                if violation is not None:
+                    return replace(violation, env=env)
     return None
 
 
 def _all_finite(array: Array) -> bool:
     # Not `.all()`: for a batch of usual size that costs more than the look at the numbers.
     return _FALSE not in np.isfinite(array).tobytes()
+
+
+def _surely_finite(array: Array) -> bool:
+    return array.dtype.kind == "f" and _all_finite(array)
 
 
 def _first(bad: Array, array: Array, field: str, expected: str) -> Violation:

@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from vecsess import VecCheckedSession
+from vecsess import Client, VecCheckedSession
 from vecsess.collect.evaluate import (
     Evaluation,
     episode_path,
@@ -33,8 +34,8 @@ class Walk(CheckedSession):
     observation_space = spaces.Box(-100, 100, (1,), np.float64)
     action_space: spaces.Space[Any] = spaces.Discrete(2, start=11)
 
-    def __init__(self, length: int = 4) -> None:
-        self._length = length
+    def __init__(self, length: int = 4, reset_on_done: bool = True) -> None:
+        self._length, self.reset_on_done = length, reset_on_done
         self._at: int | None = None
         self.seeds: list[int | None] = []
         self.closed = False
@@ -53,14 +54,14 @@ class Walk(CheckedSession):
             raise StateError("expected start() first")
         return np.array([float(self._at)])
 
-    def step_checked(self, action: Any, reset_on_done: bool = True) -> Transition:
+    def step_checked(self, action: Any, reset_on_done: bool | None = None) -> Transition:
         before = self.observe()
         assert self._at is not None
         self._at += 1 if action == 12 else -1
         done = self._at >= self._length
         reward = 9.0 if done else -1.0
         step = Transition(before, action, reward, self.observe(), done, False)
-        if done and reset_on_done:
+        if done and (self.reset_on_done if reset_on_done is None else reset_on_done):
             self._at = 0
         return step
 
@@ -109,8 +110,9 @@ class TestEpisode:
         assert episode_return(Walk(), leftwards, max_steps=7) == -7
         assert episode_return(Walk(), leftwards, max_steps=0) == 0
 
-    def test_the_path_holds_the_first_and_the_last_state(self) -> None:
-        assert episode_path(Walk(), rightwards) == [0, 1, 2, 3, 4]
+    def test_the_path_holds_the_first_state_and_ends_where_the_session_is_then(self) -> None:
+        assert episode_path(Walk(reset_on_done=False), rightwards) == [0, 1, 2, 3, 4]
+        assert episode_path(Walk(), rightwards) == [0, 1, 2, 3, 0], "in the next episode"
         assert episode_path(Walk(), leftwards, max_steps=2) == [0, -1, -2]
         assert episode_path(Walk(), rightwards, max_steps=0, seed=3) == [3]
 
@@ -145,7 +147,7 @@ class TestOnTheGridWorld:
 
     def test_the_greedy_episode_is_the_optimal_one(self) -> None:
         world = GridWorld(4, 3)
-        with CheckedSession.from_env(world) as session:
+        with CheckedSession.from_env(world, reset_on_done=False) as session:
             found = episode_return(session, self.towards_the_goal)
             path = episode_path(session, self.towards_the_goal)
         assert found == world.optimal_return(world.initial_state) == -5
@@ -154,7 +156,7 @@ class TestOnTheGridWorld:
     def test_a_truncated_episode_ends_too(self) -> None:
         with CheckedSession.from_env(GridWorld(4, 3, max_steps=2)) as session:
             path = episode_path(session, lambda _: np.eye(4)[None, RIGHT])
-        assert path == [Cell(0, 0, 0), Cell(0, 1, 1), Cell(0, 2, 2)]
+        assert path == [Cell(0, 0, 0), Cell(0, 1, 1), Cell(0, 0, 0)], "begun anew"
 
     def test_evaluate_finds_it_in_each_episode(self) -> None:
         with CheckedSession.from_env(GridWorld(4, 3)) as session:
@@ -173,7 +175,7 @@ class TestMeanEpisodeReturn:
 
         assert mean_episode_return(make, rightwards, base_seed=1, episodes=3) == (7 + 8 + 9) / 3
         assert [(seed, walk.seeds) for seed, walk in made] == [(1, [1]), (2, [2]), (3, [3])]
-        assert all(walk.closed for _, walk in made)
+        assert not any(walk.closed for _, walk in made), "who made them closes them"
 
     def test_no_episodes_give_zero_and_make_no_session(self) -> None:
         def make(seed: int) -> Walk:
@@ -181,11 +183,43 @@ class TestMeanEpisodeReturn:
 
         assert mean_episode_return(make, rightwards, base_seed=0, episodes=0) == 0.0
 
-    def test_a_session_is_closed_when_its_episode_fails(self) -> None:
-        walk = Walk()
+    def test_what_it_is_told_to_own_it_closes_also_when_an_episode_fails(self) -> None:
+        walks = [Walk(), Walk()]
+        mean_episode_return(lambda _: walks[0], rightwards, 0, 1, close_sessions=True)
         with pytest.raises(ValueError, match="predict_logits"):
-            mean_episode_return(lambda _: walk, lambda _: np.zeros(2), 0, 1)
-        assert walk.closed
+            mean_episode_return(
+                lambda _: walks[1], lambda _: np.zeros(2), 0, 1, close_sessions=True
+            )
+        assert [walk.closed for walk in walks] == [True, True]
+
+    @pytest.mark.parametrize("reset_on_done", [False, True])
+    def test_one_client_serves_all_episodes(self, reset_on_done: bool) -> None:
+        def leaning(observations: Any) -> NDArray[np.float64]:
+            return np.stack([-observations[:, 2], observations[:, 2]], axis=1)
+
+        env = gymnasium.make("CartPole-v1")
+        expected = []
+        for seed in range(30, 50):
+            observation, _ = env.reset(seed=seed)
+            total, done = 0.0, False
+            while not done:
+                action = int(leaning(observation[None]).argmax())
+                observation, reward, terminated, truncated, _ = env.step(action)
+                total, done = total + float(reward), terminated or truncated
+            expected.append(total)
+        env.close()
+        with Client.spawn("CartPole-v1", n_actions=2) as client:
+            found = mean_episode_return(
+                lambda seed: CheckedSession.from_client(
+                    client, seed=seed, reset_on_done=reset_on_done
+                ),
+                leaning,
+                base_seed=30,
+                episodes=20,
+            )
+            assert not client.closed
+        assert found == sum(expected) / 20
+        assert len(set(expected)) > 5, "episodes of different lengths, or this shows little"
 
     def test_a_negative_number_of_episodes_is_refused(self) -> None:
         with pytest.raises(ValueError, match="0 episodes or more"):

@@ -714,6 +714,14 @@ class TestSingleSessions:
         with CheckedSession.from_gymnasium(gymnasium.make("CartPole-v1")) as session:
             assert_same(collect_rollout(session, linear_pair(4, 2), 60, seed=4), expected)
 
+    def test_a_session_that_stays_at_the_end_is_collected_from_over_it(
+        self, expected: Rollout
+    ) -> None:
+        env = gymnasium.make("CartPole-v1")
+        with CheckedSession.from_gymnasium(env, reset_on_done=False) as session:
+            assert_same(collect_rollout(session, linear_pair(4, 2), 60, seed=4), expected)
+        assert expected.terminated.any()
+
     def test_a_session_over_a_client(self, expected: Rollout) -> None:
         with Session.open("CartPole-v1", seed=4) as session:
             assert_same(collect_from_session(session, linear_pair(4, 2), 60, seed=4), expected)

@@ -142,6 +142,47 @@ def test_without_a_reset_the_session_stays_at_the_end() -> None:
         assert session.reset()[:2].tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("reset_on_done", [False, True])
+@pytest.mark.parametrize("kind", ["client", "env", "gymnasium"])
+def test_a_session_is_made_for_one_way_to_end_and_a_call_may_ask_for_the_other(
+    kind: str, reset_on_done: bool
+) -> None:
+    made: dict[str, Any] = {
+        "client": lambda: CheckedSession.from_client(
+            Client.in_process(Counting()), reset_on_done=reset_on_done
+        ),
+        "env": lambda: CheckedSession.from_env(GridWorld(1, 4), Contract(), reset_on_done),
+        "gymnasium": lambda: CheckedSession.from_gymnasium(Counting(), reset_on_done=reset_on_done),
+    }
+    with made[kind]() as session:
+        for asked in (None, True, False):
+            session.start(0)
+            last = [session.step_checked(1, asked) for _ in range(3)][-1]
+            assert last.done
+            stays = np.array_equal(session.observe(), last.next_observation)
+            assert stays is not (reset_on_done if asked is None else asked)
+
+
+def test_sessions_may_follow_each_other_over_one_client() -> None:
+    with Client.spawn(Counting) as client:
+        first, second = Session.start(client, 0), CheckedSession.from_client(client, 1)
+        first.step_checked(0)
+        second.start()
+        for call in (first.observe, partial(first.step_checked, 0), lambda: first.state):
+            with pytest.raises(StateError, match="somebody else"):
+                call()
+        assert second.step_checked(0).observation[:2].tolist() == [1, 0]
+        first.start()
+        with pytest.raises(StateError, match="somebody else"):
+            second.step_checked(0)
+        first.step_checked(0)
+        client.step_raw(0)
+        with pytest.raises(StateError, match="somebody else"):
+            first.observe()
+    with pytest.raises(ClosedError):
+        second.start()
+
+
 def test_the_reset_after_a_done_step_goes_on_with_the_stream() -> None:
     env = gymnasium.make("CartPole-v1")
     env.reset(seed=4)

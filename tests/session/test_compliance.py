@@ -87,6 +87,11 @@ class TestOverANativeEnvironment(SessionCompliance):
         return CheckedSession.from_env(GridWorld(3, 3, max_steps=30), contract=contract)
 
 
+class TestOverASessionThatStaysAtTheEnd(SessionCompliance):
+    def make_session(self, contract: Contract) -> CheckedSession:
+        return CheckedSession.from_env(GridWorld(3, 3, max_steps=30), contract, False)
+
+
 class OwnSession(CheckedSession):
     """A session as a user may write it: around another one."""
 
@@ -101,7 +106,7 @@ class OwnSession(CheckedSession):
     def observe(self) -> Tree:
         return self.inner.observe()
 
-    def step_checked(self, action: Any, reset_on_done: bool = True) -> Transition:
+    def step_checked(self, action: Any, reset_on_done: bool | None = None) -> Transition:
         return self.inner.step_checked(action, reset_on_done)
 
     @property
@@ -134,14 +139,20 @@ class Sharing(OwnSession):
 class Stopping(OwnSession):
     """Stays at the end of an episode."""
 
-    def step_checked(self, action: Any, reset_on_done: bool = True) -> Transition:
+    def step_checked(self, action: Any, reset_on_done: bool | None = None) -> Transition:
         return super().step_checked(action, reset_on_done=False)
+
+
+class Deaf(OwnSession):
+    """Does not know its own choice."""
+
+    reset_on_done = False
 
 
 class Late(OwnSession):
     """Gives the observation after the step for the one before it."""
 
-    def step_checked(self, action: Any, reset_on_done: bool = True) -> Transition:
+    def step_checked(self, action: Any, reset_on_done: bool | None = None) -> Transition:
         step = super().step_checked(action, reset_on_done)
         return dataclasses.replace(step, observation=self.observe())
 
@@ -149,7 +160,7 @@ class Late(OwnSession):
 class Forgetting(OwnSession):
     """Gives the reset's observation for the true last one."""
 
-    def step_checked(self, action: Any, reset_on_done: bool = True) -> Transition:
+    def step_checked(self, action: Any, reset_on_done: bool | None = None) -> Transition:
         step = super().step_checked(action, reset_on_done)
         return dataclasses.replace(step, next_observation=self.observe())
 
@@ -165,7 +176,7 @@ class Unchecked(OwnSession):
 class Forgiving(OwnSession):
     """Takes what is no action for another one."""
 
-    def step_checked(self, action: Any, reset_on_done: bool = True) -> Transition:
+    def step_checked(self, action: Any, reset_on_done: bool | None = None) -> Transition:
         return super().step_checked(action if isinstance(action, np.integer) else 0, reset_on_done)
 
 
@@ -173,7 +184,7 @@ class Undying(OwnSession):
     """Goes on after it was closed."""
 
     def close(self) -> None:
-        self.inner._started = True  # the fault itself
+        """The fault itself."""
 
 
 @pytest.mark.parametrize(
@@ -181,6 +192,7 @@ class Undying(OwnSession):
     [
         (Sharing, "test_observations_are_copies"),
         (Stopping, "test_a_done_step_begins_the_next_episode"),
+        (Deaf, "test_a_step_follows_the_sessions_choice"),
         (Late, "test_each_step_begins_where_the_last_one_ended"),
         (Forgetting, "test_a_done_step_may_be_left_at_its_end"),
         (Unchecked, "test_a_breach_names_its_field_and_a_start_mends_it"),

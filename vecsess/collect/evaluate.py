@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +84,7 @@ def episode_path(
     *,
     seed: int | None = None,
 ) -> list[Any]:
-    """Plays one greedy episode; returns the session's states, the first and the last included.
+    """Plays one greedy episode; returns the states of the session, that of the start included.
 
     Args:
         session: a `CheckedSession` with Discrete actions.
@@ -93,11 +93,13 @@ def episode_path(
         seed: of its start.
 
     Returns:
-        `session.state` after the start and after each step: steps + 1 of them.
+        `session.state` after the start and after each step: steps + 1 of them. A session that
+        resets where an episode ends, as it does by default, is in the next one's first state
+        then, and that is the last of the path; with `reset_on_done=False` it is the terminal one.
 
     Example:
         >>> from vecsess.session.native import GridWorld
-        >>> with CheckedSession.from_env(GridWorld(1, 4)) as session:
+        >>> with CheckedSession.from_env(GridWorld(1, 4), reset_on_done=False) as session:
         ...     [cell.column for cell in episode_path(session, lambda obs: [[0, 1, 0, 0]])]
         [0, 1, 2, 3]
     """
@@ -111,29 +113,35 @@ def mean_episode_return(
     base_seed: int,
     episodes: int,
     max_steps: int = 1000,
+    *,
+    close_sessions: bool = False,
 ) -> float:
-    """Returns the mean return of greedy episodes, each in a session of its own, closed after it.
+    """Returns the mean return of greedy episodes, each in the session that is made for it.
 
     Args:
         make_session: takes a seed and returns a `CheckedSession`, which may ignore it: episode `k`
-            is started with `base_seed + k` anyway.
+            is started with `base_seed + k` anyway. The sessions may share one client.
         predict_logits: takes observations `[1, *obs]`, returns `[1, A]`.
         base_seed: seed of the first episode.
         episodes: how many; 0 give 0.0.
         max_steps: where an episode is left, if it has not ended.
+        close_sessions: each session owns what it steps: close it after its episode. By default
+            nothing is closed: who made a thing closes it.
 
     Example:
-        >>> from vecsess.session.native import GridWorld
+        >>> from vecsess import Client
         >>> def make_session(seed):
-        ...     return CheckedSession.from_env(GridWorld(1, 4), seed=seed)
-        >>> mean_episode_return(make_session, lambda obs: [[0, 1, 0, 0]], base_seed=0, episodes=5)
-        -3.0
+        ...     return CheckedSession.from_client(client, seed=seed, reset_on_done=False)
+        >>> with Client.spawn("CartPole-v1", n_actions=2) as client:
+        ...     mean_episode_return(make_session, lambda obs: [[0, 1]], base_seed=0, episodes=5)
+        9.4
     """
     if episodes < 0:
         raise ValueError(f"expected 0 episodes or more, got {episodes}")
     total = 0.0
     for seed in range(base_seed, base_seed + episodes):
-        with closing(make_session(seed)) as session:
+        session = make_session(seed)
+        with closing(session) if close_sessions else nullcontext():
             total += episode_return(session, predict_logits, max_steps, seed=seed)
     return total / episodes if episodes else 0.0
 
@@ -141,14 +149,14 @@ def mean_episode_return(
 def _steps(
     session: CheckedSession, predict_logits: Predictor, observation: Tree, max_steps: int
 ) -> Iterator[Transition]:
-    """Yields the transitions of a greedy episode; the session is not reset at its end."""
+    """Yields the transitions of a greedy episode; the session does at its end what it is for."""
     if max_steps < 0:
         raise ValueError(f"expected 0 max_steps or more, got {max_steps}")
     policy = _GreedyPolicy(predict_logits, session.action_space)
     for _ in range(max_steps):
         batch = tree.map_leaves(lambda leaf: np.asarray(leaf)[None], observation)
         action = policy.actions(batch, 1)[0]
-        transition = session.step_checked(action, reset_on_done=False)
+        transition = session.step_checked(action)
         yield transition
         if transition.done:
             return

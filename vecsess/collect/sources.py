@@ -102,7 +102,8 @@ def collect_from_session(
     """Collects from a `CheckedSession` as N = 1, so that arrays are `[T, 1, ...]`.
 
     Args:
-        session: goes on where it is; started first where that was not done.
+        session: goes on where it is; started first where that was not done. A rollout goes on
+            over the ends of episodes, whatever the session's own `reset_on_done`.
         policy: as for `collect_rollout`; also its batches have one row.
         horizon: `T`, at least 1.
         seed: as for `collect_rollout`.
@@ -122,7 +123,7 @@ def collect_from_session(
     """
 
     def step_checked(session: CheckedSession, action: Any) -> tuple[Transition, CheckedSession]:
-        return session.step_checked(action), session
+        return session.step_checked(action, reset_on_done=True), session
 
     def start(seed: int | None) -> CheckedSession:
         session.start(seed)

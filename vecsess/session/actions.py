@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from vecsess.contract import Contract
 from vecsess.errors import ActionError
-from vecsess.tree import object_array
+from vecsess.tree import leaves, object_array
 from vecsess.wire.forms import pack_piped
 from vecsess.wire.leaves import FormError, Leaf, Space, all_leaves_of, field_name, part_at, pick
 from vecsess.wire.spaces import is_custom
@@ -183,9 +183,15 @@ class _PipedCheck(_LeafCheck):
             packed = pack_piped(self._space, action, self.field, exact=False, warn=_cast)
         except FormError as error:
             raise self._error(str(error), env) from error
+        if any(not np.isfinite(part).all() for part in leaves(action) if _is_float(part)):
+            raise self._error(f"expected finite numbers, got {action!r}", env)
         if self._look and not self._space.contains(action):
             raise self._error(f"expected an action in {self._space}, got {action!r}", env)
         return packed
+
+
+def _is_float(part: Any) -> bool:
+    return isinstance(part, np.ndarray | np.generic | float) and np.asarray(part).dtype.kind == "f"
 
 
 def _cast(text: str) -> None:

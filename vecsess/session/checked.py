@@ -30,6 +30,7 @@ class CheckedSession(ABC):
     Attributes:
         observation_space: of the environment.
         action_space: of the environment.
+        reset_on_done: what a step does at the end of an episode where its call does not say.
 
     Example:
         >>> from vecsess.session.native import GridWorld
@@ -41,6 +42,7 @@ class CheckedSession(ABC):
 
     observation_space: Space
     action_space: Space
+    reset_on_done: bool = True
 
     @abstractmethod
     def start(self, seed: int | None = None) -> Tree:
@@ -55,14 +57,15 @@ class CheckedSession(ABC):
         """
 
     @abstractmethod
-    def step_checked(self, action: Any, reset_on_done: bool = True) -> Transition:
+    def step_checked(self, action: Any, reset_on_done: bool | None = None) -> Transition:
         """Steps once; returns the checked transition.
 
         Args:
             action: `[*act]`, checked before the environment is told.
             reset_on_done: where the episode ends, begin the next one: `observe` returns its first
                 observation then, and the transition's `next_observation` is still the true last
-                one. False leaves the episode at its end, where only a start goes on.
+                one. False leaves the episode at its end, where only a start goes on. None does
+                what the session was made for, its `reset_on_done`.
 
         Raises:
             ActionError: not an action of the space; nothing has happened.
@@ -86,20 +89,26 @@ class CheckedSession(ABC):
         self.close()
 
     @staticmethod
-    def from_client(client: Client, *, seed: int | None = None) -> Session:
+    def from_client(client: Client, seed: int | None = None, reset_on_done: bool = True) -> Session:
         """Returns a session over a client, not started yet.
 
+        Any number of sessions may follow each other over one client: the last one that started
+        goes on, and an earlier one asks for a start. Who shares a client closes that, and none
+        of its sessions, since a session's `close` closes the client.
+
         Args:
-            client: belongs to the session from now on, which closes it.
+            client: what is stepped.
             seed: what `start` resets with where it is given none.
+            reset_on_done: whether a step that ends the episode begins the next one.
         """
-        return Session(client, seed=seed)
+        return Session(client, seed=seed, reset_on_done=reset_on_done)
 
     @staticmethod
     def from_env(
         env: NativeEnv[Any],
-        *,
         contract: Contract | None = None,
+        reset_on_done: bool = True,
+        *,
         seed: int | None = None,
     ) -> Session:
         """Returns a session over a native environment, whose state it shows.
@@ -107,15 +116,17 @@ class CheckedSession(ABC):
         Args:
             env: a pure object.
             contract: what each transition must satisfy.
+            reset_on_done: whether a step that ends the episode begins the next one.
             seed: what `start` gives to an `initial_state` that takes one.
         """
-        return _NativeSession(NativeHost(env), contract, seed)
+        return _NativeSession(NativeHost(env), contract, seed, reset_on_done)
 
     @staticmethod
     def from_gymnasium(
         env: Env,
-        *,
         contract: Contract | None = None,
+        reset_on_done: bool = True,
+        *,
         seed: int | None = None,
     ) -> Session:
         """Returns a session over a Gymnasium environment in this process.
@@ -123,9 +134,11 @@ class CheckedSession(ABC):
         Args:
             env: belongs to the session from now on, which closes it.
             contract: what each transition must satisfy.
+            reset_on_done: whether a step that ends the episode begins the next one.
             seed: what `start` resets with where it is given none.
         """
-        return Session(Client.in_process(env, contract=contract), seed=seed)
+        client = Client.in_process(env, contract=contract)
+        return Session(client, seed=seed, reset_on_done=reset_on_done)
 
 
 class _Starter(Protocol):
@@ -164,8 +177,9 @@ class Session(CheckedSession):
     of its own. On a session, `start(seed)` begins anew.
 
     Args:
-        client: belongs to the session, which closes it.
+        client: what is stepped; the session's `close` closes it.
         seed: what `start` resets with where it is given none.
+        reset_on_done: whether a step that ends the episode begins the next one.
 
     Example:
         >>> with Session.open("CartPole-v1", seed=0) as session:
@@ -176,13 +190,16 @@ class Session(CheckedSession):
 
     start = _Start()  # a method where it is called on a session
 
-    def __init__(self, client: Client, *, seed: int | None = None) -> None:
+    def __init__(
+        self, client: Client, *, seed: int | None = None, reset_on_done: bool = True
+    ) -> None:
         self.client = client
+        self.reset_on_done = reset_on_done
         self.observation_space = client.observation_space
         self.action_space = client.action_space
         self._seed = seed
         self._observation: Tree = None
-        self._started = False
+        self._moves: int | None = None  # of the client when this session last heard of it
 
     @classmethod
     def open(
@@ -227,9 +244,9 @@ class Session(CheckedSession):
         Args:
             seed: None goes on with the environment's own stream.
         """
-        self._started = False
+        self._moves = None
         self._observation = self.client.reset(seed)
-        self._started = True
+        self._moves = self.client.moves
         return _copied(self._observation)
 
     def observe(self) -> Tree:
@@ -237,13 +254,14 @@ class Session(CheckedSession):
         self._require_started()
         return _copied(self._observation)
 
-    def step_checked(self, action: Any, reset_on_done: bool = True) -> Transition:
+    def step_checked(self, action: Any, reset_on_done: bool | None = None) -> Transition:
         """Steps once; returns the checked transition.
 
         Args:
             action: `[*act]`, checked before the worker is told.
             reset_on_done: where the episode ends, the stored observation becomes that of the next
-                one, while the transition's `next_observation` stays the true last one.
+                one, while the transition's `next_observation` stays the true last one. None does
+                what the session was made for.
         """
         self._require_started()
         observation = self._observation
@@ -252,9 +270,9 @@ class Session(CheckedSession):
         except (ActionError, StateError):
             raise  # nothing has happened
         except BaseException:
-            self._started = False  # only a reset knows where the environment is
+            self._moves = None  # only a reset knows where the environment is
             raise
-        self._observation = step.observation
+        self._observation, self._moves = step.observation, self.client.moves
         transition = Transition(
             observation,
             action,
@@ -263,7 +281,7 @@ class Session(CheckedSession):
             step.terminated,
             step.truncated,
         )
-        if transition.done and reset_on_done:
+        if transition.done and (self.reset_on_done if reset_on_done is None else reset_on_done):
             self.reset()
         return transition
 
@@ -274,7 +292,7 @@ class Session(CheckedSession):
 
     def close(self) -> None:
         """Closes the client; a second call does nothing."""
-        self._started = False
+        self._moves = None
         self.client.close()
 
     def _begin(self, seed: int | None = None) -> Tree:
@@ -282,11 +300,15 @@ class Session(CheckedSession):
         return self.reset(self._seed if seed is None else seed)
 
     def _require_started(self) -> None:
-        if self._started:
-            return
         if self.client.closed:
-            raise ClosedError("this session was closed; make a new one")
-        raise StateError("expected start() first: it was not started, or its last call failed")
+            raise ClosedError("this session was closed, or its client was; make a new one")
+        if self._moves is None:
+            raise StateError("expected start() first: it was not started, or its last call failed")
+        if self._moves != self.client.moves:
+            raise StateError(
+                "expected start() first: its client was reset or stepped since by somebody else, "
+                "such as another session over it"
+            )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.client!r})"
@@ -295,8 +317,15 @@ class Session(CheckedSession):
 class _NativeSession(Session):
     """A session over a native environment."""
 
-    def __init__(self, host: NativeHost[Any], contract: Contract | None, seed: int | None) -> None:
-        super().__init__(Client.in_process(host, contract=contract), seed=seed)
+    def __init__(
+        self,
+        host: NativeHost[Any],
+        contract: Contract | None,
+        seed: int | None,
+        reset_on_done: bool,
+    ) -> None:
+        client = Client.in_process(host, contract=contract)
+        super().__init__(client, seed=seed, reset_on_done=reset_on_done)
         self._host = host
 
     @property

@@ -70,6 +70,10 @@ class Client:
     Args:
         vec: a vector session of one environment, with auto-reset disabled.
 
+    Attributes:
+        moves: how often the environment was reset or stepped, so that one of several sessions
+            over the client notices another's.
+
     Example:
         >>> with Client.spawn("CartPole-v1", obs_shape=(4,), n_actions=2) as client:
         ...     observation = client.reset(seed=0)
@@ -79,6 +83,7 @@ class Client:
 
     def __init__(self, vec: VecCheckedSession) -> None:
         self._vec = vec
+        self.moves = 0
         self._resets_first = "expected reset() first: it has not been reset yet"
         self._description = EnvDescription.of(vec.single_observation_space, vec.single_action_space)
 
@@ -184,6 +189,7 @@ class Client:
             ProtocolError: an answer that can't be read; its subclasses say in what way.
         """
         self._resets_first = "expected reset() first: its last call failed"
+        self.moves += 1
         observations, _ = self._vec.reset(seed=seed)
         self._resets_first = ""
         return self._only(observations)
@@ -206,6 +212,7 @@ class Client:
         if self._resets_first and not self.closed:
             raise StateError(self._resets_first)
         batch = self._vec.step(_batch_of_one(self.action_space, action))
+        self.moves += 1
         observations, rewards, terminated, truncated, _ = batch
         step = Step(
             self._only(observations), float(rewards[0]), bool(terminated[0]), bool(truncated[0])

@@ -92,7 +92,7 @@ class SessionCompliance:
             actions = self._actions(session)
             for _ in range(50):
                 seen = session.observe()
-                transition = session.step_checked(actions.sample())
+                transition = session.step_checked(actions.sample(), reset_on_done=True)
                 _require_same(seen, transition.observation, "the transition's observation")
                 if not transition.done:
                     _require_same(transition.next_observation, session.observe(), "observe()")
@@ -102,10 +102,10 @@ class SessionCompliance:
         with self._session() as session:
             session.start(self.seed)
             actions = self._actions(session)
-            given = [session.step_checked(actions.sample()) for _ in range(5)]
+            given = [session.step_checked(actions.sample(), True) for _ in range(5)]
             kept = copy.deepcopy(given)
             for _ in range(5):
-                session.step_checked(actions.sample())
+                session.step_checked(actions.sample(), True)
             for before, after in zip(kept, given, strict=True):
                 _require_same(before.observation, after.observation, "an earlier observation")
                 _require_same(
@@ -124,6 +124,21 @@ class SessionCompliance:
             begun = session.observe()
             following = session.step_checked(actions.sample())
             _require_same(begun, following.observation, "the next episode's first observation")
+
+    def test_a_step_follows_the_sessions_choice(self) -> None:
+        """A call that does not say ends as `reset_on_done` does."""
+        with self._session() as session:
+            session.start(self.seed)
+            last = self._last_step(session, self._actions(session), reset_on_done=None)
+            if last is None:
+                return
+            action = self._actions(session).sample()
+            if session.reset_on_done:
+                begun = session.observe()
+                _require_same(begun, session.step_checked(action).observation, "the next episode's")
+            else:
+                _require_same(last.next_observation, session.observe(), "observe() at the end")
+                _require_raises(StateError, session.step_checked, action)
 
     def test_a_done_step_may_be_left_at_its_end(self) -> None:
         """The last observation is the one that is kept with a reset; only a start goes on."""
@@ -247,7 +262,7 @@ class SessionCompliance:
         return space
 
     def _last_step(
-        self, session: CheckedSession, actions: Space, *, reset_on_done: bool = True
+        self, session: CheckedSession, actions: Space, *, reset_on_done: bool | None = True
     ) -> Transition | None:
         """Returns the transition that ends the episode, None where none ever does."""
         for _ in range(self.max_steps):
