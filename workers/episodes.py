@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.random import BitGenerator
 
 from vecsess.wire.episode_seeds import EpisodeSeed, episode_seed
 from vecsess.workers.env_source import Env
+from vecsess.workers.particulars import shown
 
 Options = dict[str, Any] | None
 
@@ -93,7 +95,10 @@ class RngRecord:
 
     def save(self, env: Env) -> None:
         """Writes the state; leaves 0 as the flag where it is no PCG64, Gymnasium's own."""
-        generator = env.unwrapped.np_random.bit_generator
+        generator = shown(lambda: env.unwrapped.np_random.bit_generator, BitGenerator, None)
+        if generator is None:
+            self._words[0] = 0
+            return
         if generator is not self._generator:
             self._generator, self._source = generator, _memory_of(generator)
         words = self._words

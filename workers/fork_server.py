@@ -32,7 +32,14 @@ from vecsess.wire.messages import (
     encode,
 )
 from vecsess.workers.child import Child
-from vecsess.workers.process import die_with_parent, keep_orphans, leave, redirect, run_worker
+from vecsess.workers.process import (
+    ask,
+    die_with_parent,
+    keep_orphans,
+    leave,
+    redirect,
+    run_worker,
+)
 
 PACKET_BYTES = 1 << 17
 _REST_S = 0.5  # so long after the last start there is time for a spare worker
@@ -187,8 +194,7 @@ class ForkServer:
 
     def _watch(self, pid: int, stderr_read: int, stderr_write: int) -> Child:
         os.close(stderr_write)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.setpgid(pid, pid)  # the worker does it too: whoever is first
+        ask("its process group", os.setpgid, pid, pid)  # the worker does it too: whoever is first
         os.set_blocking(stderr_read, False)
         child = self._children[pid] = Child(pid, os.pidfd_open(pid), stderr_read)
         self._poll.register(child.pidfd, select.POLLIN)
@@ -277,7 +283,7 @@ def _spawn_worker(fds: list[int], stderr_fd: int) -> int:
         (os.POSIX_SPAWN_DUP2, stderr_fd, 1),
         (os.POSIX_SPAWN_DUP2, stderr_fd, 2),
     ]
-    return os.posix_spawn(sys.executable, arguments, environment, file_actions=actions, setpgroup=0)
+    return os.posix_spawn(sys.executable, arguments, environment, file_actions=actions)
 
 
 def _prepare(prepare: Prepare) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import logging
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from vecsess.workers.child import STACK_SIGNAL
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _LIBC = ctypes.CDLL(None, use_errno=True)
+_LOG = logging.getLogger("vecsess")
 
 
 def run_worker(part: Callable[[], list[int]]) -> int:
@@ -40,12 +42,19 @@ def run_worker(part: Callable[[], list[int]]) -> int:
 def _bind_to_parent() -> None:
     """Lets this process die with the server, in a group of its own, and keep its own orphans."""
     parent = os.getppid()
-    with contextlib.suppress(PermissionError):
-        os.setpgid(0, 0)
+    ask("a process group of its own", os.setpgid, 0, 0)
     die_with_parent(signal.SIGKILL)
     keep_orphans()
     if os.getppid() != parent or parent == 1:
         os._exit(1)  # the server died before it was asked for
+
+
+def ask(what: str, call: Callable[..., object], *arguments: object) -> None:
+    """Makes a system call that a process can do without; a sandbox may refuse it."""
+    try:
+        call(*arguments)
+    except OSError as error:
+        _LOG.debug("done without %s: %s", what, error)
 
 
 def redirect(stderr_fd: int) -> None:

@@ -33,11 +33,12 @@ from vecsess.wire.messages import (
 )
 from vecsess.wire.slab import Layout, Views
 from vecsess.wire.spaces import describe
-from vecsess.wire.values import pack_value
 from vecsess.workers.env_host import EnvHost, Failures, Values
-from vecsess.workers.env_source import BuildError, Env, makers
+from vecsess.workers.env_source import BuildError, makers
 from vecsess.workers.episodes import Episodes
 from vecsess.workers.outcomes import account_of, brief
+from vecsess.workers.particulars import plain_metadata, render_mode, spec_json
+from vecsess.workers.process import ask
 from vecsess.workers.replay import replay
 
 
@@ -143,11 +144,12 @@ def _build(channel: Channel, start: Start) -> EnvHost | None:
     np.random.seed(start.first_env)  # for environments that use the global one
     settings = start.settings
     if settings.get("cpu", -1) >= 0:
-        os.sched_setaffinity(0, {settings["cpu"]})
-    os.nice(settings.get("niceness", 0))
+        ask("a core of its own", os.sched_setaffinity, 0, {settings["cpu"]})
+    if niceness := settings.get("niceness", 0):
+        ask("being nice", os.nice, niceness)
     # Whoever the manager wakes must not interrupt it for that, or others wait for the commands that
     # it has yet to write.
-    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    ask("batch scheduling", os.sched_setscheduler, 0, os.SCHED_BATCH, os.sched_param(0))
     try:
         host = EnvHost(
             makers(start.source, start.first_env, start.rows),
@@ -183,31 +185,7 @@ def describe_host(host: EnvHost, seq: int) -> Described:
             spaces.append(None)  # as the first row's
         else:
             spaces.append([describe(env.observation_space), describe(env.action_space)])
-    return Described(
-        seq, spaces, _spec_json(first), _plain_metadata(first), first.render_mode or ""
-    )
-
-
-def _spec_json(env: Env) -> str:
-    """Returns the environment's spec as JSON, or "" where it has none that can be written so."""
-    if env.spec is None:
-        return ""
-    try:
-        return env.spec.to_json()
-    except (TypeError, ValueError):
-        return ""
-
-
-def _plain_metadata(env: Env) -> dict[str, Any]:
-    """Returns the part of an environment's metadata that is plain data."""
-    plain = {}
-    for key, value in env.metadata.items():
-        try:
-            pack_value({key: value})
-        except (TypeError, ValueError):
-            continue
-        plain[str(key)] = value
-    return plain
+    return Described(seq, spaces, spec_json(first), plain_metadata(first), render_mode(first))
 
 
 def _attach(host: EnvHost, attach: Attach, slab_fd: int, *, exact: bool) -> Views:

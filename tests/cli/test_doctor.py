@@ -12,7 +12,8 @@ from tests.programs import run
 from vecsess.cli.doctor.costs import measure_costs
 from vecsess.cli.doctor.env_report import judge, probe, recommend
 from vecsess.cli.doctor.findings import FAIL, NOTE, OK, WARN, Finding
-from vecsess.cli.doctor.machine import Limits, examine_machine, read_limits, usable_cores
+from vecsess.cli.doctor.machine import examine_machine
+from vecsess.fleet.quota import Limits, read_limits, usable_cores
 
 STRANGE = "tests.cli.strange_envs:"
 

@@ -17,7 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vecsess.errors import ProtocolError, ServerDied, SpawnError
-from vecsess.fleet.surroundings import environment, kill_marked, require_descriptors, require_linux
+from vecsess.fleet.surroundings import (
+    environment,
+    kill_marked,
+    require_descriptors,
+    require_linux,
+    start_process,
+)
 from vecsess.fleet.worker import Worker, describe_exit
 from vecsess.wire.channel import Channel, DeadlineError, EndOfStreamError
 from vecsess.wire.messages import (
@@ -123,12 +129,11 @@ class Supervisor:
             self._owned.connection = ours
             command = [sys.executable, "-P", str(_PROGRAM)]
             command += ["--fork-server", str(theirs.fileno()), "--manager", str(os.getpid())]
-            self._owned.server = subprocess.Popen(
+            self._owned.server = start_process(
                 command,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env=environment(self._mark),
-                process_group=0,  # a Ctrl-C in the terminal is for the trainer
             )
         path = [entry or str(Path.cwd()) for entry in sys.path]
         self._tell(Prepare(path, str(Path.cwd()), self._preload), [])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import resource
 import signal
+import subprocess
 from pathlib import Path
+from typing import Any
 
 from vecsess.errors import SpawnError
 
+_LOG = logging.getLogger("vecsess")
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _MARK = "VECSESS_SESSION"
 _DESCRIPTORS_PER_WORKER = 8  # three stay; the others are open while a worker starts
@@ -23,6 +27,15 @@ def environment(mark: str) -> dict[str, str]:
     environment.setdefault("PYTHONHASHSEED", "0")
     environment[_MARK] = mark
     return environment
+
+
+def start_process(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Starts a process in a group of its own: a Ctrl-C in the terminal is for the trainer."""
+    try:
+        return subprocess.Popen(command, process_group=0, **options)
+    except OSError as error:  # a sandbox that refuses process groups; else the same again
+        _LOG.debug("done without a process group: %s", error)
+        return subprocess.Popen(command, **options)
 
 
 def kill_marked(mark: str) -> None:

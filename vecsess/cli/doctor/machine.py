@@ -6,32 +6,21 @@ import importlib.metadata
 import os
 import platform
 import resource
-from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 
 from vecsess.cli.doctor.findings import FAIL, NOTE, OK, WARN, Finding
 from vecsess.cli.figures import short, size
+from vecsess.fleet.quota import Limits, own_limits, usable_cores
 
-_CGROUPS = Path("/sys/fs/cgroup")
-_UNLIMITED = 1 << 60  # cgroup v1 writes a number near 2**63 where there is no limit
 _PACKAGES = ("vecsess", "gymnasium", "numpy", "msgpack", "cloudpickle", "psutil")
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _DESCRIPTORS = 8  # that the trainer needs while a worker starts
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the control group of this process allows; None where it says nothing."""
-
-    cores: float | None
-    memory_bytes: int | None
-
-
 def examine_machine() -> list[Finding]:
     """Returns what matters to worker processes, in the order in which one would ask."""
-    limits = read_limits(_CGROUPS, Path("/proc/self/cgroup"))
+    limits = own_limits()
     return [
         _linux(),
         _cores(limits),
@@ -41,62 +30,6 @@ def examine_machine() -> list[Finding]:
         _threads(),
         _packages(),
     ]
-
-
-def usable_cores(limits: Limits) -> float:
-    """Returns how many cores this process can really use."""
-    affine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    return min(affine, limits.cores or affine)
-
-
-def read_limits(root: Path, membership: Path) -> Limits:
-    """Reads the limits of a control group and of those above it, version 1 or 2.
-
-    Args:
-        root: where control groups are mounted.
-        membership: the list of groups of a process.
-    """
-    cores: list[float] = []
-    memory: list[int] = []
-    for folder in _group_folders(root, membership):
-        quota = _words(folder / "cpu.max") or [
-            *_words(folder / "cpu.cfs_quota_us"),
-            *_words(folder / "cpu.cfs_period_us"),
-        ]
-        if len(quota) == 2 and quota[0].isdecimal() and quota[1].isdecimal():
-            cores.append(int(quota[0]) / int(quota[1]))
-        for name in ("memory.max", "memory.limit_in_bytes"):
-            words = _words(folder / name)
-            if words and words[0].isdecimal() and int(words[0]) < _UNLIMITED:
-                memory.append(int(words[0]))
-    return Limits(min(cores, default=None), min(memory, default=None))
-
-
-def _group_folders(root: Path, membership: Path) -> list[Path]:
-    """Returns the folder of each group of the process, and those of its parents."""
-    folders: dict[Path, None] = {}
-    try:
-        lines = membership.read_text().splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        for name in {controllers, *controllers.split(",")} if controllers else {""}:
-            top = root / name
-            below = top / group.strip("/")
-            for folder in (below, *below.parents):
-                folders[folder] = None
-                if folder in (top, root):
-                    break
-            folders[top] = None  # inside of a container the group's path may not exist
-    return list(folders)
-
-
-def _words(path: Path) -> list[str]:
-    try:
-        return path.read_text().split()
-    except OSError:
-        return []
 
 
 def _linux() -> Finding:
@@ -125,13 +58,6 @@ def _cores(limits: Limits) -> Finding:
     affine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     quota = "no quota" if limits.cores is None else f"quota {short(limits.cores)}"
     text = f"{short(usable)} usable (affinity {affine} of {online}, control group: {quota})"
-    if usable < affine:
-        return Finding(
-            WARN,
-            "cores",
-            text,
-            f"'auto' counts {affine}; say workers={max(1, int(usable))} to stay within the quota",
-        )
     return Finding(OK, "cores", text)
 
 
