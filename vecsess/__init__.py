@@ -3,7 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import signal
+import sys
 from typing import TYPE_CHECKING, Any
+
+# Ctrl-C while a command is still being imported ends it as it ends any program, without a
+# traceback; `__main__` takes it from there. Nothing of this holds where vecsess is a library.
+if (
+    (
+        (
+            sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)] == "vecsess"
+        )  # then its own arguments follow
+        or (sys.argv[:1] and sys.argv[0].endswith("/vecsess"))
+    )
+    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from vecsess._version import __version__
 from vecsess.integrations.make_vec import register_vector_envs as _register_vector_envs

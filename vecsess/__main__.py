@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from vecsess._version import __version__
 COMMANDS = {
     "collect": "fill rollouts with random actions: how fast, and is every transition sound?",
     "inspect": "say what is in a file that collect --out wrote",
+    "check": "hold a JSON rollout against a contract: how many transitions are good?",
     "top": "show the workers of a running session, live",
     "replay": "run a reproducer in this process, up to the step that ended a worker",
     "doctor": "say whether this machine, and an environment, are fit",
@@ -40,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments, `sys.argv[1:]` by default.
 
     Returns:
-        The exit code: 0, 2 for an error, 130 after Ctrl-C.
+        The exit code: 0, 1 for what a command found bad, 2 for an error, 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = _parser().parse_args(arguments[:1]).command
@@ -48,6 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(command, arguments[1:])
     except KeyboardInterrupt:
         return INTERRUPTED
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # that is how rich tells of it
+            return NOBODY_READS
+        raise
     except BrokenPipeError:  # `vecsess collect | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOBODY_READS
@@ -68,6 +74,8 @@ def _run(command: str, arguments: list[str]) -> int:
             f"vecsess {command} needs {missing}, which is not installed. "
             f"Install it with: {sys.executable} -m pip install 'vecsess[{extra}]'"
         )
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # since vecsess/__init__.py
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = _Parser(prog=f"vecsess {command}", description=COMMANDS[command])
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     module.add_arguments(parser)

@@ -46,6 +46,25 @@ def test_the_name_is_taken_as_it_is(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_texts_need_no_pickle(tmp_path: Path) -> None:
+    path = tmp_path / "batch.npz"
+    rollout = Rollout.empty(2, 1, spaces.Text(5), spaces.Discrete(2))
+    rollout.observations[...] = [["go"], ["stop"]]
+    rollout.last_observations[...] = ["go"]
+    archive.save(path, rollout, {})
+    assert archive.load(path).arrays["observations"].tolist() == [["go"], ["stop"]]
+    rollout.last_observations[...] = [["no", "text"]]
+    with pytest.raises(CommandError, match="last_observations: expected arrays or texts"):
+        archive.save(path, rollout, {})
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".json"])
+def test_a_batch_that_the_file_can_not_hold_is_refused_before(suffix: str) -> None:
+    space = spaces.Dict({"x": spaces.Sequence(spaces.Discrete(2))})
+    with pytest.raises(CommandError, match=r"--out .*space\['x'\]: expected arrays"):
+        archive.require_savable(Path(f"batch{suffix}"), space, spaces.Discrete(2))
+
+
 def test_a_file_that_can_not_be_written_whole_leaves_the_older_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

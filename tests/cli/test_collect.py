@@ -234,6 +234,36 @@ def test_ctrl_c_shows_what_was_collected_so_far(tmp_path: Path) -> None:
     assert not out.exists()
 
 
+@pytest.mark.parametrize("imports", [0, 40, 400, 1500])
+def test_ctrl_c_while_it_is_imported_shows_no_traceback(imports: int) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-v", "-m", "vecsess", "collect"],  # -v tells of each import
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        cwd=CHECKOUT,
+    ) as process:
+        assert process.stderr is not None
+        while "vecsess/integrations/make_vec" not in process.stderr.readline():
+            assert process.poll() is None
+        for _ in range(imports):
+            process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+        assert process.wait(30) in (-signal.SIGINT, 130)
+    assert "Traceback" not in said
+
+
+def test_a_reader_that_goes_away_ends_it_quietly() -> None:
+    with start("--workers", "0", "-n", "2", "--rollouts", "100000") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(60) == 141
+        assert process.stderr.read() == ""
+
+
 def workers_of(pid: int, count: int) -> list[int]:
     """Waits until the workers of a command are at work; returns their pids."""
 

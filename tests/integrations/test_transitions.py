@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -12,15 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from vecsess import tree
+from vecsess import VecCheckedSession, collect_rollout, tree
+from vecsess.collect.policies import RandomPolicy
+from vecsess.collect.rollout import Rollout
 from vecsess.contract import Contract, Transition
-from vecsess.errors import ContractViolation
+from vecsess.errors import ContractViolation, SpaceError
 from vecsess.integrations.transitions import (
     TransitionError,
     dump_transitions,
     load_transitions,
     load_transitions_all,
     save_transitions,
+    transitions_of,
 )
 
 PAIR = spaces.Box(-np.inf, np.inf, (2,), np.float32)
@@ -127,6 +131,39 @@ class TestRoundTrip:
         assert load_transitions(dump_transitions([]), Contract(), PAIR, TWO) == []
 
 
+class TestRollouts:
+    """A whole rollout becomes transitions, each with its true next observation."""
+
+    @pytest.mark.parametrize("n", [1, 3])
+    def test_it_is_what_the_environments_did(self, n: int) -> None:
+        with VecCheckedSession("CartPole-v1", n=n, workers=0) as vec:
+            policy = RandomPolicy(vec.single_action_space)
+            rollout = collect_rollout(vec, policy, 60, seed=4)
+            spaces_ = vec.single_observation_space, vec.single_action_space
+        assert len(rollout.final_steps) >= n
+        steps = list(transitions_of(rollout))
+        text = dump_transitions(steps, {"env_id": "CartPole-v1", "seed": 4, "steps": len(steps)})
+        assert json.loads(text)["meta"] == {"env_id": "CartPole-v1", "seed": 4, "steps": 60 * n}
+        loaded = load_transitions(text, Contract(), *spaces_)
+        env = gymnasium.make("CartPole-v1")
+        observation, _ = env.reset(seed=4)
+        for step in loaded[:60]:
+            np.testing.assert_array_equal(step.observation, observation)
+            observation, reward, terminated, truncated, _ = env.step(int(step.action))
+            np.testing.assert_array_equal(step.next_observation, observation)
+            assert (step.reward, step.terminated, step.truncated) == (reward, terminated, truncated)
+            if step.done:
+                observation, _ = env.reset()
+        env.close()
+
+    def test_rows_of_a_lost_environment_are_left_out(self) -> None:
+        rollout = Rollout.empty(3, 2, PAIR, TWO)
+        rollout.valid[...] = True
+        rollout.valid[1, 1] = False
+        rollout.rewards[...] = np.arange(6).reshape(3, 2)
+        assert [step.reward for step in transitions_of(rollout)] == [0, 2, 4, 1, 5]
+
+
 class TestSaving:
     @pytest.mark.parametrize("field", ["observation", "reward", "next_observation"])
     @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
@@ -145,9 +182,10 @@ class TestSaving:
 
 
 BAD_FIELDS = [
-    ("obs", [0.5], "observation", "a list of 2, got a list of 1"),
-    ("obs", 0.5, "observation", "a list of 2, got 0.5"),
-    ("obs", [[0.5], [1.0]], "observation", r"a finite number, got \[0.5\]"),
+    ("obs", [0.5], "observation", r"shape \[2\], got \[1\]: \[0.5\]"),
+    ("obs", 0.5, "observation", r"shape \[2\], got \[\]: 0.5"),
+    ("obs", [[0.5], [1.0]], "observation", r"shape \[2\], got \[2, 1\]"),
+    ("obs", [1.0, [0.5]], "observation", r"a finite number, got \[0.5\]"),
     ("obs", [True, 1.0], "observation", "a finite number, got true"),
     ("obs", [None, 1.0], "observation", "a finite number, got null"),
     ("obs", ["1", 1.0], "observation", 'a finite number, got "1"'),
@@ -157,7 +195,11 @@ BAD_FIELDS = [
     ("next_obs", [1.0, 10**400], "next_observation", "numbers that fit float32"),
     ("action", 2, "action", "an action in Discrete"),
     ("action", -1, "action", "an action in Discrete"),
-    ("action", 1.0, "action", "an integer, got 1.0"),
+    ("action", 0.5, "action", "an integer, got 0.5"),
+    ("action", 1e300, "action", "numbers that fit int64"),
+    ("action", float("nan"), "action", "an integer, got NaN"),
+    ("action", 2.0, "action", "an action in Discrete"),
+    ("action", "1", "action", 'an integer, got "1"'),
     ("action", True, "action", "an integer, got true"),
     ("action", 2**80, "action", "numbers that fit int64"),
     ("reward", None, "reward", "a finite number, got null"),
@@ -199,11 +241,75 @@ class TestLoading:
             load_one(GOOD, contract)
         assert caught.value.field == field
 
-    def test_exclusive_done_flags_are_checked_first(self) -> None:
-        contract = Contract(require_exclusive_done_flags=True, reward_range=(0.0, 1.0))
-        with pytest.raises(TransitionError, match="at most one done flag") as caught:
-            load_one({**GOOD, "terminated": True}, contract)
-        assert caught.value.field == "terminated"
+    def test_whole_numbers_may_be_written_as_floats(self) -> None:
+        pixels = spaces.Box(0, 255, (3,), np.uint8)
+        record = {**GOOD, "obs": [3.0, 0, 255.0], "action": 1.0, "next_obs": [1, 2, 3.0]}
+        (step,) = load_transitions(text_of(record), Contract(), pixels, TWO)
+        assert step.observation.tolist() == [3, 0, 255]
+        assert step.observation.dtype == np.uint8
+        assert step.action == 1
+        assert type(step.action) is np.int64
+        for bad, message in (
+            ([0.5, 0, 0], "an integer, got 0.5"),
+            ([256.0, 0, 0], "numbers that fit uint8"),
+            ([-1, 0, 0], "numbers that fit uint8"),
+            ([True, 0, 0], "an integer, got true"),
+        ):
+            with pytest.raises(TransitionError, match=message) as caught:
+                load_transitions(text_of({**record, "obs": bad}), Contract(), pixels, TWO)
+            assert caught.value.field == "observation"
+
+    def test_the_order_of_checks_is_the_reference_systems(self) -> None:
+        contract = Contract(
+            require_exclusive_done_flags=True, reward_range=(0.0, 1.0), obs_range=(-1, 1)
+        )
+        bad = {**GOOD, "terminated": True, "reward": 2, "obs": [9, 9], "next_obs": [9, 9]}
+        bad["action"] = 7
+        mended = [
+            ("action", "action", 1),
+            ("terminated", "terminated", False),
+            ("reward", "reward", 0.5),
+            ("observation", "obs", [0, 0]),
+            ("next_observation", "next_obs", [0, 0]),
+        ]
+        for field, name, good in mended:
+            with pytest.raises(TransitionError) as caught:
+                load_one(bad, contract)
+            assert caught.value.field == field
+            bad[name] = good
+        load_one(bad, contract)
+
+    def test_texts_are_read_where_their_space_has_them(self) -> None:
+        text = spaces.Dict({"mission": spaces.Text(5), "view": PAIR})
+        view = {"mission": "go", "view": [0, 1]}
+        record = {**GOOD, "obs": view, "next_obs": view}
+        (step,) = load_transitions(text_of(record), Contract(), text, TWO)
+        assert step.observation["mission"] == "go"
+        for wrong in ("too long", 5):
+            bad = {**record, "next_obs": {**view, "mission": wrong}}
+            with pytest.raises(TransitionError, match="expected a text in Text") as caught:
+                load_transitions(text_of(bad), Contract(), text, TWO)
+            assert caught.value.field == "next_observation['mission']"
+
+    @pytest.mark.parametrize("space", [spaces.Sequence(PAIR), spaces.OneOf([PAIR, TWO])])
+    def test_a_space_without_a_form_in_json_is_refused(self, space: Any) -> None:
+        with pytest.raises(SpaceError, match=r"space\['x'\]: expected arrays, numbers and texts"):
+            load_transitions(text_of(GOOD), Contract(), spaces.Dict({"x": space}), TWO)
+
+    def test_a_file_of_the_reference_systems_form(self) -> None:
+        """Written by hand, as its exporter writes: `meta` first, floats everywhere."""
+        text = """{
+          "meta": {"env_id": "CartPole-v1", "seed": 0, "steps": 2},
+          "transitions": [
+            {"obs": [0.5, 1], "action": 1.0, "reward": 1.0, "terminated": false,
+             "truncated": false, "next_obs": [0.75, 2.0]},
+            {"obs": [0.75, 2.0], "action": 0, "reward": 1, "terminated": true,
+             "truncated": false, "next_obs": [1e0, -3.0]}
+          ]
+        }"""
+        first, second = load_transitions(text, Contract(), PAIR, TWO)
+        assert (first.action, second.action, second.terminated) == (1, 0, True)
+        assert second.next_observation.tolist() == [1.0, -3.0]
 
     @pytest.mark.parametrize("action_range", ["clip", "allow"])
     def test_a_box_action_that_was_not_refused_then_is_not_refused_now(

@@ -1,4 +1,4 @@
-"""A rollout in a file: `.npz`, plain arrays, readable with `numpy.load` alone."""
+"""A rollout in a file: `.npz`, plain arrays that `numpy.load` reads alone, or `.json`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ import numpy.typing as npt
 from vecsess._version import __version__
 from vecsess.cli.failures import CommandError
 from vecsess.collect.rollout import Rollout
+from vecsess.errors import SpaceError
+from vecsess.integrations.json_values import require_plain
+from vecsess.integrations.transitions import save_transitions, transitions_of
 from vecsess.tree import Tree
+from vecsess.wire.leaves import Space
 
 Array = npt.NDArray[Any]
 
+SUFFIXES = (".npz", ".json")
 _UNREADABLE = (
     OSError,
     EOFError,
@@ -49,20 +54,18 @@ def save(path: Path, rollout: Rollout, about: dict[str, Any]) -> None:
     """Writes a rollout; a regular file is replaced only once the new one is whole.
 
     Args:
-        path: taken as it is, no suffix is added.
+        path: taken as it is, no suffix is added; one that ends in `.json` gets the transitions,
+            with `meta` as the reference system's exporter writes it.
         rollout: the batch.
         about: plain data to keep with it.
 
     Raises:
         CommandError: the file can't be written; what was there before stays.
     """
-    named = arrays_of(rollout)
-    named["about"] = np.array(json.dumps({"vecsess": __version__, **about}))
     special = path.exists() and not path.is_file()
     target = path if special else path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with target.open("wb") as file:
-            np.savez(file, **named)  # type: ignore[arg-type]  # its stub takes allow_pickle for one
+        (_save_json if path.suffix == ".json" else _save_arrays)(target, rollout, about)
         if not special:
             target.replace(path)
     except OSError as error:
@@ -73,6 +76,24 @@ def save(path: Path, rollout: Rollout, about: dict[str, Any]) -> None:
             f"--out {path}: the batch was not written: {error.strerror or error}. The figures "
             "above stand; give --out a file on a disk with room"
         ) from error
+
+
+def _save_arrays(target: Path, rollout: Rollout, about: dict[str, Any]) -> None:
+    named = arrays_of(rollout)
+    named["about"] = np.array(json.dumps({"vecsess": __version__, **about}))
+    with target.open("wb") as file:
+        np.savez(file, **named)  # type: ignore[arg-type]  # its stub takes allow_pickle for one
+
+
+def _save_json(target: Path, rollout: Rollout, about: dict[str, Any]) -> None:
+    meta = {
+        "env_id": about.get("env"),
+        "seed": about.get("seed"),
+        "steps": int(np.count_nonzero(rollout.valid)),
+        "num_envs": rollout.num_envs,
+        "vecsess": __version__,
+    }
+    save_transitions(target, transitions_of(rollout), meta)
 
 
 def arrays_of(rollout: Rollout) -> dict[str, Array]:
@@ -96,9 +117,16 @@ def _add(named: dict[str, Array], name: str, tree: Tree) -> None:
     elif isinstance(tree, tuple):
         parts = enumerate(tree)
     else:
-        named[name] = tree
+        named[name] = _texts(name, tree) if tree.dtype == object else tree
     for key, part in parts:
         _add(named, f"{name}.{key}", part)
+
+
+def _texts(name: str, values: Array) -> Array:
+    """Returns texts as NumPy's own: as the objects that they are, only a pickle could hold them."""
+    if not all(isinstance(value, str) for value in values.flat):
+        raise CommandError(f"--out: {name}: expected arrays or texts, got other objects")
+    return values.astype(np.str_)
 
 
 def load(path: Path) -> Archive:
@@ -125,6 +153,21 @@ def load(path: Path) -> Archive:
 
 def _no_archive(path: Path, why: str) -> str:
     return f"{path}: expected a batch that `vecsess collect --out` wrote, got something else: {why}"
+
+
+def require_savable(path: Path, observation_space: Space, action_space: Space) -> None:
+    """Refuses a batch that the file can't hold, before anything is collected."""
+    try:
+        require_plain(observation_space)
+        require_plain(action_space)
+    except SpaceError as error:
+        raise CommandError(f"--out {path}: {error}; collect without --out") from error
+
+
+def require_known(path: Path) -> None:
+    """Refuses a name that promises another format."""
+    if path.suffix not in SUFFIXES and (path.is_file() or not path.exists()):
+        raise CommandError(f"--out {path}: expected a name that ends in {' or '.join(SUFFIXES)}")
 
 
 def require_writable(path: Path) -> None:

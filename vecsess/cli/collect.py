@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--horizon", type=positive, default=128, metavar="T", help="steps of a rollout (128)")
     add("--rollouts", type=positive, default=50, metavar="K", help="how many (50)")
-    add("--out", type=Path, metavar="FILE.npz", help="save the last batch")
+    add("--out", type=Path, metavar="FILE", help="save the last batch: .npz or .json")
     add("--plot", type=Path, metavar="FILE.png", help="draw returns and steps/s")
     add("--quiet", action="store_true", help="only the tables at the end")
 
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Collects; returns the exit code."""
     if options.out is not None:
+        archive.require_known(options.out)
         archive.require_writable(options.out)
     if options.plot is not None:
         charts.require_drawable(options.plot)
@@ -46,6 +47,9 @@ def run(options: argparse.Namespace) -> int:
     logging.getLogger("vecsess").addHandler(logging.NullHandler())
     console = Console()
     with open_session(options) as vec:
+        if options.out is not None:
+            spaces = vec.single_observation_space, vec.single_action_space
+            archive.require_savable(options.out, *spaces)
         collection = _Collection(vec, options)
         try:
             with watch(console, options.rollouts, options.horizon, quiet=options.quiet) as show:
@@ -134,7 +138,12 @@ class _Collection:
             console.print(f"{out} was not written: no rollout was whole yet")
             return
         archive.save(out, self._last, {"env": self._options.env, "seed": self._options.seed})
-        console.print(f"the last batch is in {out}; `vecsess inspect {out}` shows it")
+        shown_by = f"inspect {out}"
+        if out.suffix == ".json":
+            shown_by = f"check {out} --env {self._options.env}"
+        console.print(
+            f"the last batch is in {out}; `vecsess {shown_by}` looks at it", soft_wrap=True
+        )
 
 
 class _Watched:

@@ -1,24 +1,25 @@
-"""Transitions as JSON: `{"transitions": [{"obs", "action", "reward", ...}, ...]}`.
+"""Transitions as JSON: `{"meta": {...}, "transitions": [{"obs", "action", "reward", ...}, ...]}`.
 
 What a file holds is checked as strictly as what an environment says: the form against the spaces,
-the values against the contract. JSON has no NaN and no infinity, so neither can be saved or loaded.
+the values against the contract, in the order action, done flags, reward, observation, next
+observation. JSON has no NaN and no infinity, so neither can be saved or loaded. A whole number may
+be written `1.0`, since some languages write all of them so; true and false are no numbers.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
 
 from vecsess import tree
+from vecsess.collect.rollout import Rollout
 from vecsess.contract import (
     Contract,
     Transition,
@@ -28,8 +29,15 @@ from vecsess.contract import (
     check_rewards,
 )
 from vecsess.errors import ContractViolation
+from vecsess.integrations.json_values import (
+    flag_from,
+    in_short,
+    number_from,
+    require_plain,
+    value_from,
+)
 from vecsess.tree import Tree
-from vecsess.wire.spaces import Leaf, field_name, leaves_of
+from vecsess.wire.leaves import FormError, all_leaves_of, field_name
 
 # Name in the file -> name in a Transition, in the order in which they are saved.
 _NAMES = {
@@ -40,7 +48,6 @@ _NAMES = {
     "truncated": "truncated",
     "next_obs": "next_observation",
 }
-_REWARD = Leaf((), (), np.dtype(np.float64), discrete=False)
 
 
 class TransitionError(ContractViolation):
@@ -49,6 +56,7 @@ class TransitionError(ContractViolation):
     Attributes:
         index: its place in the list.
         field: the field of the `Transition`, such as "next_observation".
+        reason: what was expected, and what came.
 
     Example:
         >>> print(TransitionError(3, "reward", "expected a number, got null"))
@@ -57,7 +65,7 @@ class TransitionError(ContractViolation):
 
     def __init__(self, index: int, field: str, message: str) -> None:
         super().__init__(f"transition {index}: {message}", field=field)
-        self.index = index
+        self.index, self.reason = index, message
 
 
 def load_transitions(
@@ -77,6 +85,7 @@ def load_transitions(
     Raises:
         TransitionError: names the index and the field of the first bad transition.
         ContractViolation: the whole is not a JSON object with a list of transitions.
+        SpaceError: a space of values that have no form in JSON.
 
     Example:
         >>> text = (
@@ -122,11 +131,15 @@ def load_transitions_all(
     return results
 
 
-def dump_transitions(transitions: Iterable[Transition]) -> str:
+def dump_transitions(transitions: Iterable[Transition], meta: dict[str, Any] | None = None) -> str:
     """Returns transitions as JSON, one a line; loading it gives the same numbers, bit for bit.
 
+    Args:
+        transitions: of one environment each.
+        meta: plain data to keep with them, such as `env_id`, `seed` and `steps`.
+
     Raises:
-        TransitionError: names the index and the field of a number that is not finite.
+        TransitionError: names the index and the field of what JSON can't hold.
 
     Example:
         >>> step = Transition(np.float32([0.5]), 1, 1.0, np.float32([0.25]), False, False)
@@ -137,29 +150,57 @@ def dump_transitions(transitions: Iterable[Transition]) -> str:
         ]}
     """
     lines = [json.dumps(_plain_transition(i, step)) for i, step in enumerate(transitions)]
-    body = ",\n".join(lines)
-    return f'{{"transitions": [\n{body}\n]}}' if lines else '{"transitions": []}'
+    head = "" if meta is None else f'"meta": {json.dumps(meta, allow_nan=False)}, '
+    body = "\n" + ",\n".join(lines) + "\n" if lines else ""
+    return f'{{{head}"transitions": [{body}]}}'
 
 
-def save_transitions(path: str | os.PathLike[str], transitions: Iterable[Transition]) -> None:
-    """Writes `dump_transitions(transitions)` to a file.
-
-    Args:
-        path: of the file, which is replaced.
-        transitions: of one environment each.
-
-    Raises:
-        TransitionError: names the index and the field of a number that is not finite.
+def save_transitions(
+    path: str | os.PathLike[str],
+    transitions: Iterable[Transition],
+    meta: dict[str, Any] | None = None,
+) -> None:
+    """Writes `dump_transitions(transitions, meta)` to a file, which is replaced.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save_transitions(f"{folder}/empty.json", [])
+        ...     save_transitions(f"{folder}/empty.json", [], {"env_id": "CartPole-v1"})
         ...     space = spaces.Discrete(2)
         ...     load_transitions(f"{folder}/empty.json", Contract(), space, space)
         []
     """
-    Path(path).write_text(dump_transitions(transitions) + "\n", encoding="utf-8")
+    Path(path).write_text(dump_transitions(transitions, meta) + "\n", encoding="utf-8")
+
+
+def transitions_of(rollout: Rollout) -> Iterator[Transition]:
+    """Yields the transitions of a rollout, one environment after another, each in order of time.
+
+    A row that a lost environment left is no transition, and is left out.
+
+    Example:
+        >>> rollout = Rollout.empty(3, 2, spaces.Discrete(2), spaces.Discrete(2))
+        >>> rollout.valid[...] = [[True, True], [True, False], [True, True]]
+        >>> len(list(transitions_of(rollout)))
+        5
+    """
+    ends = zip(rollout.final_steps.tolist(), rollout.final_envs.tolist(), strict=True)
+    finals = {end: index for index, end in enumerate(ends)}
+    for env, t in np.argwhere(rollout.valid.T).tolist():
+        if (t, env) in finals:
+            following = tree.row(rollout.final_observations, finals[t, env])
+        elif t + 1 < rollout.horizon:
+            following = tree.row(rollout.observations, (t + 1, env))
+        else:
+            following = tree.row(rollout.last_observations, env)
+        yield Transition(
+            observation=tree.row(rollout.observations, (t, env)),
+            action=tree.row(rollout.actions, (t, env)),
+            reward=float(rollout.rewards[t, env]),
+            next_observation=following,
+            terminated=bool(rollout.terminated[t, env]),
+            truncated=bool(rollout.truncated[t, env]),
+        )
 
 
 def _plain_transition(index: int, transition: Transition) -> dict[str, Any]:
@@ -178,6 +219,8 @@ def _plain(value: Tree, index: int, field: str) -> Any:
     array = np.asarray(value)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise TransitionError(index, field, f"expected finite numbers, got {value}")
+    if array.dtype.kind not in "biufU":
+        raise TransitionError(index, field, f"expected numbers or a text, got {type(value)}")
     return array.tolist()
 
 
@@ -191,7 +234,7 @@ def _records(source: str | os.PathLike[str]) -> list[Any]:
     records = document.get("transitions") if isinstance(document, dict) else None
     if not isinstance(records, list):
         raise ContractViolation(
-            f'expected an object with a list "transitions", got {_told(document)}',
+            f'expected an object with a list "transitions", got {in_short(document)}',
             field="transitions",
         )
     return records
@@ -208,137 +251,49 @@ class _Reader:
     ) -> None:
         self._contract = contract
         self._observations, self._actions = observation_space, action_space
-        paths = [leaf.path for leaf in leaves_of(observation_space)]
-        self._paths = {
-            field: [field_name(field, path) for path in paths]
-            for field in ("observation", "next_observation")
-        }
+        for space in (observation_space, action_space):
+            require_plain(space)
+        self._paths = [leaf.path for leaf in all_leaves_of(observation_space)]
 
     def read(self, index: int, record: Any) -> Transition:
         try:
             return self._read(record)
-        except _FieldError as error:
+        except FormError as error:
             raise TransitionError(index, error.field, str(error)) from error
 
     def _read(self, record: Any) -> Transition:
+        """Reads and checks one field after another: the order is the reference system's."""
         if not isinstance(record, dict):
-            raise _FieldError("transition", f"expected an object, got {_told(record)}")
+            raise FormError("transition", f"expected an object, got {in_short(record)}")
         for name, field in _NAMES.items():
             if name not in record:
-                raise _FieldError(field, f'expected the key "{name}", got none of that name')
-        transition = Transition(
-            observation=_value(self._observations, record["obs"], "observation"),
-            action=_value(self._actions, record["action"], "action"),
-            reward=float(_array(_REWARD, record["reward"], "reward")),
-            next_observation=_value(self._observations, record["next_obs"], "next_observation"),
-            terminated=_flag(record["terminated"], "terminated"),
-            truncated=_flag(record["truncated"], "truncated"),
-        )
-        self._check(transition)
-        return transition
+                raise FormError(field, f'expected the key "{name}", got none of that name')
+        action = self._action(record["action"])
+        flags = [flag_from(record[name], name) for name in ("terminated", "truncated")]
+        _refuse(check_flags(self._contract, *np.array(flags)[:, None]))
+        reward = number_from(record["reward"], "reward")
+        _refuse(check_rewards(self._contract, np.array([reward])))
+        observation = self._observation(record["obs"], "observation")
+        following = self._observation(record["next_obs"], "next_observation")
+        return Transition(observation, action, reward, following, *flags)
 
-    def _check(self, transition: Transition) -> None:
-        """Checks values: done flags, reward, observation, next observation; then the action."""
-        contract = self._contract
-        flags = np.array([[transition.terminated], [transition.truncated]])
-        _refuse(check_flags(contract, *flags))
-        _refuse(check_rewards(contract, np.array([transition.reward])))
-        for field, paths in self._paths.items():
-            leaves = tree.leaves(getattr(transition, field))
-            batch = [np.asarray(leaf)[None] for leaf in leaves]
-            _refuse(check_observations(contract, batch, paths))
-        _check_action(contract, self._actions, transition.action)
+    def _action(self, plain: Any) -> Tree:
+        space = self._actions
+        action = value_from(space, plain, "action")
+        # Where out-of-range actions are clipped or allowed, the file holds what was chosen.
+        free = isinstance(space, spaces.Box) and self._contract.action_range != "raise"
+        if not free and not space.contains(action):
+            raise FormError("action", f"expected an action in {space}, got {action}")
+        return action
 
-
-class _FieldError(ValueError):
-    """What is wrong with a field, before it is known which transition it is in."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
+    def _observation(self, plain: Any, field: str) -> Tree:
+        observation = value_from(self._observations, plain, field)
+        batch = [np.asarray(leaf)[None] for leaf in tree.leaves(observation)]
+        names = [field_name(field, path) for path in self._paths]
+        _refuse(check_observations(self._contract, batch, names))
+        return observation
 
 
 def _refuse(violation: Violation | None) -> None:
     if violation is not None:
-        raise _FieldError(violation.field, violation.message)
-
-
-def _check_action(contract: Contract, space: gymnasium.Space[Any], action: Tree) -> None:
-    # Where out-of-range actions are clipped or allowed, the file holds them as they were chosen.
-    if isinstance(space, spaces.Box) and contract.action_range != "raise":
-        return
-    if not space.contains(action):
-        raise _FieldError("action", f"expected an action in {space}, got {action}")
-
-
-def _value(space: gymnasium.Space[Any], plain: Any, field: str) -> Tree:
-    """Returns plain data as a value of the space."""
-    match space:
-        case spaces.Dict():
-            if not isinstance(plain, dict) or plain.keys() != space.spaces.keys():
-                keys = list(space.spaces)
-                raise _FieldError(field, f"expected an object with {keys}, got {_told(plain)}")
-            return {
-                key: _value(part, plain[key], f"{field}[{key!r}]")
-                for key, part in space.spaces.items()
-            }
-        case spaces.Tuple():
-            if not isinstance(plain, list) or len(plain) != len(space.spaces):
-                size = len(space.spaces)
-                raise _FieldError(field, f"expected a list of {size}, got {_told(plain)}")
-            pairs = zip(space.spaces, plain, strict=True)
-            return tuple(_value(part, p, f"{field}[{i}]") for i, (part, p) in enumerate(pairs))
-        case _:
-            (leaf,) = leaves_of(space)
-            array = _array(leaf, plain, field)
-            return array[()] if leaf.discrete else array
-
-
-def _flag(plain: Any, field: str) -> bool:
-    if not isinstance(plain, bool):
-        raise _FieldError(field, f"expected true or false, got {_told(plain)}")
-    return plain
-
-
-_ACCEPTED: dict[str, tuple[type, ...]] = {
-    "b": (bool,),
-    "i": (int,),
-    "u": (int,),
-    "f": (int, float),
-}
-_WORDS = {"b": "true or false", "i": "an integer", "u": "an integer", "f": "a finite number"}
-
-
-def _array(leaf: Leaf, plain: Any, field: str) -> NDArray[Any]:
-    """Returns nested lists of numbers as an array, without any silent change of a number's kind."""
-    numbers: list[Any] = []
-    _flatten(plain, leaf.shape, field, numbers)
-    kind = leaf.dtype.kind
-    for number in numbers:
-        # By type, as a bool is an int; and json reads NaN, Infinity and 1e999 as floats.
-        infinite = type(number) is float and not math.isfinite(number)
-        if type(number) not in _ACCEPTED[kind] or infinite:
-            raise _FieldError(field, f"expected {_WORDS[kind]}, got {_told(number)}")
-    try:
-        with np.errstate(over="raise"):
-            wide = np.dtype(np.float64) if kind == "f" else leaf.dtype
-            return np.array(numbers, wide).astype(leaf.dtype).reshape(leaf.shape)
-    except (OverflowError, FloatingPointError) as error:
-        raise _FieldError(field, f"expected numbers that fit {leaf.dtype}: {error}") from error
-
-
-def _flatten(plain: Any, shape: tuple[int, ...], field: str, numbers: list[Any]) -> None:
-    if not shape:
-        numbers.append(plain)
-        return
-    if not isinstance(plain, list) or len(plain) != shape[0]:
-        got = f"a list of {len(plain)}" if isinstance(plain, list) else _told(plain)
-        raise _FieldError(field, f"expected a list of {shape[0]}, got {got}")
-    for part in plain:
-        _flatten(part, shape[1:], field, numbers)
-
-
-def _told(plain: Any) -> str:
-    """Returns a value as it stands in the file, shortened."""
-    text = json.dumps(plain)
-    return text if len(text) <= 80 else text[:77] + "..."
+        raise FormError(violation.field, violation.message)
