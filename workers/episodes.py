@@ -11,6 +11,7 @@ import numpy.typing as npt
 from numpy.random import BitGenerator
 
 from vecsess.wire.episode_seeds import EpisodeSeed, episode_seed
+from vecsess.wire.generators import state_from, words_of
 from vecsess.workers.env_source import Env
 from vecsess.workers.particulars import shown
 
@@ -78,7 +79,6 @@ class Episodes:
 
 
 Words = npt.NDArray[np.uint64]
-_LOW = (1 << 64) - 1
 
 
 class RngRecord:
@@ -106,7 +106,7 @@ class RngRecord:
             words[1:5], words[5] = self._source[0], self._source[1].value
             words[0] = 1
             return
-        known = _words_of(generator)
+        known = words_of(generator)
         words[0] = 0
         if known is not None:
             for index, word in enumerate(known, 1):
@@ -116,23 +116,7 @@ class RngRecord:
 
 def load_rng(env: Env, words: Words) -> None:
     """Puts the state back that `RngRecord.save` wrote."""
-    low, high, inc_low, inc_high, spare = (int(word) for word in words[1:])
-    env.unwrapped.np_random.bit_generator.state = {
-        "bit_generator": "PCG64",
-        "state": {"state": high << 64 | low, "inc": inc_high << 64 | inc_low},
-        "has_uint32": spare & 0xFFFFFFFF,
-        "uinteger": spare >> 32,
-    }
-
-
-def _words_of(generator: Any) -> list[int] | None:
-    """Returns the five words of a PCG64, None for another generator."""
-    state = generator.state
-    if state["bit_generator"] != "PCG64":
-        return None
-    now, increment = state["state"]["state"], state["state"]["inc"]
-    spare = state["has_uint32"] | state["uinteger"] << 32
-    return [now & _LOW, now >> 64, increment & _LOW, increment >> 64, spare]
+    env.unwrapped.np_random.bit_generator.state = state_from(words[1:])
 
 
 def _memory_of(generator: Any) -> tuple[memoryview, Any] | None:
@@ -141,7 +125,7 @@ def _memory_of(generator: Any) -> tuple[memoryview, Any] | None:
     `state` builds dicts of Python integers: 2 us at each episode's start, five times what it
     takes to copy these words. How NumPy lays them out is its own affair, so they are compared.
     """
-    known = _words_of(generator)
+    known = words_of(generator)
     if known is None:
         return None
     address = generator.ctypes.state_address

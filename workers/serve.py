@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from vecsess.wire.channel import VALUE_BYTES, Channel, EndOfStreamError, Patience, frame
+from vecsess.wire.generators import space_generators
 from vecsess.wire.messages import (
     COMMANDS,
     Attach,
@@ -185,7 +186,9 @@ def describe_host(host: EnvHost, seq: int) -> Described:
             spaces.append(None)  # as the first row's
         else:
             spaces.append([describe(env.observation_space), describe(env.action_space)])
-    return Described(seq, spaces, spec_json(first), plain_metadata(first), render_mode(first))
+    generators = [space_generators(first.observation_space), space_generators(first.action_space)]
+    about = spec_json(first), plain_metadata(first), render_mode(first)
+    return Described(seq, spaces, *about, generators)
 
 
 def _attach(host: EnvHost, attach: Attach, slab_fd: int, *, exact: bool) -> Views:

@@ -132,7 +132,7 @@ def _messages() -> list[Message]:
     info = {"text": "é", "array": np.arange(6.0).reshape(2, 3), "scalar": np.int8(3), "t": (1, 2)}
     failure = [1, "raised", "ValueError", "bad", "Traceback"]
     return [
-        Described(0, [pair, None, None, pair], '{"id": "X-v0"}', {"render_fps": 30}, "rgb_array"),
+        Described(0, [pair, None, None, pair], '{"id": "X-v0"}', {"a": 30}, "rgb_array", [[], []]),
         Done(7, [[0, "info", pack_value(info)], [3, "final_info", pack_value({})]], [failure]),
         Done(1 << 40, [], []),
         Replayed(9, bytes(range(64)), [failure]),

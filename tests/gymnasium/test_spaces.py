@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -93,6 +94,25 @@ def test_a_space_as_observation_and_as_action(name: str, workers: int) -> None:
         assert twins.ours.action_space == batch_space(space, N)
         assert twins.run(8) == 2 * N
         assert twins.reset(seed=[3, None, 4])[0] in twins.ours.observation_space
+
+
+def seeded(space: spaces.Space[Any]) -> SampleEnv:
+    env = SampleEnv(deepcopy(space), deepcopy(space))
+    env.action_space.seed(3)
+    env.observation_space.seed(4)
+    env.action_space.sample()
+    return env
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("name", ["Discrete", "image", "Dict with custom", "Graph", "Sequence"])
+def test_a_makers_seeds_of_spaces_come_along(name: str, workers: int) -> None:
+    makers = [partial(seeded, ALL_SPACES[name])] * N
+    with Twins(makers, AutoresetMode.SAME_STEP, workers=workers) as twins:
+        for space in ("action_space", "single_action_space", "single_observation_space"):
+            ours, theirs = getattr(twins.ours, space), getattr(twins.theirs, space)
+            for _ in range(3):
+                assert_same(ours.sample(), theirs.sample(), space)
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED])

@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from vecsess.wire.generators import words_of
 from vecsess.workers import episodes as rng_state
 from vecsess.workers.episodes import RngRecord, load_rng
 
@@ -50,7 +51,7 @@ def test_the_words_in_memory_are_those_of_its_state() -> None:
     found = rng_state._memory_of(generator)
     assert found is not None, "this NumPy keeps PCG64's words where they are looked for"
     words, spare = found
-    assert [*words, spare.value] == rng_state._words_of(generator)
+    assert [*words, spare.value] == words_of(generator)
 
 
 def test_a_new_generator_is_noticed() -> None:

@@ -11,6 +11,7 @@ from gymnasium.vector.utils import batch_differing_spaces, batch_space
 
 from vecsess.errors import ProtocolError, SpaceMismatchError
 from vecsess.fleet.worker import Worker
+from vecsess.wire.generators import seed_space
 from vecsess.wire.leaves import Space, all_leaves_of
 from vecsess.wire.messages import Described
 from vecsess.wire.spaces import build_space
@@ -74,6 +75,7 @@ def agree(workers: list[Worker], described: list[Described], mode: ObservationMo
     """
     try:
         observation_spaces, action_spaces = zip(*_each(workers, described), strict=True)
+        _seed(observation_spaces[0], action_spaces[0], described[0].generators)
     except FrameError as error:
         raise ProtocolError(f"a worker described its spaces wrongly: {error}") from error
     single, batch = _observation_spaces(mode, list(observation_spaces))
@@ -104,6 +106,14 @@ def _each(workers: list[Worker], described: list[Described]) -> list[tuple[Space
                 built[key] = build_space(plain[0]), build_space(plain[1])
             pairs.append(built[key])
     return pairs
+
+
+def _seed(observation_space: Space, action_space: Space, generators: list[Any]) -> None:
+    """Gives the spaces of environment 0 the generators that it has, as a maker may have seeded."""
+    if len(generators) != 2 or not all(type(states) is list for states in generators):
+        raise FrameError("expected the generators of two spaces")
+    seed_space(observation_space, generators[0])
+    seed_space(action_space, generators[1])
 
 
 def _observation_spaces(mode: ObservationMode, found: list[Space]) -> tuple[Space, Space]:

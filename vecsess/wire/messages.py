@@ -146,6 +146,7 @@ class Described(Reply):
     spec: str  # EnvSpec as JSON, "" without one
     metadata: dict[str, Any]
     render_mode: str
+    generators: list[Any]  # of the first row's spaces, as in wire/generators.py
 
 
 @dataclass(frozen=True, slots=True)
