@@ -58,7 +58,9 @@ class EnvServer:
             case "describe":
                 return self._describe()
             case "reset":
-                observation, _ = self._env.reset(seed=request.get("seed"))
+                seed = request.get("seed")
+                seed = None if seed is None else _whole(seed, "seed")
+                observation, _ = self._env.reset(seed=seed)
                 return {"ok": True, "obs": self._plain_observation(observation)}
             case "step":
                 return self._step(request["action"])
@@ -112,12 +114,15 @@ def _plain_spaces(env: gymnasium.Env[Any, Any]) -> tuple[gymnasium.spaces.Discre
     return env.action_space, leaves[0]
 
 
+def _whole(value: Any, field: str) -> int:
+    """Returns a whole number; some languages write each as a float, so 1.0 is one, true is none."""
+    if type(value) is int or (type(value) is float and value.is_integer()):
+        return int(value)
+    raise TypeError(f"{field}: expected an integer, got {value!r}")
+
+
 def _action_index(action: Any, n: int) -> int:
-    # Some languages write every number as a float; 1.0 is an index, 1.5 and true are none.
-    whole = type(action) is int or (type(action) is float and action.is_integer())
-    if not whole:
-        raise TypeError(f"action: expected an integer, got {action!r}")
-    index = int(action)
+    index = _whole(action, "action")
     if not 0 <= index < n:
         # Worded as Gymnasium's own environments do; not all of them look, and -1 is an index too.
         raise AssertionError(f"{index} ({int}) invalid")

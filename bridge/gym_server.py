@@ -32,9 +32,10 @@ def main(arguments: list[str] | None = None) -> int:
         "--make-kwargs", type=_json_object, default={}, metavar="JSON", help="its arguments"
     )
     parser.add_argument("--protocol", choices=("jsonl", "msgpack"), default="jsonl")
+    parser.add_argument("--debug", action="store_true", help="show where a start has failed")
     options = parser.parse_args(arguments)
     if options.worker is None and options.fork_server is None:
-        return _serve_env(options.env_id, options.make_kwargs, options.protocol)
+        return _serve_env(options)
     from vecsess.workers.fork_server import ForkServer
     from vecsess.workers.process import run_worker
 
@@ -57,7 +58,7 @@ def _json_object(text: str) -> dict[str, Any]:
     return value
 
 
-def _serve_env(env_id: str, make_kwargs: dict[str, Any], protocol: str) -> int:
+def _serve_env(options: argparse.Namespace) -> int:
     """Serves one environment on stdin and stdout, to a client in any language."""
     from vecsess.bridge.transports import take_streams
 
@@ -66,9 +67,16 @@ def _serve_env(env_id: str, make_kwargs: dict[str, Any], protocol: str) -> int:
     from vecsess.bridge.env_server import EnvServer
     from vecsess.bridge.transports import PROTOCOLS, converse
 
-    server = EnvServer(env_id, make_kwargs)
     try:
-        converse(server, PROTOCOLS[protocol](read_fd, write_fd))
+        server = EnvServer(options.env_id, options.make_kwargs)
+    except Exception as error:
+        if options.debug:
+            raise
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        sys.stderr.write(f"gym_server: {told} (--debug shows where)\n")
+        return 1
+    try:
+        converse(server, PROTOCOLS[options.protocol](read_fd, write_fd))
     except KeyboardInterrupt:
         return 130
     finally:

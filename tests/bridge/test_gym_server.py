@@ -137,6 +137,21 @@ def test_a_request_nested_too_deeply_does_not_end_the_server() -> None:
     assert errors(ask_jsonl(["[" * 100_000, DESCRIBE])) == ["RecursionError", ""]
 
 
+def test_a_seed_is_a_whole_number_however_it_is_written() -> None:
+    seeds = (5, 5.0, True, 0.5, "5", None, [5])
+    replies = ask_jsonl([{"cmd": "reset", "seed": seed} for seed in seeds])
+    assert replies[0]["obs"] == replies[1]["obs"]
+    assert [reply.get("error") for reply in replies] == [
+        None,
+        None,
+        "TypeError: seed: expected an integer, got True",
+        "TypeError: seed: expected an integer, got 0.5",
+        "TypeError: seed: expected an integer, got '5'",
+        None,
+        "TypeError: seed: expected an integer, got [5]",
+    ]
+
+
 def test_a_bad_seed_is_the_environments_to_refuse() -> None:
     replies = ask_jsonl([{"cmd": "reset", "seed": -1}, {"cmd": "reset", "seed": "x"}, RESET])
     assert [reply["ok"] for reply in replies] == [False, False, True]
@@ -243,8 +258,21 @@ def test_it_runs_from_anywhere_without_the_package_on_the_path(
 def test_an_environment_that_it_cannot_serve_ends_it_with_a_reason(env_id: str, why: str) -> None:
     done = run_server(b"", "--env-id", env_id)
     assert done.returncode == 1
-    assert why in done.stderr.decode()
+    (line,) = [said for said in done.stderr.decode().splitlines() if "gym_server: " in said]
+    assert why in line
+    assert b"Traceback" not in done.stderr
     assert done.stdout == b""
+    debugged = run_server(b"", "--env-id", env_id, "--debug")
+    assert debugged.returncode == 1
+    assert b"Traceback" in debugged.stderr
+
+
+def test_an_environment_that_fails_to_be_made_is_one_line() -> None:
+    arguments = ("--env-id", "CartPole-v1", "--make-kwargs", '{"nonsense": 1}')
+    done = run_server(b"", *arguments)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert b"nonsense" in done.stderr
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", "1"])

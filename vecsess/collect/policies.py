@@ -11,7 +11,13 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from vecsess.collect.sampling import normal_noise, sample_with_log_prob, uniform_noise
+from vecsess.collect.sampling import (
+    categorical_log_prob,
+    normal_noise,
+    sample_with_log_prob,
+    uniform_noise,
+)
+from vecsess.collect.splitmix import sample_first_above, splitmix_noise
 from vecsess.errors import SpaceError
 from vecsess.tree import Tree
 
@@ -19,7 +25,7 @@ Predictor: TypeAlias = Callable[[Tree], Any]
 Decision: TypeAlias = tuple[Any, Any, Any]
 Draw: TypeAlias = Callable[[NDArray[np.float64]], tuple[NDArray[Any], NDArray[np.float32]]]
 
-NOISE_KINDS = ("uniform", "normal")
+NOISE_KINDS = ("uniform", "normal", "splitmix64")
 
 
 @runtime_checkable
@@ -29,7 +35,8 @@ class Policy(Protocol):
     Attributes:
         noise_size: how many columns of noise `act` wants for each row.
         noise_kind: "uniform", in [0, 1), as where this is missing; or "normal", of mean 0 and
-            variance 1, made for many locksteps at once, which costs less than within `act`.
+            variance 1, made for many locksteps at once, which costs less than within `act`; or
+            "splitmix64", uniform as the reference system draws it.
 
     Example:
         >>> isinstance(RandomPolicy(spaces.Discrete(2)), Policy)
@@ -133,6 +140,8 @@ def noise_for(
         `[steps, rows, noise_size]` float64.
     """
     size = policy.noise_size
+    if noise_kind_of(policy) == "splitmix64":
+        return splitmix_noise(seed, counter, envs, size, steps)
     if noise_kind_of(policy) == "uniform":
         return uniform_noise(seed, counter, envs, size, steps)
     pairs = uniform_noise(seed, counter, envs, size + size % 2, steps)
@@ -146,6 +155,7 @@ class CategoricalPolicy:
         predict_logits: takes observations `[rows, *obs]`, returns `[rows, A]`.
         predict_value: takes observations `[rows, *obs]`, returns `[rows]`.
         action_space: Discrete, of one environment; `A = action_space.n`.
+        noise_kind: "uniform", or "splitmix64" for the very actions of the reference system.
 
     Example:
         >>> policy = CategoricalPolicy(
@@ -165,7 +175,10 @@ class CategoricalPolicy:
         predict_logits: Predictor,
         predict_value: Predictor,
         action_space: gymnasium.Space[Any],
+        noise_kind: str = "uniform",
     ) -> None:
+        if noise_kind not in ("uniform", "splitmix64"):
+            raise ValueError(f"noise_kind: expected 'uniform' or 'splitmix64', got {noise_kind!r}")
         if not isinstance(action_space, spaces.Discrete):
             raise TypeError(
                 "a pair (predict_logits, predict_value) decides for Discrete action spaces, got "
@@ -173,6 +186,7 @@ class CategoricalPolicy:
             )
         self.predict_logits = predict_logits
         self.predict_value = predict_value
+        self.noise_kind = noise_kind
         self._count = int(action_space.n)
         self._first = int(action_space.start)
         self._dtype = action_space.dtype
@@ -193,7 +207,11 @@ class CategoricalPolicy:
                 f"expected predict_logits to return {[len(noise), self._count]} "
                 f"([rows, actions]), got {list(logits.shape)}"
             )
-        choices, log_probs = sample_with_log_prob(logits, noise[:, 0])
+        if self.noise_kind == "splitmix64":
+            choices = sample_first_above(logits, noise[:, 0])
+            log_probs = categorical_log_prob(logits, choices)
+        else:
+            choices, log_probs = sample_with_log_prob(logits, noise[:, 0])
         actions = (choices + self._first).astype(self._dtype, copy=False)
         return actions, log_probs, self.predict_value(observations)
 

@@ -174,7 +174,7 @@ def log_softmax(logits: ArrayLike) -> Floats:
         >>> log_softmax([[0.0, 0.0]]).round(4).tolist()
         [[-0.6931, -0.6931]]
     """
-    shifted, cumulative = _softmax_parts(logits)
+    shifted, cumulative = softmax_parts(logits)
     return shifted - _log_total(shifted, cumulative)[..., None]
 
 
@@ -195,7 +195,7 @@ def categorical_log_prob(logits: ArrayLike, actions: ArrayLike) -> Floats:
         >>> categorical_log_prob([[0.0, 0.0]], [1]).round(4).tolist()
         [-0.6931]
     """
-    shifted, cumulative = _softmax_parts(logits)
+    shifted, cumulative = softmax_parts(logits)
     return _log_prob(shifted, cumulative, _checked_actions(actions, shifted.shape))
 
 
@@ -213,7 +213,7 @@ def sample_categorical(logits: ArrayLike, noise: ArrayLike) -> NDArray[np.int64]
         >>> sample_categorical([[0.0, 0.0], [0.0, 0.0]], [0.4, 0.6]).tolist()
         [0, 1]
     """
-    _, cumulative = _softmax_parts(logits)
+    _, cumulative = softmax_parts(logits)
     return _invert(cumulative, np.asarray(noise, dtype=np.float64))
 
 
@@ -225,12 +225,12 @@ def sample_with_log_prob(logits: ArrayLike, noise: ArrayLike) -> tuple[NDArray[n
         >>> actions.tolist(), log_probs.round(4).tolist()
         ([1], [-0.6931])
     """
-    shifted, cumulative = _softmax_parts(logits)
+    shifted, cumulative = softmax_parts(logits)
     actions = _invert(cumulative, np.asarray(noise, dtype=np.float64))
     return actions, _log_prob(shifted, cumulative, actions)
 
 
-def _softmax_parts(logits: ArrayLike) -> tuple[Floats, NDArray[np.float64]]:
+def softmax_parts(logits: ArrayLike) -> tuple[Floats, NDArray[np.float64]]:
     """Returns the logits less their maximum and the running sums of their weights, `[..., A]`.
 
     The sums run strictly from left to right: NumPy's `sum` adds in an order that depends on the
