@@ -25,8 +25,8 @@ def open_session(env: Any = "CartPole-v1", n: int = N, **arguments: Any) -> VecC
 
 def kill(vec: VecCheckedSession, env: int, *, wait: bool = False) -> int:
     """Kills the worker of an environment; returns its pid."""
-    lockstep = vec._lockstep
-    pid = lockstep.workers[int(lockstep.worker_of[env])].pid
+    lockstep = vec.engine.lockstep
+    pid = lockstep.workers[int(lockstep.rows.worker_of[env])].pid
     os.kill(pid, signal.SIGKILL)
     if wait:
         assert all_gone({pid}, 5.0)

@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 
-from vecsess.fleet.lockstep import Lockstep
+from vecsess.fleet.flight import Flight
 
 # Imported by a fork server, it leaves out what ends a worker's process group and its orphans.
 WITHOUT_GROUP_KILL = "vecsess.bench.faults.broken_group_kill"
@@ -16,16 +16,16 @@ WITHOUT_GROUP_KILL = "vecsess.bench.faults.broken_group_kill"
 @contextlib.contextmanager
 def acknowledgement_ignored() -> Iterator[None]:
     """A lockstep takes whatever lies in the slab, and reads no pipe."""
-    kept = Lockstep._take_acknowledgements  # to break it is the purpose
-    Lockstep._take_acknowledgements = _take_anything  # type: ignore[method-assign, assignment]
+    kept = Flight._take_acknowledgements  # to break it is the purpose
+    Flight._take_acknowledgements = _take_anything  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
-        Lockstep._take_acknowledgements = kept  # type: ignore[method-assign]
+        Flight._take_acknowledgements = kept  # type: ignore[method-assign]
 
 
-def _take_anything(lockstep: Lockstep) -> None:
-    lockstep._pending.clear()
+def _take_anything(flight: Flight) -> None:
+    flight._pending.clear()
 
 
 def kill_alone(pid: int) -> None:

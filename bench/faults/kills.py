@@ -220,7 +220,7 @@ class Aim:
     """
 
     def __init__(self, vec: VecCheckedSession, hired: Killer, random: np.random.Generator) -> None:
-        self._workers: list[Worker] = vec._lockstep.workers  # who else knows pids
+        self._workers: list[Worker] = vec.engine.lockstep.workers  # who else knows pids
         self._hired, self._random = hired, random
         self._targets: dict[int, Worker] = {}  # by pid: ordered, not yet recovered from
         self._killed_s: dict[int, float] = {}

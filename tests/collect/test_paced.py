@@ -43,7 +43,7 @@ def collect(pace: str, workers: int, env: str = "CartPole-v1", kill: bool = Fals
         policy = RandomPolicy(vec.single_action_space)
         for index in range(4):
             if kill:
-                crew = vec._lockstep.workers
+                crew = vec.engine.lockstep.workers
                 os.kill(crew[index % len(crew)].pid, signal.SIGKILL)
             seed = 5 if index == 0 else None
             rollouts.append(collect_rollout(vec, policy, 48, seed=seed, pace=pace))

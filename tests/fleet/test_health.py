@@ -129,7 +129,7 @@ def test_a_sample_is_published_while_the_session_steps() -> None:
         vec.reset(seed=0)
         for _ in range(300):
             vec.step(zeros(N))
-        content = read_health(vec._health._fd)
+        content = read_health(vec.engine.health._fd)
         assert content is not None
         assert (content["pid"], content["env"], content["n"]) == (os.getpid(), "CartPole-v1", N)
         assert [worker["pid"] for worker in content["workers"]] == [
@@ -142,7 +142,7 @@ def test_slow_environments_are_published_too() -> None:
         vec.reset(seed=0)
         for _ in range(3):
             vec.step(zeros(1))
-        assert read_health(vec._health._fd) is not None
+        assert read_health(vec.engine.health._fd) is not None
 
 
 def test_a_torn_sample_is_not_taken_for_one() -> None:
@@ -150,8 +150,8 @@ def test_a_torn_sample_is_not_taken_for_one() -> None:
     try:
         assert read_health(fd) is None
         with VecCheckedSession("CartPole-v1", 1, workers=0) as vec:
-            vec._health.publish(vec.health())
-            data = os.pread(vec._health._fd, 1 << 20, 0)
+            vec.engine.health.publish(vec.health())
+            data = os.pread(vec.engine.health._fd, 1 << 20, 0)
         for place in range(0, len(data), 37):
             os.pwrite(fd, data, 0)
             os.pwrite(fd, bytes([data[place] ^ 1]), place)

@@ -18,7 +18,7 @@ from tests.processes import all_gone, processes_below, run_script
 from tests.sessions import open_session
 from vecsess import EnvError, Timeouts, VecCheckedSession, WorkerDied
 from vecsess.errors import SpaceError, SpawnError
-from vecsess.fleet.launch import group
+from vecsess.fleet.plan import group
 
 pytestmark = pytest.mark.usefixtures("no_process_left")
 METHODS = ["fork", "spawn"]

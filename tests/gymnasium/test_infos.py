@@ -148,7 +148,7 @@ class TestLevels:
             assert vec.reset(seed=0)[1] == {}
             for _ in range(6):
                 assert vec.step([0] * N)[4] == {}
-            assert not vec._lockstep.answers  # not even sent
+            assert not vec.engine.lockstep.flight.answers  # not even sent
 
     @pytest.mark.parametrize("workers", [0, 2])
     def test_final(self, workers: int) -> None:

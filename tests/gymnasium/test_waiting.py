@@ -54,13 +54,13 @@ class TestTooShort:
     ) -> None:
         with open_slow(workers) as vec:
             vec.reset(seed=0)
-            vec._lockstep._patience = Patience(spin_ns)
+            vec.engine.lockstep.flight.patience = Patience(spin_ns)
             vec.step_async(QUICK)
-            supervisor: Any = vec._supervisor
-            for worker in vec._lockstep.workers:
+            supervisor: Any = vec.engine.fleet.supervisor
+            for worker in vec.engine.lockstep.workers:
                 assert supervisor.wait(worker, 30.0)
             if not told:  # the pipe counts, whatever stands in shared memory
-                vec._lockstep.views.reply[:] = 0
+                vec.engine.lockstep.views.reply[:] = 0
             assert vec.step_wait(0)[0][:, 1].tolist() == [1, 1, 1]
 
     def test_a_reset_takes_its_place_and_gets_none_of_it(self, workers: int | None) -> None:

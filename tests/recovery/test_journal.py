@@ -10,6 +10,7 @@ import pytest
 from gymnasium import spaces
 
 from vecsess.recovery.journal import CHUNK_STEPS, Journal
+from vecsess.recovery.progress import Progress
 from vecsess.wire.slab import Layout
 
 N, WORKERS = 3, 2
@@ -30,19 +31,21 @@ class Desk:
         buffer = bytearray(layout.stride_bytes * WORKERS)
         self.views = layout.views(buffer, WORKERS)
         self.views.rng[..., 0] = 1  # "this state is known"
-        self.journal = Journal(layout, self.views, N, self.mode, self.limit_bytes)
+        self.progress = Progress([2, 1], self.mode)
+        self.journal = Journal(layout, self.views, self.progress, self.limit_bytes)
 
     def reset(self, seed: int | None = 7) -> None:
         seeds = [None if seed is None else seed + env for env in range(N)]
-        self.journal.reset(range(N), seeds, b"", PLACES)
+        self.progress.reset(range(N))
+        self.journal.reset(list(range(N)), seeds, b"")
 
     def step(self, action: int = 0, ended: tuple[int, ...] = ()) -> None:
         self.journal.note([np.full(N, action)])
         np.add(self.views.rewards, 1, out=self.views.rewards)  # so that each checksum is another
-        self.journal.complete(np.array(ended) if ended else None)
+        self.journal.complete(self.progress.complete(np.array(ended) if ended else None))
 
     def accounts(self, env: int = 0) -> Any:
-        return self.journal.accounts(env, *PLACES[env])
+        return self.journal.accounts(env)
 
 
 def test_the_first_episode_is_replayed_from_its_seed_with_the_actions_given() -> None:

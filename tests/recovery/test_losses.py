@@ -60,7 +60,7 @@ def after_their_replies(vec: VecCheckedSession, t: int) -> None:
 
 def all_at_once(vec: VecCheckedSession, t: int) -> None:
     if t in (0, 30):
-        for worker in vec._lockstep.workers:
+        for worker in vec.engine.lockstep.workers:
             os.kill(worker.pid, signal.SIGKILL)
 
 
@@ -165,8 +165,8 @@ def test_attributes_that_were_set_outlive_their_worker(seed: int | None) -> None
 def test_a_fork_server_that_dies_is_replaced_and_all_are_recovered(workers: int | None) -> None:
     def kill_the_server(vec: VecCheckedSession, t: int) -> None:
         if t == 20:
-            assert vec._supervisor is not None
-            os.kill(vec._supervisor._owned.server.pid, signal.SIGKILL)  # type: ignore[union-attr]
+            assert vec.engine.fleet.supervisor is not None
+            os.kill(vec.engine.fleet.supervisor._owned.server.pid, signal.SIGKILL)  # type: ignore[union-attr]
 
     expected = batches("CartPole-v1", 0, undisturbed)
     assert batches("CartPole-v1", workers, kill_the_server) == expected

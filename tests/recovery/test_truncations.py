@@ -90,7 +90,7 @@ def test_one_environment_is_truncated_and_the_others_do_not_notice(
         for session in (vec, oracle):
             session.reset(seed=0)
             session.step(zeros(N))
-        generations = [worker.generation for worker in vec._lockstep.workers]
+        generations = [worker.generation for worker in vec.engine.lockstep.workers]
         got, *_, truncated, infos = vec.step(cue())
         expected = oracle.step(cue())[0]
         others = np.arange(N) != GUILTY
@@ -98,7 +98,7 @@ def test_one_environment_is_truncated_and_the_others_do_not_notice(
         assert np.array_equal(got[others], expected[others])
         assert got[GUILTY, 0] == 0, "a new episode has begun"
         assert np.array_equal(vec.step(zeros(N))[0][others], oracle.step(zeros(N))[0][others])
-        assert [worker.generation for worker in vec._lockstep.workers] == generations
+        assert [worker.generation for worker in vec.engine.lockstep.workers] == generations
 
 
 @pytest.mark.parametrize("workers", GROUPINGS)
@@ -120,9 +120,9 @@ def test_restart_also_replaces_the_process(
         others = np.arange(N) != GUILTY
         assert infos["invalid"].tolist() == (~others).tolist()
         assert np.array_equal(got[others], oracle.step(cue())[0][others])
-        generations = [worker.generation for worker in vec._lockstep.workers]
+        generations = [worker.generation for worker in vec.engine.lockstep.workers]
         assert sum(generations) == 1
-        assert generations[int(vec._lockstep.worker_of[GUILTY])] == 1
+        assert generations[int(vec.engine.lockstep.rows.worker_of[GUILTY])] == 1
         assert "invalid" not in vec.step(zeros(N))[-1]
 
 

@@ -23,8 +23,8 @@ from vecsess.collect.rollout import Episode, Rollout
 from vecsess.contract import Finals, StepRows
 from vecsess.errors import ActionError
 from vecsess.fleet.flight import SLICE_S
-from vecsess.fleet.launch import cores
 from vecsess.fleet.lockstep import Lockstep
+from vecsess.fleet.plan import cores
 from vecsess.session.actions import ActionCheck
 from vecsess.tree import Tree
 
@@ -49,17 +49,16 @@ class Paced:
     """
 
     def __init__(self, session: Any, pace: str) -> None:
-        self._session = session
-        self._lockstep: Lockstep = session.divide()
+        self._engine = engine = session.engine
+        self._lockstep: Lockstep = engine.lockstep
         groups = groups_for(pace, len(self._lockstep.workers))
         self.parts = [self._lockstep.part(own) for own in groups]
         self._in_turn = pace == "pipelined"
         # On cores that both halves need, one that begins early only keeps the other from its end.
         self.by_turns = self._in_turn and len(self._lockstep.workers) > cores()
         space, contract = session.single_action_space, session.contract
-        self._checks = [
-            ActionCheck(space, part.envs.stop - part.envs.start, contract) for part in self.parts
-        ]
+        sizes = [part.rows.envs.stop - part.rows.envs.start for part in self.parts]
+        self._checks = [ActionCheck(space, size, contract) for size in sizes]
 
     def begin(self, index: int, actions: Tree) -> None:
         """Sends one part its actions, `[n, *action]`."""
@@ -67,37 +66,37 @@ class Paced:
         try:
             checked = self._checks[index](actions)
         except ActionError as error:
-            error.env = None if error.env is None else error.env + part.envs.start
+            error.env = None if error.env is None else error.env + part.rows.envs.start
             raise
-        self._session.begin_part(part, checked)
+        self._engine.begin_part(part, checked)
 
     def take(self, index: int, rows: StepRows) -> Finals | None:
         """Waits for one part's step and copies it into `rows [n, ...]`."""
-        finals: Finals | None = self._session.take_part(self.parts[index], rows)
+        finals: Finals | None = self._engine.take_step(self.parts[index], rows)
         return finals
 
     def ready(self, flying: list[int]) -> list[int]:
         """Waits until a part has answered; returns those that have, or the next in turn."""
         if self._in_turn:
             return flying[:1]
-        hints, parts = self._lockstep.hints, self.parts
+        hints, parts = self._lockstep.flight.hints, self.parts
         while True:  # a part is one worker here, and has its index
-            found = [index for index in flying if parts[index].awaited in (None, hints[index][0])]
+            found = [i for i in flying if parts[i].flight.awaited in (None, hints[i][0])]
             if found or (found := self._block(flying)):
                 return found
 
     def _block(self, flying: list[int]) -> list[int]:
         """Sleeps until a worker has something to say, at most for a slice of time."""
         workers = self._lockstep.workers
-        woken = self._lockstep.woken([workers[index] for index in flying], SLICE_S)
+        woken = self._lockstep.flight.woken([workers[index] for index in flying], SLICE_S)
         if not woken:
             for index in flying:
-                self.parts[index].check_deadlines()
+                self.parts[index].flight.check_deadlines()
         return [index for index in flying if index in woken]
 
     def end(self) -> None:
         """Makes one lockstep of the parts again; all have taken equally many steps."""
-        self._session.unite(self.parts)
+        self._engine.unite(self.parts)
 
 
 def fill_paced(
@@ -123,8 +122,9 @@ def fill_paced(
     rollout.episode_start[...] = False
     rollout.episode_start[0] = start
     actions = store(rollout, 0, decision)
-    run = _Run(Paced(session, pace), actor, rollout, books, noise)
-    run.fill(actions)
+    with session.engine.gate.during("collect"):
+        run = _Run(Paced(session, pace), actor, rollout, books, noise)
+        run.fill(actions)
     books.noise_counter += horizon
     rollout.counter = books.noise_counter
     finals, episodes = run.in_order()
@@ -146,7 +146,7 @@ class _Run:
         self._paced, self._actor, self._rollout = paced, actor, rollout
         self._books, self._noise = books, noise
         self._rows = rollout.step_rows()
-        self._slices = [part.envs for part in paced.parts]
+        self._slices = [part.rows.envs for part in paced.parts]
         self._envs = np.arange(self._slices[-1].stop)
         self._t = [0] * len(self._slices)  # steps that each part has completed
         self._finals: list[tuple[int, Finals]] = []

@@ -1,70 +1,112 @@
-"""The replies to a command: waiting for them, taking them, and what is done where none comes."""
+"""One command in the air: sent to some workers, awaited, answered; who does not answer is lost."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable
-from typing import Any
-
-import numpy.typing as npt
+from collections.abc import Callable, Iterator
 
 from vecsess.errors import ProtocolError, ServerDied, WorkerDied, WorkerError, WorkerTimeout
 from vecsess.fleet.reports import PipedValues, breach_type, printable
 from vecsess.fleet.supervisor import Supervisor
 from vecsess.fleet.worker import Timeouts, Worker, describe_exit
-from vecsess.wire.channel import CONTROL_BYTES, EndOfStreamError, Patience
-from vecsess.wire.messages import REPLIES, STACK_MARK, Done, Reply, decode
+from vecsess.wire.channel import (
+    CONTROL_BYTES,
+    VALUE_BYTES,
+    DeadlineError,
+    EndOfStreamError,
+    Patience,
+    frame,
+)
+from vecsess.wire.messages import (
+    REPLIES,
+    STACK_MARK,
+    Command,
+    Done,
+    Reply,
+    Step,
+    StepSome,
+    StepWith,
+    acknowledgement,
+    decode,
+    encode,
+    step_command,
+)
 from vecsess.wire.slab import Layout, Views
 from vecsess.wire.values import FrameError
 
-Array = npt.NDArray[Any]
+Make = Callable[[Worker, int], Command | None]
+OnLost = Callable[[Worker | None, WorkerError], None]
 
+_FAILURE_BYTES = 1024  # what a row may add to a reply: a failure, in brief
+_SIDE = 1 << 62  # numbers of commands to one worker alone begin here
 SLICE_S = 0.05  # how often a blocked manager looks whether the workers move on
 REAP_S = 10.0  # how long a killed process may take to be gone
 STACK_MS = 100  # how long a hung worker may take to write its stack
 
 
-class Replies:
-    """Waits for what workers answer, as long as they move on.
+class Flight:
+    """One command at a time to some workers, and what they answer, as long as they move on.
 
     Args:
-        workers: the workers, in the order of their environments.
+        workers: all of the session, in the order of their environments.
+        own: those that are sent commands; the flights of a session share no worker.
         supervisor: watches and ends them; None where the environments live in this process.
         layout: of a worker's range.
         views: the fields, `[workers, rows, ...]`.
         timeouts: how long an environment's call may take.
         spin_ns: how long a wait may spin.
+        numbers: gives each command its number; flights share it, so that numbers only grow.
+
+    Attributes:
+        active: the workers that are sent commands, without those that were given up.
+        answers: what came back beside the slab for the last command, by worker; usually nothing.
+        unread: whether the last command's results are still to come.
+        resumable: whether a wait that was broken off can be taken up again.
+        on_pause: called after each sleep.
     """
 
     def __init__(
         self,
         workers: list[Worker],
+        own: slice,
         supervisor: Supervisor | None,
         layout: Layout,
         views: Views,
         timeouts: Timeouts,
         spin_ns: int,
+        numbers: Iterator[int],
     ) -> None:
-        self.workers, self.views, self.layout = workers, views, layout
-        self.on_pause: Callable[[], None] | None = None  # called after each sleep
-        self._supervisor, self._timeouts = supervisor, timeouts
-        self._seq = 0
+        self._workers, self.active = workers, workers[own]
+        self._supervisor, self.timeouts = supervisor, timeouts
+        self._views, self._rows = views, layout.rows
+        self._numbers = numbers
+        self.seq, self._side_seq = 0, _SIDE
+        self._make: Make = _nothing
         self._acknowledgement = b""
         self._reply_cap = CONTROL_BYTES
         self._limit_s: float | None = None
         self._pending: list[Worker] = []
-        # What came back beside the slab for the last command, by worker; usually nothing.
         self.answers: dict[int, Done] = {}
-        self.unread = False  # the last command's results are still to come
+        self.unread, self.resumable = False, True
         self._moved: dict[int, tuple[int, float]] = {}
-        self._on_lost: Callable[[Worker | None, WorkerError], None] = _raise
-        self._patience = Patience(spin_ns)
+        self._on_lost: OnLost = _raise
+        self.on_pause: Callable[[], None] | None = None
+        self.patience = Patience(spin_ns)
+        self._commands = views.of_workers(own).command
         self.hints = [views.reply[i : i + 1].data for i in range(len(workers))]
         self._running = views.running
         self._piped = PipedValues(layout.observation_space, views)
+        told_bytes = CONTROL_BYTES + layout.rows * _FAILURE_BYTES
+        self._step_cap = VALUE_BYTES if self._piped else told_bytes
 
-    def watch(self, on_lost: Callable[[Worker | None, WorkerError], None]) -> None:
+    def follow(self, whole: Flight) -> None:
+        """Goes on without the workers that a larger flight has given up, and loses as it does."""
+        self.active = [worker for worker in self.active if worker in whole.active]
+        self._on_lost = whole._on_lost  # another of this class
+
+    def watch(self, on_lost: OnLost) -> None:
         """Calls `on_lost(worker, error)` instead of raising when a worker is lost, None for all.
 
         It brings the worker back and calls `resend`, or raises.
@@ -75,6 +117,152 @@ class Replies:
         """Raises again when a worker is lost."""
         self._on_lost = _raise
 
+    # --- commands --------------------------------------------------------------------------------
+
+    def step(self, infos: int) -> None:
+        """Sends every worker the one frame that has it step all of its rows."""
+        cap = VALUE_BYTES if infos else self._step_cap
+        seq = self._next_seq(cap, self.timeouts.step_s)
+        data = step_command(seq, infos)
+        self._make = _STEPS[infos]
+        self._pending = self.active.copy()
+        for worker in self._pending:
+            try:
+                if not worker.channel.send_at_once(data):
+                    self._send(worker, data)
+            except EndOfStreamError:
+                pass  # a dead worker: `gather` finds that out, and says why
+        self._commands[:] = seq  # after the pipes: who sees the hint finds the command
+
+    def command(
+        self, make: Callable[[Worker, int], Command | None], limit_s: float | None
+    ) -> dict[int, Done]:
+        """Sends each worker the message that `make(worker, seq)` returns, and waits for all.
+
+        Args:
+            make: returns None for a worker that gets nothing.
+            limit_s: how long one call of an environment may take.
+
+        Returns:
+            The replies, by worker.
+        """
+        self.begin(make, limit_s)
+        self.gather()
+        return self.answers
+
+    def begin(self, make: Callable[[Worker, int], Command | None], limit_s: float | None) -> None:
+        """Sends what `command` sends, without waiting."""
+        seq = self._next_seq(VALUE_BYTES, limit_s)
+        self._make = make
+        messages = [(worker, make(worker, seq)) for worker in self.active]
+        self._pending = [worker for worker, message in messages if message is not None]
+        for worker, message in messages:
+            if message is not None:
+                self._send(worker, frame(encode(message)))
+        self._commands[:] = seq
+
+    def _next_seq(self, reply_cap: int, limit_s: float | None) -> int:
+        """Returns the number of a new command, and prepares for the replies to it.
+
+        Args:
+            reply_cap: bytes that a reply may have.
+            limit_s: how long one call of an environment may take.
+        """
+        seq = self.seq = next(self._numbers)
+        self._acknowledgement = acknowledgement(seq)
+        self._reply_cap, self._limit_s = reply_cap, limit_s
+        self.answers = {}
+        self.unread = True
+        if self.active and self.active[-1].flight is not self:
+            for worker in self.active:
+                worker.flight = self
+        return seq
+
+    def _send(self, worker: Worker, data: bytes) -> None:
+        # Half a command would be taken for a whole one with the next: a busy worker may take as
+        # long to come to it as its calls that are still under way.
+        limit_s = self._limit_s
+        until = None if limit_s is None else time.monotonic() + limit_s * worker.rows
+        # Where it is dead or stopped `gather` finds that out, and says why.
+        with contextlib.suppress(EndOfStreamError, DeadlineError):
+            worker.channel.send(data, until)
+
+    # --- one worker alone ------------------------------------------------------------------------
+
+    def exchange(
+        self, worker: Worker, make: Callable[[int], Command], limit_s: float | None
+    ) -> Reply:
+        """Sends one worker a message while the others keep their place; returns its reply.
+
+        Args:
+            worker: not one that still owes a reply.
+            make: makes the message from its sequence number, which is not of the locksteps':
+                the other workers go on answering theirs.
+            limit_s: how long the reply may take altogether.
+
+        Raises:
+            WorkerError: it died, was too slow, or answered what it should not.
+        """
+        self._side_seq += 1
+        seq, until = self._side_seq, None if limit_s is None else time.monotonic() + limit_s
+        try:
+            worker.channel.send(frame(encode(make(seq))), until)
+            self._views.command[worker.index] = seq
+            while (payload := worker.channel.receive_ready(VALUE_BYTES)) is None:
+                if self._supervisor is not None:
+                    self._supervisor.wait_for(worker, until)
+            reply = decode(payload, REPLIES)
+            if self._piped and isinstance(reply, Done):
+                self._piped.take(worker, reply)
+        except FrameError as error:
+            raise self._end(worker, breach_type(error), str(error)) from error
+        except EndOfStreamError as error:
+            raise self._lost(worker) from error
+        except DeadlineError as error:
+            what = f"expected an answer within {limit_s} s; the worker was killed"
+            raise self._end(worker, WorkerTimeout, what) from error
+        if reply.seq != seq:
+            raise self._end(worker, ProtocolError, f"expected the reply to command {seq}")
+        return reply
+
+    def resend(self, worker: Worker, without: set[int]) -> None:
+        """Sends a successor the command that its predecessor was lost in.
+
+        Args:
+            worker: the successor, its environments brought back.
+            without: rows that have had their part already.
+        """
+        if not self.unread:
+            return  # all that it was told has been done, and read
+        message = self.message(worker)
+        if isinstance(message, Step) and without:
+            rows = [row for row in range(worker.rows) if row not in without]
+            message = StepSome(self.seq, message.infos, rows)
+        elif isinstance(message, StepWith) and without:
+            kept = [index for index, row in enumerate(message.rows) if row not in without]
+            rows = [message.rows[index] for index in kept]
+            parts = [[part[index] for index in kept] for part in message.actions]
+            message = StepWith(self.seq, message.infos, rows, parts)
+        if message is None:
+            if worker in self._pending:
+                self._pending.remove(worker)
+            return
+        self._moved.pop(worker.index, None)
+        self._send(worker, frame(encode(message)))
+        self._views.command[worker.index] = self.seq
+        if worker not in self._pending:
+            self._pending.append(worker)
+
+    def message(self, worker: Worker) -> Command | None:
+        """Returns the last command as this worker got it, None where it got none."""
+        return self._make(worker, self.seq)
+
+    def retire(self, worker: Worker) -> None:
+        """Goes on without a worker for good."""
+        self.active.remove(worker)
+        if worker in self._pending:
+            self._pending.remove(worker)
+
     @property
     def pending(self) -> bool:
         """Whether a command was sent whose replies have not all come."""
@@ -83,7 +271,7 @@ class Replies:
     @property
     def awaited(self) -> int | None:
         """The number of the command whose replies have not all come, None where they have."""
-        return self._seq if self._pending else None
+        return self.seq if self._pending else None
 
     def woken(self, workers: list[Worker], timeout_s: float) -> set[int]:
         """Returns those of `workers` that have something to say, after at most this long."""
@@ -98,15 +286,15 @@ class Replies:
             WorkerError: a worker died, missed the deadline of a call, or breached the protocol.
         """
         until = None if timeout_s is None else time.monotonic() + timeout_s
-        self._moved = {}
+        self._moved, self.resumable = {}, True
         while self._pending:
             # The last first: by the time that it has answered the others have too, and none of
             # them has woken this process for itself.
             worker = self._pending[-1]
             hint = self.hints[worker.index]
             seen = hint[0]
-            if seen != self._seq:
-                self._patience.spin(hint, seen)
+            if seen != self.seq:
+                self.patience.spin(hint, seen)
             self._take_acknowledgements()
             if worker not in self._pending[-1:]:
                 continue
@@ -114,10 +302,16 @@ class Replies:
                 if self._take_reply(worker) or self._block(worker, until):
                     self._pending.remove(worker)
             except ServerDied as error:
-                self._on_lost(None, error)
+                self._lose(None, error)
             except WorkerError as error:
-                self._on_lost(worker if error.worker is None else self.workers[error.worker], error)
+                self._lose(worker if error.worker is None else self._workers[error.worker], error)
         self.unread = False
+
+    def _lose(self, worker: Worker | None, error: WorkerError) -> None:
+        """Has a worker brought back, None for all; what breaks that off can't be waited for."""
+        self.resumable = False
+        self._on_lost(worker, error)
+        self.resumable = True
 
     def _take_acknowledgements(self) -> None:
         """Takes the plain replies that have come, from the last worker on, until one has not."""
@@ -144,10 +338,10 @@ class Replies:
 
     def _accept(self, worker: Worker, reply: Reply) -> bool:
         """Whether this is the awaited reply; a late one, to a command given up, is dropped."""
-        if reply.seq > self._seq:
-            what = f"expected the reply to command {self._seq}, got one to {reply.seq}"
+        if reply.seq > self.seq:
+            what = f"expected the reply to command {self.seq}, got one to {reply.seq}"
             raise self._end(worker, ProtocolError, what)
-        if reply.seq < self._seq:
+        if reply.seq < self.seq:
             return False
         if not isinstance(reply, Done):
             raise self._end(worker, ProtocolError, f"expected Done, got {type(reply).__name__}")
@@ -171,7 +365,7 @@ class Replies:
         if self.on_pause is not None:
             self.on_pause()
         if ready:
-            self._patience.over()
+            self.patience.over()
             self._take_acknowledgements()
             return worker in self._pending and self._answered_or_lost(worker)
         for other in self._pending[:-1]:
@@ -195,7 +389,7 @@ class Replies:
         try:
             self._check_deadlines(time.monotonic())
         except WorkerError as error:
-            self._on_lost(self.workers[error.worker or 0], error)
+            self._lose(self._workers[error.worker or 0], error)
 
     def _check_deadlines(self, now: float) -> None:
         """Ends a worker whose environment has been in one call for too long."""
@@ -205,8 +399,8 @@ class Replies:
             if place != before:
                 self._moved[worker.index] = (place, since if before is None else now)
                 continue
-            in_reset = place >= self.layout.rows
-            limit_s = self._timeouts.reset_s if in_reset else self._limit_s
+            in_reset = place >= self._rows
+            limit_s = self.timeouts.reset_s if in_reset else self._limit_s
             if limit_s is not None and now - since > limit_s:
                 what = (
                     f"expected an answer to {'reset' if in_reset else 'its call'} within "
@@ -238,7 +432,7 @@ class Replies:
     def _guilty(self, worker: Worker) -> int | None:
         """Returns the environment that the worker was calling, as far as its hint tells."""
         place = int(self._running[worker.index])
-        row = place - self.layout.rows if place >= self.layout.rows else place
+        row = place - self._rows if place >= self._rows else place
         return worker.first_env + row if 0 <= row < worker.rows else None
 
 
@@ -259,3 +453,12 @@ def _last_words(stderr: str, *, asked: bool = False) -> str:
 def _raise(worker: Worker | None, error: WorkerError) -> None:
     del worker
     raise error
+
+
+# By what of infos is asked for: what `message` says of a step.
+_STEPS = [lambda worker, seq, infos=infos: Step(seq, infos) for infos in range(3)]
+
+
+def _nothing(worker: Worker, seq: int) -> Command | None:
+    del worker, seq
+    return None

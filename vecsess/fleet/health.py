@@ -11,6 +11,7 @@ import struct
 import time
 import weakref
 import zlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -88,10 +89,13 @@ class Health:
     Args:
         lockstep: of all workers.
         about: plain data about the session, for `vecsess top`.
+        locksteps: returns how many there were so far.
     """
 
-    def __init__(self, lockstep: Lockstep, about: dict[str, Any]) -> None:
-        self._lockstep, self._about = lockstep, about
+    def __init__(
+        self, lockstep: Lockstep, about: dict[str, Any], locksteps: Callable[[], int]
+    ) -> None:
+        self._lockstep, self._about, self._locksteps = lockstep, about, locksteps
         self._seen = [_Seen() for _ in lockstep.workers]
         self._next_s = 0.0
         self._fd = -1
@@ -102,7 +106,7 @@ class Health:
         for worker, seen in zip(lockstep.workers, self._seen, strict=True):
             cpu_s, *_ = _process_figures(worker.pid, seen)
             seen.since = seen.latest = (now, worker.pid, cpu_s or 0.0, 0)
-        lockstep.on_pause = self.tick
+        lockstep.flight.on_pause = self.tick
 
     def close(self) -> None:
         """Lets go of the memfd; a second call does nothing."""
@@ -141,7 +145,7 @@ class Health:
             **self._about,
             "pid": os.getpid(),
             "time_s": time.time(),
-            "locksteps": self._lockstep.steps,
+            "locksteps": self._locksteps(),
             "workers": [asdict(worker) for worker in workers],
         }
         payload = pack_value(content)
@@ -185,7 +189,7 @@ class Health:
         return seen.before + seen.counts
 
     def _state(self, worker: Worker, *, alive: bool) -> str:
-        if worker not in self._lockstep.active:
+        if worker not in self._lockstep.flight.active:
             return "quarantined"
         if worker.dead or not alive:
             return "dead"

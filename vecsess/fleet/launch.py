@@ -1,20 +1,17 @@
-"""From the arguments of a session to workers that are ready: grouping, handshake, slab."""
+"""The fleet: workers that are started, introduced to their environments, renewed, and ended."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import cloudpickle
-import gymnasium
-
-from vecsess.errors import ProtocolError, SpaceError, SpawnError, WorkerDied
+from vecsess.errors import ProtocolError, SpaceError, SpawnError, VecsessError, WorkerDied
 from vecsess.fleet.description import Description, ObservationMode, agree
 from vecsess.fleet.lockstep import Lockstep
+from vecsess.fleet.plan import Source, WorkerSettings
 from vecsess.fleet.reports import breach_type, check_description, start_error
 from vecsess.fleet.supervisor import Supervisor
 from vecsess.fleet.worker import Timeouts, Worker, describe_exit
@@ -25,131 +22,34 @@ from vecsess.wire.channel import (
     EndOfStreamError,
     frame,
 )
-from vecsess.wire.messages import Attach, Described, Failed, Start, decode, encode
+from vecsess.wire.messages import Attach, Close, Described, Failed, Start, decode, encode
 from vecsess.wire.slab import Layout, Slab, seal
 from vecsess.wire.spaces import UnsupportedSpaceError
 from vecsess.wire.values import FrameError, pack_value
 
-Env = gymnasium.Env[Any, Any]
-EnvSpec = gymnasium.envs.registration.EnvSpec
-EnvLike = str | EnvSpec | Callable[[], Env] | Sequence[Callable[[], Env]]
+if TYPE_CHECKING:
+    from vecsess.fleet.in_process import LocalHost
 
 
-def cores() -> int:
-    """Returns how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-
-
-def group(n: int, workers: int | str | None) -> list[tuple[int, int]]:
-    """Returns `(first_env, rows)` for each worker; the first ones hold one more where n % workers.
+class Fleet:
+    """The processes of a session, ready for their first reset.
 
     Args:
+        source: where the environments come from.
+        groups: `(first_env, rows)` of each worker; empty for this process.
         n: how many environments.
-        workers: a number, None for one worker per environment, "auto" for one per core.
+        settings: how the workers are to treat them.
+        timeouts: how long each call of an environment may take.
+        preload: modules that are imported before the workers are forked.
+        start_method: "fork" or "spawn".
+        observation_mode: as Gymnasium's.
 
-    Raises:
-        ValueError: not a number from 0 to n, None or "auto".
-    """
-    if workers is None:
-        workers = n
-    elif workers == "auto":
-        workers = min(n, cores())
-    if type(workers) is not int or not 0 <= workers <= n:
-        raise ValueError(f"workers: expected None, 'auto' or 0 <= workers <= {n}, got {workers!r}")
-    if workers == 0:
-        return []
-    rows, larger = divmod(n, workers)
-    counts = [rows + (index < larger) for index in range(workers)]
-    return [(sum(counts[:index]), count) for index, count in enumerate(counts)]
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where environments come from, and what of the trainer's the workers need for them."""
-
-    parts: tuple[Any, ...]
-    modules: tuple[str, ...]
-
-    @classmethod
-    def of(cls, env: EnvLike, make_kwargs: dict[str, Any] | None, n: int) -> Source:
-        """Returns the source for an id or a spec, a callable, or a sequence of n callables."""
-        if isinstance(env, EnvSpec):
-            return cls(("id", env.id, env, make_kwargs or {}), _modules_of_id(env.id, env))
-        if isinstance(env, str):
-            spec = gymnasium.registry.get(env)
-            return cls(("id", env, spec, make_kwargs or {}), _modules_of_id(env, spec))
-        if make_kwargs:
-            raise TypeError("make_kwargs go with an id; bind a callable's with functools.partial")
-        given: Any = env  # whatever a caller passes
-        makers = [given] if callable(given) else list(given) if _is_sequence(given) else []
-        if len(makers) not in (1, n) or not all(callable(maker) for maker in makers):
-            raise TypeError(
-                f"env: expected an id, a callable, or a sequence of {n} callables, got {env!r}"
-            )
-        functions = [getattr(maker, "func", maker) for maker in makers]  # of a functools.partial
-        modules = {getattr(function, "__module__", None) or "__main__" for function in functions}
-        return cls(("callables", makers), ("cloudpickle", *sorted(modules - {"__main__"})))
-
-    def pickled(self) -> bytes:
-        """Returns the source as the workers get it.
-
-        Raises:
-            SpawnError: it holds something that can't be pickled, such as a lock or an open file.
-        """
-        try:
-            pickled: bytes = cloudpickle.dumps(self.parts)
-        except Exception as error:
-            raise SpawnError(
-                f"expected a callable that can be pickled, got {error!r}. Make what it needs "
-                "inside of the callable, or use workers=0"
-            ) from error
-        return pickled
-
-
-def _is_sequence(given: Any) -> bool:
-    return isinstance(given, Sequence)
-
-
-def _modules_of_id(env_id: str, spec: Any) -> tuple[str, ...]:
-    module, _, rest = env_id.rpartition(":")
-    if module:
-        return (module,)
-    entry_point = getattr(spec, "entry_point", None)
-    names = [entry_point.partition(":")[0]] if isinstance(entry_point, str) else []
-    return (*names, "ale_py") if rest.startswith("ALE/") else tuple(names)
-
-
-@dataclass(frozen=True, slots=True)
-class Launched:
-    """Workers that are ready for their first reset."""
-
-    lockstep: Lockstep
-    supervisor: Supervisor | None
-    description: Description
-    pickled: bytes = b""  # the source, as the workers got it
-    renew: Callable[[Worker | None], None] | None = None  # starts successors
-    local: Any = None  # LocalHost where workers=0
-    settings: dict[str, Any] | None = None  # as the workers got them
-
-    def abandon(self) -> None:
-        """Ends everything, where there will be no session to close it."""
-        if self.supervisor is not None:
-            self.supervisor.close(0.5)
-        else:
-            self.local.channel.close()
-
-
-def launch(
-    source: Source,
-    groups: list[tuple[int, int]],
-    n: int,
-    settings: dict[str, Any],
-    timeouts: Timeouts,
-    preload: Sequence[str],
-    start_method: str,
-    observation_mode: ObservationMode = "same",
-) -> Launched:
-    """Starts everything; on any error nothing is left behind.
+    Attributes:
+        lockstep: of all workers.
+        workers: in the order of their environments; one that is none where n lives here.
+        description: what the environments are.
+        local: the host of environments in this process, None where there are workers.
+        pickled: the source, as the workers got it.
 
     Raises:
         ValueError: an unknown start method.
@@ -157,126 +57,187 @@ def launch(
         SpaceError: a space that can't be carried, or spaces that do not agree.
         SpawnError: a worker could not be started, or not in time.
     """
-    if start_method not in ("fork", "spawn"):
-        raise ValueError(f"start_method: expected 'fork' or 'spawn', got {start_method!r}")
-    if not groups:
-        return _launch_local(source, n, settings, timeouts, observation_mode)
-    deadline = None if timeouts.start_s is None else time.monotonic() + timeouts.start_s
-    pickled = source.pickled()
-    supervisor = Supervisor(groups, (*source.modules, *preload), start_method)
-    try:
+
+    def __init__(
+        self,
+        source: Source,
+        groups: list[tuple[int, int]],
+        n: int,
+        settings: WorkerSettings,
+        timeouts: Timeouts,
+        preload: Sequence[str],
+        start_method: str,
+        observation_mode: ObservationMode = "same",
+    ) -> None:
+        if start_method not in ("fork", "spawn"):
+            raise ValueError(f"start_method: expected 'fork' or 'spawn', got {start_method!r}")
+        self.settings, self._timeouts = settings, timeouts
+        self._observation_mode = observation_mode
+        self.supervisor: Supervisor | None = None
+        self.local: LocalHost | None = None
+        self.pickled = b""
+        if not groups:
+            self._host(source, n)
+            return
+        self.pickled = source.pickled()
+        modules = (*source.modules, *preload)
+        self.supervisor = Supervisor(groups, modules, start_method)
+        try:
+            self._start(self.supervisor)
+        except BaseException:
+            self.supervisor.close(0.5)
+            raise
+
+    @property
+    def workers(self) -> list[Worker]:
+        """All workers, in the order of their environments."""
+        return self.lockstep.workers
+
+    @property
+    def renewable(self) -> bool:
+        """Whether there are processes, which can be replaced."""
+        return self.supervisor is not None
+
+    # --- start -----------------------------------------------------------------------------------
+
+    def _start(self, supervisor: Supervisor) -> None:
+        """Starts every worker and agrees with them on spaces and memory."""
+        deadline, workers = self._deadline(), supervisor.workers
         supervisor.start(deadline)
-        for worker in supervisor.workers:
-            introduce(supervisor, worker, pickled, settings, deadline)
-        described = [_hear(supervisor, worker, deadline) for worker in supervisor.workers]
-        description = agree(supervisor.workers, described, observation_mode)
-        layout = _layout(description, groups[0][1])
-        slab = Slab(layout, len(groups))
-        spin_ns = min(settings["spin_ns"], MANAGER_SPIN_NS)
-        lockstep = Lockstep(supervisor.workers, supervisor, layout, slab.views, timeouts, spin_ns)
-        for worker in supervisor.workers:
-            attach(slab, layout, worker)
-        lockstep.command(
-            lambda _, seq: Attach(seq, layout.rows, layout.stride_bytes), timeouts.start_s
+        for worker in workers:
+            self._introduce(supervisor, worker, deadline)
+        described = [self._hear(supervisor, worker, deadline) for worker in workers]
+        self._spaces = [pack_value(one.spaces[0]) for one in described]
+        self.description = agree(workers, described, self._observation_mode)
+        layout = _layout(self.description, workers[0].rows)
+        self._slab = Slab(layout, len(workers))
+        spin_ns = min(self.settings.spin_ns, MANAGER_SPIN_NS)
+        self.lockstep = Lockstep(
+            workers, supervisor, layout, self._slab.views, self._timeouts, spin_ns
         )
-    except BaseException:
-        supervisor.close(0.5)
-        raise
-    shape = ([one.spaces[0] for one in described], layout, slab)
-    renew = partial(_renew, supervisor, lockstep, pickled, settings, timeouts, shape)
-    return Launched(lockstep, supervisor, description, pickled, renew, settings=settings)
+        for worker in workers:
+            self._map(worker)
+        self.lockstep.flight.command(lambda _, seq: self._attach(seq), self._timeouts.start_s)
+
+    def _host(self, source: Source, n: int) -> None:
+        """Makes the environments in this process."""
+        # Not earlier: only workers=0 may have the worker's side in the trainer's process.
+        from vecsess.fleet.in_process import LocalHost
+
+        self.local = local = LocalHost(source.parts, n, self.settings.for_worker(0))
+        worker = Worker(0, 0, n, local.channel, -1, pid=os.getpid())
+        try:
+            self.description = agree([worker], [local.describe()], self._observation_mode)
+            layout = _layout(self.description, n)
+        except BaseException:
+            local.channel.close()
+            raise
+        views = local.attach(layout)
+        self.lockstep = Lockstep([worker], None, layout, views, self._timeouts, MANAGER_SPIN_NS)
+
+    def renew(self, worker: Worker | None) -> None:
+        """Starts the successor of a lost worker, or of all of them with a new fork server.
+
+        Raises:
+            WorkerError, SpawnError, EnvError: it could not be brought to where it can be told.
+            SpaceError: its environments have other spaces than their predecessors.
+        """
+        supervisor, deadline = self.supervisor, self._deadline()
+        assert supervisor is not None, "only processes can be replaced"
+        if worker is None:
+            supervisor.restart_server(deadline)
+        else:
+            supervisor.restart(worker, deadline)
+        renewed = self.lockstep.flight.active if worker is None else [worker]
+        for one in renewed:
+            self._introduce(supervisor, one, deadline)
+        for one in renewed:
+            described = self._hear(supervisor, one, deadline)
+            if pack_value(described.spaces[0]) != self._spaces[one.index]:
+                raise SpaceError("expected the spaces of its predecessor", worker=one.index)
+            self._map(one)
+            self.lockstep.flight.exchange(one, self._attach, self._timeouts.start_s)
+
+    def _introduce(self, supervisor: Supervisor, worker: Worker, deadline: float | None) -> None:
+        """Tells a worker which environments to build."""
+        settings = self.settings.for_worker(worker.index)
+        start = Start(0, worker.first_env, worker.rows, self.pickled, settings)
+        try:
+            worker.channel.send(frame(encode(start)), deadline)
+        except EndOfStreamError as error:
+            raise _died(supervisor, worker) from error
+        except DeadlineError as error:
+            raise _late(worker) from error
+
+    def _hear(self, supervisor: Supervisor, worker: Worker, deadline: float | None) -> Described:
+        """Returns what a worker says of the environments that it built."""
+        try:
+            while (payload := worker.channel.receive_ready(VALUE_BYTES)) is None:
+                supervisor.wait_for(worker, deadline)
+            reply = decode(payload, (Described, Failed))
+        except EndOfStreamError as error:
+            raise _died(supervisor, worker) from error
+        except DeadlineError as error:
+            raise _late(worker) from error
+        except FrameError as error:
+            raise breach_type(error)(str(error), worker=worker.index) from error
+        if isinstance(reply, Failed):
+            raise start_error(reply, worker.index, worker.first_env)
+        assert isinstance(reply, Described), "the only other kind that is allowed here"
+        check_description(worker, reply)
+        return reply
+
+    def _map(self, worker: Worker) -> None:
+        """Gives a worker's memfd its size and maps it."""
+        try:
+            seal(worker.slab_fd, self.lockstep.layout.stride_bytes)
+        except ValueError as error:
+            raise ProtocolError(str(error), worker=worker.index) from error
+        self._slab.attach(worker.index, worker.slab_fd)
+
+    def _attach(self, seq: int) -> Attach:
+        layout = self.lockstep.layout
+        return Attach(seq, layout.rows, layout.stride_bytes)
+
+    def _deadline(self) -> float | None:
+        start_s = self._timeouts.start_s
+        return None if start_s is None else time.monotonic() + start_s
+
+    # --- end -------------------------------------------------------------------------------------
+
+    def close(self, close_s: float, *, in_order: bool) -> None:
+        """Lets the environments close where that is in order, and ends what is left.
+
+        Args:
+            close_s: for all of it, in seconds.
+            in_order: whether the environments are told.
+        """
+        if self.supervisor is None:
+            if self.local is not None:
+                self.local.channel.close()
+            return
+        supervisor, flight = self.supervisor, self.lockstep.flight
+        flight.unwatch()  # whoever is lost now need not come back
+        until = time.monotonic() + close_s
+        try:
+            if in_order and close_s > 0 and not supervisor.closed:
+                flight.begin(_close_message, close_s)
+                flight.gather(max(0.0, until - time.monotonic()))  # for all of them
+        except (VecsessError, OSError) as error:
+            warnings.warn(
+                f"a worker did not close in order: {error}", ResourceWarning, stacklevel=2
+            )
+        finally:
+            supervisor.close(max(until - time.monotonic() if in_order else 0.0, min(close_s, 1.0)))
+
+    def abandon(self) -> None:
+        """Lets go of everything in a forked copy of the trainer: it is the parent's."""
+        if self.supervisor is not None:
+            self.supervisor.abandon()
 
 
-def _renew(
-    supervisor: Supervisor,
-    lockstep: Lockstep,
-    pickled: bytes,
-    settings: dict[str, Any],
-    timeouts: Timeouts,
-    shape: tuple[Any, Layout, Slab],
-    worker: Worker | None,
-) -> None:
-    """Starts the successor of a reaped worker, or of all of them with a new fork server."""
-    spaces, layout, slab = shape
-    deadline = None if timeouts.start_s is None else time.monotonic() + timeouts.start_s
-    if worker is None:
-        supervisor.restart_server(deadline)
-    else:
-        supervisor.restart(worker, deadline)
-    renewed = lockstep.active if worker is None else [worker]
-    for one in renewed:
-        introduce(supervisor, one, pickled, settings, deadline)
-    for one in renewed:
-        described = _hear(supervisor, one, deadline)
-        if pack_value(described.spaces[0]) != pack_value(spaces[one.index]):
-            raise SpaceError("expected the spaces of its predecessor", worker=one.index)
-        attach(slab, layout, one)
-        lockstep.exchange(
-            one, lambda seq: Attach(seq, layout.rows, layout.stride_bytes), timeouts.start_s
-        )
-
-
-def _launch_local(
-    source: Source,
-    n: int,
-    settings: dict[str, Any],
-    timeouts: Timeouts,
-    observation_mode: ObservationMode,
-) -> Launched:
-    # Not earlier: only workers=0 may have the worker's side in the trainer's process.
-    from vecsess.fleet.in_process import LocalHost
-
-    local = LocalHost(source.parts, n, settings)
-    worker = Worker(0, 0, n, local.channel, -1, pid=os.getpid())
-    try:
-        description = agree([worker], [local.describe()], observation_mode)
-        layout = _layout(description, n)
-    except UnsupportedSpaceError as error:
-        local.channel.close()
-        raise SpaceError(str(error)) from error
-    except BaseException:
-        local.channel.close()
-        raise
-    lockstep = Lockstep([worker], None, layout, local.attach(layout), timeouts, MANAGER_SPIN_NS)
-    return Launched(lockstep, None, description, local=local)
-
-
-def introduce(
-    supervisor: Supervisor,
-    worker: Worker,
-    pickled: bytes,
-    settings: dict[str, Any],
-    deadline: float | None,
-) -> None:
-    """Tells a worker which environments to build."""
-    cpus = settings["cpus"]
-    place = cpus[worker.index % len(cpus)] if cpus else -1
-    start = Start(0, worker.first_env, worker.rows, pickled, {**settings, "cpu": place})
-    try:
-        worker.channel.send(frame(encode(start)), deadline)
-    except EndOfStreamError as error:
-        raise _died(supervisor, worker) from error
-    except DeadlineError as error:
-        raise _late(worker) from error
-
-
-def _hear(supervisor: Supervisor, worker: Worker, deadline: float | None) -> Described:
-    """Returns what a worker says of the environments that it built."""
-    try:
-        while (payload := worker.channel.receive_ready(VALUE_BYTES)) is None:
-            supervisor.wait_for(worker, deadline)
-        reply = decode(payload, (Described, Failed))
-    except EndOfStreamError as error:
-        raise _died(supervisor, worker) from error
-    except DeadlineError as error:
-        raise _late(worker) from error
-    except FrameError as error:
-        raise breach_type(error)(str(error), worker=worker.index) from error
-    if isinstance(reply, Failed):
-        raise start_error(reply, worker.index, worker.first_env)
-    assert isinstance(reply, Described), "the only other kind that is allowed here"
-    check_description(worker, reply)
-    return reply
+def _close_message(worker: Worker, seq: int) -> Close | None:
+    return None if worker.dead else Close(seq)
 
 
 def _died(supervisor: Supervisor, worker: Worker) -> WorkerDied:
@@ -294,15 +255,6 @@ def _late(worker: Worker) -> SpawnError:
         "the environments were not built in time; raise Timeouts(start_s=...) if they need longer",
         worker=worker.index,
     )
-
-
-def attach(slab: Slab, layout: Layout, worker: Worker) -> None:
-    """Gives a worker's memfd its size and maps it."""
-    try:
-        seal(worker.slab_fd, layout.stride_bytes)
-    except ValueError as error:
-        raise ProtocolError(str(error), worker=worker.index) from error
-    slab.attach(worker.index, worker.slab_fd)
 
 
 def _layout(description: Description, rows: int) -> Layout:

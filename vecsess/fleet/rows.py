@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
+
+from vecsess.contract import StepRows
+from vecsess.fleet.worker import Worker
+from vecsess.wire.slab import Layout, Views
 
 Array = npt.NDArray[Any]
 
@@ -47,3 +52,83 @@ class Blocks:
         (larger, most), (_, rows) = self._large, self._small
         yield field[:larger, :most], flat[: self._split].reshape(self._large + shape)
         yield field[larger:, :rows], flat[self._split :].reshape(self._small + shape)
+
+
+class Rows:
+    """The rows of some workers as one batch.
+
+    Args:
+        workers: all of the session, in the order of their environments.
+        own: those whose rows these are.
+        layout: of a worker's range.
+        views: the fields of all, `[workers, rows, ...]`.
+
+    Attributes:
+        envs: the environments of `own`.
+        worker_of: `[N]`, the worker of each environment of the session.
+        row_of: `[N]`, its row there.
+    """
+
+    def __init__(self, workers: list[Worker], own: slice, layout: Layout, views: Views) -> None:
+        self._views, self._own = views, views.of_workers(own)
+        counts = [worker.rows for worker in workers]
+        self._blocks = Blocks(counts[own], layout.rows)
+        self.worker_of = np.repeat(np.arange(len(workers)), counts)
+        self.row_of = np.concatenate([np.arange(rows) for rows in counts])
+        self._places = list(zip(self.worker_of.tolist(), self.row_of.tolist(), strict=True))
+        first, last = workers[own][0], workers[own][-1]
+        self.envs = slice(first.first_env, last.first_env + last.rows)
+        self._flags = np.zeros(self.envs.stop - self.envs.start, np.uint16)
+        self._no_flags = self._flags.tobytes()
+
+    def scatter(self, actions: list[Array]) -> None:
+        """Puts actions where the workers read them: checked, `[n, *leaf]` per leaf."""
+        for field, batch in zip(self._own.actions, actions, strict=True):
+            self._blocks.scatter(batch, field)
+
+    def place_action(self, env: int, action: list[Array]) -> None:
+        """Puts one environment's action where its worker reads it, `[*leaf]` per leaf."""
+        for field, part in zip(self._views.actions, action, strict=True):
+            field[self._places[env]] = part
+
+    def read_step(self, rows: StepRows, observations: list[Array]) -> Array | None:
+        """Copies a finished step into the caller's arrays.
+
+        Args:
+            rows: where to.
+            observations: the leaves of `rows.next_observations`.
+
+        Returns:
+            The environments whose episode ended, `[K]` ascending; None where none did.
+        """
+        views, gather, flags = self._own, self._blocks.gather, self._flags
+        for field, out in zip(views.observations, observations, strict=True):
+            gather(field, out)
+        gather(views.rewards, rows.rewards)
+        gather(views.flags, flags)
+        rows.valid.fill(True)
+        rows.terminated.fill(False)
+        rows.truncated.fill(False)
+        raw = flags.tobytes()
+        if raw == self._no_flags:
+            return None
+        ended = flags.nonzero()[0]
+        for index in ended.tolist():  # a byte that is not 0 is True
+            rows.terminated[index], rows.truncated[index] = raw[2 * index], raw[2 * index + 1]
+        return ended + self.envs.start
+
+    def read_observations(self, out: list[Array]) -> None:
+        """Copies the observations to act on next; `out` holds `[N, *leaf]` per leaf."""
+        for field, array in zip(self._own.observations, out, strict=True):
+            self._blocks.gather(field, array)
+
+    def read_finals(self, envs: Array) -> list[Array]:
+        """Returns copies of the final observations of these environments, `[K, *leaf]` per leaf."""
+        places = [self._places[env] for env in envs.tolist()]
+        finals = []
+        for field in self._views.finals:
+            copies = np.empty((len(places), *field.shape[2:]), field.dtype)
+            for index, place in enumerate(places):
+                copies[index] = field[place]
+            finals.append(copies)
+        return finals

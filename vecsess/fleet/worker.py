@@ -5,10 +5,13 @@ from __future__ import annotations
 import select
 import signal
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from vecsess.wire.channel import Channel
 from vecsess.wire.messages import Exited
+
+if TYPE_CHECKING:
+    from vecsess.fleet.flight import Flight
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +52,7 @@ class Worker:
     exit: Exited | None = None
     dead: bool = False
     watch: select.poll = field(default_factory=select.poll)  # its replies and its end
-    flight: Any = None  # the lockstep that sent it its last command
+    flight: Flight = field(init=False)  # what sent it its last command
     losses: int = 0  # how often it was lost, and replaced
     waited_s: float = 0.0  # how long the manager has slept for it
 

@@ -75,8 +75,10 @@ class SB3VecEnv(VecEnv):
 
     def step_wait(self) -> tuple[Tree, np.ndarray[Any, Any], np.ndarray[Any, Any], list[Any]]:
         """Waits for the step; returns observations, rewards, dones and infos."""
-        rows = self.session._new_rows()
-        finals = self.session._complete_step(rows, None)
+        engine = self.session.engine
+        rows = engine.new_rows()
+        with engine.gate.during("step_wait"):
+            finals = engine.finish_step(rows, None)
         found = self._told()
         infos = [found.get(env, {}).get("info", {}) for env in range(self.num_envs)]
         if finals is not None:
@@ -100,9 +102,9 @@ class SB3VecEnv(VecEnv):
 
     def _told(self) -> dict[int, dict[str, Any]]:
         """Returns what came beside the arrays, by environment: each info as it was."""
-        lockstep = self.session._lockstep
+        lockstep = self.session.engine.lockstep
         found: dict[int, dict[str, Any]] = {}
-        for env, what, value in values_of(lockstep.answers, lockstep.workers):
+        for env, what, value in values_of(lockstep.flight.answers, lockstep.workers):
             found.setdefault(env, {})[what] = value
         return found
 
@@ -152,9 +154,7 @@ class SB3VecEnv(VecEnv):
         return self.env_method("render")
 
     def _ask(self, verb: str, name: str, indices: Indices) -> list[Any]:
-        envs = self.session._chosen(list(self._get_indices(indices)))
-        self.session._begin_call(verb, name, envs, [b""] * len(envs))
-        return list(self.session._finish_call(None))
+        return list(self.session.ask(verb, name, list(self._get_indices(indices)), b""))
 
 
 def _groups(options: list[dict[str, Any]]) -> list[tuple[dict[str, Any], list[int]]]:

@@ -6,14 +6,15 @@ environments in one strided copy. Resets and attribute changes are rare, and kep
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from vecsess.errors import StateError
 from vecsess.recovery.accounts import Account, Event, Past, join_pieces
+from vecsess.recovery.progress import Progress
 from vecsess.wire.slab import Checksum, Layout, Views
 
 Array = npt.NDArray[Any]
@@ -41,40 +42,33 @@ class Journal:
     Args:
         layout: of a worker's range.
         views: the fields of all ranges.
-        n: how many environments.
-        autoreset_mode: "same_step", "next_step" or "disabled".
+        progress: where each environment stands.
         limit_bytes: past it the oldest locksteps are forgotten.
     """
 
     layout: Layout
     views: Views
-    n: int
-    autoreset_mode: str
+    progress: Progress
     limit_bytes: int
-    t: int = 0  # how many locksteps are complete
-    ahead: dict[int, int] = field(
-        default_factory=dict
-    )  # how many more, of a worker at its own pace
     _chunks: dict[int, _Chunk] = field(default_factory=dict)  # by t // CHUNK_STEPS
     _events: list[list[Event]] = field(init=False)
-    # Lists where single environments are written all the time: a tenth of an array's cost.
-    _starts: list[int] = field(init=False)  # [N] the lockstep at which the current episode began
-    _episodes: list[int] = field(init=False)  # [N] how many auto-resets since the last reset
     _rng: Array = field(init=False)  # [N, words], before the episode's reset
     _firsts: Array = field(init=False)  # [N, words], the row as it was after the episode's reset
-    _ended: Array | None = None
     _checksum: Checksum = field(init=False)
     _places: list[tuple[int, int]] = field(init=False)  # [N] worker and row
 
     def __post_init__(self) -> None:
-        self._events = [[] for _ in range(self.n)]
-        self._starts, self._episodes = [0] * self.n, [0] * self.n
-        self._rng = np.zeros((self.n, self.views.rng.shape[-1]), np.uint64)
-        self._firsts = np.zeros((self.n, self.views.words.shape[-1]), np.uint64)
+        n = len(self.progress.begun)
+        self._events = [[] for _ in range(n)]
+        self._rng = np.zeros((n, self.views.rng.shape[-1]), np.uint64)
+        self._firsts = np.zeros((n, self.views.words.shape[-1]), np.uint64)
         self._checksum = Checksum(self.views)
         workers = self.views.rewards.shape[0]
-        counts = [self.n // workers + (index < self.n % workers) for index in range(workers)]
+        counts = [n // workers + (index < n % workers) for index in range(workers)]
         self._places = [(w, row) for w, count in enumerate(counts) for row in range(count)]
+
+    # Why there may be no account of an environment.
+    unreachable: ClassVar = "its log does not reach back, or holds a call that is not pure"
 
     # --- writing ---------------------------------------------------------------------------------
 
@@ -86,7 +80,7 @@ class Journal:
             envs: whose actions these are.
             worker: one of theirs.
         """
-        t = self.t if not self.ahead else self.time_of(worker)
+        t = self.progress.time_of(worker)
         chunk = self._chunks.get(t // CHUNK_STEPS)
         if chunk is None:
             chunk = self._new_chunk(t)
@@ -94,129 +88,95 @@ class Journal:
         for column, batch in zip(chunk.actions, actions, strict=True):
             column[place, envs] = batch
 
-    def complete(self, ended: Array | None) -> None:
-        """Takes the checksums of the lockstep that was noted last.
+    def complete(self, began: Array | None) -> None:
+        """Takes the checksums of the lockstep that was completed last.
 
         Args:
-            ended: the environments whose episode ended in it, None where none did.
+            began: the environments whose episode began with it, None where none did.
         """
-        chunk = self._chunks[self.t // CHUNK_STEPS]
-        self._checksum.of_all(out=chunk.checksums[self.t % CHUNK_STEPS])
-        self.t += 1
-        began = ended
-        if self.autoreset_mode != "same_step":
-            # There an episode begins with the step after the one that ended the last.
-            began, self._ended = self._ended, ended
-            if self.autoreset_mode == "disabled":
-                return
-        if began is not None:
-            self._begin_episodes(began, self.t)
+        t = self.progress.t - 1
+        self._checksum.of_all(out=self._chunks[t // CHUNK_STEPS].checksums[t % CHUNK_STEPS])
+        self._keep_starts(began)
 
-    def complete_part(self, ended: Array | None, own: slice) -> None:
-        """Does what `complete` does for workers that go at their own pace; same-step auto-reset."""
-        t = self.time_of(own.start)
+    def complete_part(self, began: Array | None, own: slice) -> None:
+        """Does what `complete` does for workers that go at their own pace."""
+        t = self.progress.time_of(own.start) - 1
         chunk = self._chunks[t // CHUNK_STEPS]
         self._checksum.of_some(own, out=chunk.checksums[t % CHUNK_STEPS, own])
-        for worker in range(own.start, own.stop):
-            self.ahead[worker] = t + 1 - self.t
-        if ended is not None:
-            self._begin_episodes(ended, t + 1)
+        self._keep_starts(began)
 
-    def _begin_episodes(self, envs: Array, t: int) -> None:
+    def _keep_starts(self, envs: Array | None) -> None:
         """Keeps what the episodes began with that have just been begun by auto-reset."""
-        rng, words = self.views.rng, self.views.words
-        for env in envs.tolist():
+        for env in () if envs is None else envs.tolist():
             place = self._places[env]
-            self._rng[env] = rng[place]
-            self._firsts[env] = words[place]
-            self._starts[env] = t
-            self._episodes[env] += 1
+            self._rng[env] = self.views.rng[place]
+            self._firsts[env] = self.views.words[place]
 
-    def meet(self) -> None:
-        """All workers have come to the same lockstep again."""
-        self.t += max(self.ahead.values(), default=0)
-        self.ahead.clear()
-
-    def time_of(self, worker: int) -> int:
-        """Returns how many locksteps a worker has completed."""
-        return self.t + self.ahead.get(worker, 0)
-
-    def reset(
-        self,
-        envs: Iterable[int],
-        seeds: list[int | None],
-        options: bytes,
-        places: list[Any],
-        ahead: int = 0,
-    ) -> None:
+    def reset(self, envs: list[int], seeds: list[int | None], options: bytes) -> None:
         """Notes that environments were reset; the slab holds what came of it.
 
         Args:
             envs: which ones.
             seeds: one for each of `envs`.
             options: a pickle, empty for none.
-            places: `(worker, row)` of each of `envs`.
-            ahead: 1 where it took the place of the lockstep that was noted but is not complete.
         """
-        for env, seed, (worker, row) in zip(envs, seeds, places, strict=True):
+        for env, seed in zip(envs, seeds, strict=True):
+            worker, row = self._places[env]
             if seed is not None:  # what attributes were set to outlives a reset
                 self._events[env] = [event for event in self._events[env] if event.verb == "set"]
             self._rng[env] = self.views.rng[worker, row]
             rng = None if seed is not None else self._rng[env].copy()
             checksum = self._checksum.of_row(worker, row)
-            at = self.time_of(worker) + ahead
-            event = Event(at, "reset", (seed, options, rng), checksum)
-            self._events[env].append(event)
-            self._starts[env] = at
-            self._episodes[env] = 0
-        if self._ended is not None:  # their episodes have begun, and will not by themselves
-            self._ended = np.setdiff1d(self._ended, list(envs))
+            at = self.progress.begun[env]
+            self._events[env].append(Event(at, "reset", (seed, options, rng), checksum))
         self._forget()
 
     def place(self, env: int) -> tuple[int, int]:
         """Returns where an environment stands: its episode's first lockstep, and the next one."""
-        return self._starts[env], self.time_of(self._places[env][0])
+        return self.progress.begun[env], self._now(env)
+
+    def _now(self, env: int) -> int:
+        return self.progress.time_of(self._places[env][0])
 
     def set(self, env: int, name: str, value: bytes) -> None:
         """Notes that an attribute was set; `value` is a pickle."""
-        self._events[env].append(Event(self.t, "set", (name, value)))
+        self._events[env].append(Event(self.progress.t, "set", (name, value)))
 
     def called(self, env: int) -> None:
         """Notes a call that may have changed the environment in a way that can't be replayed."""
-        self._events[env].append(Event(self.t, "call"))
+        self._events[env].append(Event(self.progress.t, "call"))
 
     def break_off(self) -> None:
         """Forgets all but what attributes were set to: the last lockstep was not completed."""
         for events in self._events:
             events[:] = [event for event in events if event.verb == "set"]
         self._chunks.clear()
-        self._ended = None
-        self.meet()
 
     def pending_action(self, env: int) -> list[Array]:
         """Returns an environment's action in the lockstep that was noted but is not complete."""
-        t = self.time_of(self._places[env][0])
+        t = self._now(env)
         chunk, place = self._chunks[t // CHUNK_STEPS], t % CHUNK_STEPS
         return [column[place, env] for column in chunk.actions]
 
     # --- reading ---------------------------------------------------------------------------------
 
-    def accounts(self, env: int, worker: int, row: int) -> list[Account]:
+    def accounts(self, env: int) -> list[Account]:
         """Returns the ways to bring an environment back, the quickest first."""
-        return self._past(env, worker, row).accounts()
+        return self._past(env).accounts()
 
     def settings(self, env: int) -> Account:
         """Returns how to set an environment's attributes again, and no more."""
-        return self._past(env, *self._places[env]).settings()
+        return self._past(env).settings()
 
-    def _past(self, env: int, worker: int, row: int) -> Past:
+    def _past(self, env: int) -> Past:
+        worker, row = self._places[env]
         return Past(
             self._events[env],
-            self._starts[env],
-            self._episodes[env],
+            self.progress.begun[env],
+            self.progress.episodes[env],
             self._rng[env],
             self._checksum.of_first(self._firsts[env]),
-            self.time_of(worker),
+            self._now(env),
             lambda at: at // CHUNK_STEPS in self._chunks,
             lambda begin, end: self._steps(env, worker, row, begin, end),
         )
@@ -253,22 +213,15 @@ class Journal:
             for events in self._events
         ]
         return {
-            "t": self.t,
-            "starts": self._starts,
-            "episodes": self._episodes,
             "rng": self._rng,
             "firsts": self._firsts,
-            "ended": self._ended,
             "events": events,
             "chunks": chunks,
         }
 
     def load(self, plain: dict[str, Any], workers: Array, rows: Array) -> None:
         """Takes what `dump` returned as its own."""
-        self.t = plain["t"]
-        self._starts, self._episodes = plain["starts"], plain["episodes"]
         self._rng[:], self._firsts[:] = plain["rng"], plain["firsts"]
-        self._ended = plain["ended"]
         self._events = [
             [
                 Event(at, verb, tuple(arguments), checksum)
@@ -285,9 +238,8 @@ class Journal:
     # --- bounds ----------------------------------------------------------------------------------
 
     def _new_chunk(self, t: int) -> _Chunk:
-        actions = [
-            np.zeros((CHUNK_STEPS, self.n, *leaf.shape), leaf.dtype) for leaf in self.layout.actions
-        ]
+        lead = (CHUNK_STEPS, len(self._places))
+        actions = [np.zeros((*lead, *leaf.shape), leaf.dtype) for leaf in self.layout.actions]
         chunk = _Chunk(actions, self._no_checksums())
         self._chunks[t // CHUNK_STEPS] = chunk
         while len(self._chunks) > 2 and len(self._chunks) * chunk.size_bytes > self.limit_bytes:
@@ -300,8 +252,57 @@ class Journal:
     def _forget(self) -> None:
         """Drops the locksteps that no environment's account begins before."""
         oldest = min(
-            next((event.at for event in events if event.verb == "reset"), self.t)
+            next((event.at for event in events if event.verb == "reset"), self.progress.t)
             for events in self._events
         )
         for index in [index for index in self._chunks if (index + 1) * CHUNK_STEPS <= oldest]:
             del self._chunks[index]
+
+
+class NoJournal:
+    """The log of a session that keeps none: whatever is lost is cut off."""
+
+    unreachable = "on_crash='truncate'"
+
+    def note(self, actions: list[Array], envs: slice = _ALL, worker: int = 0) -> None:
+        """Forgets the actions."""
+
+    def complete(self, began: Array | None) -> None:
+        """Forgets the lockstep."""
+
+    def complete_part(self, began: Array | None, own: slice) -> None:
+        """Forgets the step."""
+
+    def reset(self, envs: list[int], seeds: list[int | None], options: bytes) -> None:
+        """Forgets the reset."""
+
+    def set(self, env: int, name: str, value: bytes) -> None:
+        """Forgets the attribute."""
+
+    def called(self, env: int) -> None:
+        """Forgets the call."""
+
+    def break_off(self) -> None:
+        """There is nothing to forget."""
+
+    def place(self, env: int) -> None:
+        """No step is run a second time, so none can be known again."""
+
+    def pending_action(self, env: int) -> None:
+        """No action is known."""
+
+    def accounts(self, env: int) -> list[Account]:
+        """There is no way to bring an environment back."""
+        return []
+
+    def settings(self, env: int) -> Account:
+        """There are no attributes to set again."""
+        return Account([], [], "attributes", 0)
+
+    def dump(self, workers: Array, rows: Array) -> dict[str, Any]:
+        """Refuses: a checkpoint is made of a log."""
+        raise StateError("expected on_crash='replay', whose log is what a checkpoint is made of")
+
+    def load(self, plain: dict[str, Any], workers: Array, rows: Array) -> None:
+        """Refuses, likewise."""
+        raise StateError("expected on_crash='replay', as the checkpoint was taken with it")

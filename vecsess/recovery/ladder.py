@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from vecsess.fleet.launch import Launched
+from vecsess.fleet.launch import Fleet
 from vecsess.fleet.reports import failures_of
 from vecsess.fleet.worker import Worker
 from vecsess.recovery.accounts import Account
-from vecsess.recovery.journal import Journal
+from vecsess.recovery.journal import Journal, NoJournal
 from vecsess.recovery.policy import RestartPolicy
+from vecsess.recovery.progress import Progress
 from vecsess.recovery.reproducer import write_reproducer
 from vecsess.wire.messages import Done, Replay, Replayed, Reset, Step, StepWith
 
@@ -28,8 +29,9 @@ class Ladder:
     """Brings environments of successors to where their predecessors' were.
 
     Args:
-        launched: the workers.
-        journal: what the environments were told; None cuts off whatever is lost.
+        fleet: the workers.
+        journal: what the environments were told.
+        progress: where each environment stands.
         policy: how long a replay may take, and where reproducers go.
 
     Attributes:
@@ -39,9 +41,15 @@ class Ladder:
         truncations: how many were.
     """
 
-    def __init__(self, launched: Launched, journal: Journal | None, policy: RestartPolicy) -> None:
-        self._launched, self._lockstep = launched, launched.lockstep
-        self._policy = policy
+    def __init__(
+        self,
+        fleet: Fleet,
+        journal: Journal | NoJournal,
+        progress: Progress,
+        policy: RestartPolicy,
+    ) -> None:
+        self._fleet, self._lockstep = fleet, fleet.lockstep
+        self._policy, self._progress = policy, progress
         self.journal = journal
         self.lost: dict[int, str] = {}
         self.unreplayable: set[int] = set()
@@ -80,24 +88,21 @@ class Ladder:
 
     def _prepare_reset(self, env: int, worker: Worker, row: int, seed: int | None) -> None:
         """Gives an environment what a reset under way depends on: attributes, its own stream."""
-        if self.journal is None or env in self.unreplayable:
+        if env in self.unreplayable:
             return
-        if seed is not None:
-            accounts = [self.journal.settings(env)]
-        else:
-            accounts = self.journal.accounts(env, worker.index, row)
+        journal = self.journal
+        accounts = journal.accounts(env) if seed is None else [journal.settings(env)]
         for attempt, account in enumerate(accounts):
             if not self._replay(env, worker, row, account, afresh=attempt > 0):
                 return
 
     def climb(self, env: int, worker: Worker, row: int, ahead: int | None = None) -> str:
         """Goes down the ladder for one environment; returns what was done."""
-        why = "on_crash='truncate'"
+        why = self.journal.unreachable
         if env in self.unreplayable:
             why = "its replays do not reproduce"
-        elif self.journal is not None:
-            accounts = self.journal.accounts(env, worker.index, row)
-            why = "its log does not reach back, or holds a call that is not pure"
+        else:
+            accounts = self.journal.accounts(env)
             for attempt, account in enumerate(accounts):
                 why = self._replay(env, worker, row, account, afresh=attempt > 0)
                 if not why:
@@ -111,10 +116,10 @@ class Ladder:
         """Replays one environment; returns why that failed, "" where it did not."""
         script = [["make"], *account.script] if afresh else account.script
         budget_s = self._policy.replay_budget_s
-        reply = self._lockstep.exchange(
+        reply = self._lockstep.flight.exchange(
             worker,
             lambda seq: Replay(seq, row, script, int(budget_s * 1000)),
-            self._lockstep.replay_s(budget_s),
+            self._replay_s(budget_s),
         )
         if not isinstance(reply, Replayed):
             return "the worker did not replay"
@@ -129,6 +134,11 @@ class Ladder:
                 return f"its replay gave another result than the first time, at command {index}"
         return ""
 
+    def _replay_s(self, budget_s: float) -> float | None:
+        """Returns how long to wait for a replay that stops itself after `budget_s`."""
+        step_s = self._lockstep.flight.timeouts.step_s
+        return None if step_s is None else budget_s + step_s
+
     def _give_up_replays(self, env: int) -> None:
         self.unreplayable.add(env)
         warnings.warn(
@@ -142,12 +152,13 @@ class Ladder:
         """Puts the actions of the lockstep under way into a successor's range."""
         if not isinstance(worker.flight.message(worker), Step | StepWith):
             return
-        if self.journal is None or not worker.flight.unread:
+        if not worker.flight.unread:
             return
         for row in range(worker.rows):
             actions = self.journal.pending_action(worker.first_env + row)
-            for array, action in zip(self._lockstep.views.actions, actions, strict=True):
-                array[worker.index, row] = action
+            if actions is None:
+                return
+            self._lockstep.rows.place_action(worker.first_env + row, actions)
 
     # --- a lost row ------------------------------------------------------------------------------
 
@@ -166,16 +177,16 @@ class Ladder:
             EnvError: it can't be reset any more.
         """
         lockstep = self._lockstep
-        worker = lockstep.workers[int(lockstep.worker_of[env])]
-        row = int(lockstep.row_of[env])
+        worker = lockstep.workers[int(lockstep.rows.worker_of[env])]
+        row = int(lockstep.rows.row_of[env])
         for _ in range(_RESET_TRIES):
             self.truncations += 1
             sequence = np.random.SeedSequence([self.root_seed, env, self.truncations])
             seed = int(sequence.generate_state(1)[0])
-            reply = lockstep.exchange(
+            reply = lockstep.flight.exchange(
                 worker,
                 lambda seq, seed=seed: Reset(seq, [row], [seed], b"", 0),  # type: ignore[misc]
-                lockstep.reset_s,
+                lockstep.flight.timeouts.reset_s,
             )
             assert isinstance(reply, Done), "a reset is answered by Done"
             errors = failures_of({worker.index: reply}, lockstep.workers)
@@ -183,23 +194,23 @@ class Ladder:
                 break
         else:
             raise errors[0]
-        if self.journal is not None:
-            self.journal.reset([env], [seed], b"", [(worker.index, row)], ahead)
+        self._progress.reset([env], ahead)
+        self.journal.reset([env], [seed], b"")
         self.lost[env] = why
         return f"truncated: {why}"
 
     def _reproduce(self, env: int, worker: Worker, row: int) -> str:
-        if self.journal is None:
-            return "none, for there is no log"
-        accounts = self.journal.accounts(env, worker.index, row)
+        accounts = self.journal.accounts(env)
         # The one that brought it here before: the quicker one may lead to another state.
         known = [each for each in accounts if each.rung == self._rungs.get(env)] or accounts
         script = known[0].script if known else []
         action = self.journal.pending_action(env)
+        if action is None:
+            return "none, for there is no log"
         return write_reproducer(
             self._policy.reproducer_dir,
-            self._launched.pickled,
-            self._launched.settings or {},
+            self._fleet.pickled,
+            self._fleet.settings.for_worker(0),
             env,
             [*script, ["steps", 1, _column(action)]],
         )
@@ -207,13 +218,10 @@ class Ladder:
     def can_bring_back(self, worker: Worker) -> bool:
         """Whether every environment of a worker can be replayed."""
         envs = range(worker.first_env, worker.first_env + worker.rows)
-        if self.journal is None or not self.unreplayable.isdisjoint(envs):
+        if not self.unreplayable.isdisjoint(envs):
             return False
-        accounts = [self.journal.accounts(env, *self._place(env)) for env in envs]
-        return all(accounts) and worker in self._lockstep.active
-
-    def _place(self, env: int) -> tuple[int, int]:
-        return int(self._lockstep.worker_of[env]), int(self._lockstep.row_of[env])
+        accounts = [self.journal.accounts(env) for env in envs]
+        return all(accounts) and worker in self._lockstep.flight.active
 
 
 def _column(action: list[Any]) -> list[Any]:

@@ -17,16 +17,16 @@ from typing import Any
 from vecsess.errors import (
     RestartLimitExceeded,
     ServerDied,
-    StateError,
     VecsessError,
     WorkerError,
 )
-from vecsess.fleet.launch import Launched
+from vecsess.fleet.launch import Fleet
 from vecsess.fleet.lockstep import Lockstep
 from vecsess.fleet.worker import Worker
-from vecsess.recovery.journal import Journal
+from vecsess.recovery.journal import Journal, NoJournal
 from vecsess.recovery.ladder import Ladder
 from vecsess.recovery.policy import Incident, Reactions, RestartPolicy
+from vecsess.recovery.progress import Progress
 from vecsess.wire.messages import Close, Step, StepWith
 
 _LOG = logging.getLogger("vecsess")
@@ -38,30 +38,29 @@ class Recovery:
     """Watches a lockstep and brings back what it loses.
 
     Args:
-        launched: the workers.
-        n: how many environments.
-        autoreset_mode: "same_step", "next_step" or "disabled".
+        fleet: the workers.
+        progress: where each environment stands.
         reactions: what is done about each kind of failure.
         policy: how often, and how long.
     """
 
     def __init__(
         self,
-        launched: Launched,
-        n: int,
-        autoreset_mode: str,
+        fleet: Fleet,
+        progress: Progress,
         reactions: Reactions,
-        policy: RestartPolicy | None,
+        policy: RestartPolicy,
     ) -> None:
-        self._lockstep = lockstep = launched.lockstep
-        self._launched, self._reactions = launched, reactions
-        self._policy = policy or RestartPolicy()
-        self._journal: Journal | None = None
+        self._lockstep = lockstep = fleet.lockstep
+        self._fleet, self._reactions = fleet, reactions
+        self._policy = policy
+        self._progress = progress
+        self._journal: Journal | NoJournal = NoJournal()
         if reactions.on_crash == "replay":
             self._journal = Journal(
-                lockstep.layout, lockstep.views, n, autoreset_mode, self._policy.log_bytes
+                lockstep.layout, lockstep.views, progress, self._policy.log_bytes
             )
-        self.ladder = Ladder(launched, self._journal, self._policy)
+        self.ladder = Ladder(fleet, self._journal, progress, self._policy)
         # The environments whose row of the lockstep under way is invalid, and why.
         self.lost = self.ladder.lost
         self._reset: tuple[list[int], list[int | None], bytes] = ([], [], b"")
@@ -69,7 +68,7 @@ class Recovery:
         self.quarantined: dict[int, str] = {}
         self._restarts: dict[int, deque[float]] = {}
         self._suspects: dict[int, tuple[int, int]] = {}  # env -> where it last killed its worker
-        lockstep.watch(self._worker_lost)
+        lockstep.flight.watch(self._worker_lost)
 
     # --- what the session does -------------------------------------------------------------------
 
@@ -89,17 +88,17 @@ class Recovery:
         if first is not None:
             self.ladder.root_seed = abs(first)
         self.lost.clear()
-        if self._journal is not None and not continued:
+        if not continued:
             self._journal.break_off()
-        for worker in self._lockstep.active:
-            if worker.dead and self._launched.renew is not None:
-                self._launched.renew(worker)
+            self._progress.meet()
+        for worker in self._lockstep.flight.active:
+            if worker.dead and self._fleet.renewable:
+                self._fleet.renew(worker)
 
     def complete_reset(self) -> None:
         """Logs the reset: every environment has answered it."""
-        if self._journal is not None:
-            envs, seeds, options = self._reset
-            self._journal.reset(envs, seeds, options, [self._place(env) for env in envs])
+        self._progress.reset(self._reset[0])
+        self._journal.reset(*self._reset)
 
     def begin_step(self, actions: list[Any]) -> None:
         """Logs the actions of a lockstep that is about to be sent."""
@@ -107,42 +106,35 @@ class Recovery:
             self.lost.clear()
         if self.quarantined:
             self.lost.update(self.quarantined)
-        if self._journal is not None:
-            self._journal.note(actions)
+        self._journal.note(actions)
 
     def complete_step(self, ended: Any) -> None:
         """Logs what came of the lockstep; `ended [K]` are the environments whose episode did."""
-        if self._journal is not None:
-            self._journal.complete(ended)
+        self._journal.complete(self._progress.complete(ended))
 
     def begin_part(self, part: Lockstep, actions: list[Any]) -> None:
         """Does what `begin_step` does, for workers that go at their own pace."""
-        for env in range(part.envs.start, part.envs.stop):
+        for env in range(part.rows.envs.start, part.rows.envs.stop):
             self.lost.pop(env, None)
             if env in self.quarantined:
                 self.lost[env] = self.quarantined[env]
-        if self._journal is not None:
-            self._journal.note(actions, part.envs, part.own.start)
+        self._journal.note(actions, part.rows.envs, part.own.start)
 
     def complete_part(self, part: Lockstep, ended: Any) -> None:
         """Does what `complete_step` does, for workers that go at their own pace."""
-        if self._journal is not None:
-            self._journal.complete_part(ended, part.own)
+        self._journal.complete_part(self._progress.complete_part(ended, part.own), part.own)
 
     def meet(self) -> None:
         """All workers have come to the same lockstep again."""
-        if self._journal is not None:
-            self._journal.meet()
+        self._progress.meet()
 
     def note_set(self, env: int, name: str, packed: bytes) -> None:
         """Logs that an attribute was set; `packed` is a pickle of its value."""
-        if self._journal is not None:
-            self._journal.set(env, name, packed)
+        self._journal.set(env, name, packed)
 
     def note_call(self, env: int) -> None:
         """Logs a call that may have changed an environment: its episode can't be replayed."""
-        if self._journal is not None:
-            self._journal.called(env)
+        self._journal.called(env)
 
     def settle(self, error: VecsessError, reaction: str) -> None:
         """Cuts off the episode of an environment that raised or broke the contract.
@@ -153,13 +145,13 @@ class Recovery:
         """
         env = error.env
         assert env is not None, "a failure names its environment"
-        worker = self._lockstep.workers[int(self._lockstep.worker_of[env])]
+        worker = self._lockstep.workers[int(self._lockstep.rows.worker_of[env])]
         incident = self._record(worker, error)
-        if reaction == "truncate" or self._launched.renew is None:
+        if reaction == "truncate" or not self._fleet.renewable:
             incident.outcomes[env] = self.ladder.cut_off(env, str(error))
             return
         self.lost[env] = str(error)
-        self._launched.renew(worker)
+        self._fleet.renew(worker)
         worker.flight.unread = True  # the others of its group take this step a second time
         self.ladder.bring_back(worker, incident.outcomes)
         worker.flight.gather()
@@ -180,7 +172,7 @@ class Recovery:
         kept = {index for index in due if not self.ladder.can_bring_back(workers[index])}
         for index in due.keys() - kept:
             with contextlib.suppress(WorkerError):  # it is replaced in any case
-                self._lockstep.exchange(workers[index], Close, close_s)
+                self._lockstep.flight.exchange(workers[index], Close, close_s)
         return {index: why for index, why in due.items() if index not in kept}
 
     def recycle(self, due: dict[int, str], on_ready: Callable[[Worker], None]) -> None:
@@ -190,12 +182,11 @@ class Recovery:
             due: why, by worker.
             on_ready: called with each that stands again.
         """
-        assert self._launched.renew is not None, "only processes are ever due"
         for index, why in due.items():
             worker = self._lockstep.workers[index]
             done = Incident(why, "Recycled", index, worker.generation, None)
             try:
-                self._launched.renew(worker)
+                self._fleet.renew(worker)
                 self.ladder.bring_back(worker, done.outcomes)
                 on_ready(worker)
             except WorkerError as error:
@@ -210,13 +201,10 @@ class Recovery:
         Raises:
             StateError: there is no log to take it from.
         """
-        if self._journal is None:
-            raise StateError(
-                "expected on_crash='replay', whose log is what a checkpoint is made of"
-            )
         lockstep = self._lockstep
         return {
-            "journal": self._journal.dump(lockstep.worker_of, lockstep.row_of),
+            "progress": self._progress.dump(),
+            "journal": self._journal.dump(lockstep.rows.worker_of, lockstep.rows.row_of),
             "root_seed": self.ladder.root_seed,
             "truncations": self.ladder.truncations,
             "unreplayable": sorted(self.ladder.unreplayable),
@@ -228,10 +216,9 @@ class Recovery:
         Returns:
             Those that could not be brought back, and why; they have begun new episodes.
         """
-        if self._journal is None:
-            raise StateError("expected on_crash='replay', as the checkpoint was taken with it")
         lockstep = self._lockstep
-        self._journal.load(plain["journal"], lockstep.worker_of, lockstep.row_of)
+        self._progress.load(plain["progress"])
+        self._journal.load(plain["journal"], lockstep.rows.worker_of, lockstep.rows.row_of)
         self.ladder.root_seed, self.ladder.truncations = plain["root_seed"], plain["truncations"]
         self.ladder.unreplayable = set(plain["unreplayable"])
         for worker in lockstep.workers:
@@ -240,9 +227,6 @@ class Recovery:
         failed = dict(self.ladder.lost)
         self.ladder.lost.clear()
         return failed
-
-    def _place(self, env: int) -> tuple[int, int]:
-        return int(self._lockstep.worker_of[env]), int(self._lockstep.row_of[env])
 
     # --- a lost worker ---------------------------------------------------------------------------
 
@@ -283,19 +267,20 @@ class Recovery:
 
     def _restore(self, worker: Worker | None, incident: Incident, poison: set[int]) -> None:
         """Starts the successor of a worker, or of all, and brings its environments back."""
-        assert self._launched.renew is not None, "only processes can be lost"
-        self._launched.renew(worker)
-        for one in self._lockstep.active if worker is None else [worker]:
+        self._fleet.renew(worker)
+        for one in self._lockstep.flight.active if worker is None else [worker]:
             one.losses += 1
             self.ladder.bring_back(one, incident.outcomes, poison)
 
     def _suspect(self, worker: Worker | None, env: int | None) -> set[int]:
         """Returns the environment if this is the second time that this very step kills."""
-        if worker is None or env is None or self._journal is None:
-            return set()  # without a journal no step is run a second time
+        if worker is None or env is None:
+            return set()
         if not isinstance(worker.flight.message(worker), Step | StepWith):
             return set()
         place = self._journal.place(env)
+        if place is None:
+            return set()
         if self._suspects.get(env) == place:
             return {env}
         self._suspects[env] = place
@@ -323,8 +308,8 @@ class Recovery:
     def _quarantine(self, worker: Worker, incident: Incident) -> None:
         """Leaves a worker's rows masked from now on; the others go on."""
         worker.flight.retire(worker)
-        if worker in self._lockstep.active:
-            self._lockstep.retire(worker)
+        if worker in self._lockstep.flight.active:
+            self._lockstep.flight.retire(worker)
         for env in range(worker.first_env, worker.first_env + worker.rows):
             self.quarantined[env] = self.lost[env] = incident.outcomes[env] = "quarantined"
         _LOG.error("worker %d is quarantined: %s", worker.index, incident.what)

@@ -56,11 +56,11 @@ class Recycling:
 
     def note(self, ended: npt.NDArray[Any]) -> None:
         """Looks at the workers in which an episode has ended; `ended [K]` are environments."""
-        workers, counts = np.unique(self._lockstep.worker_of[ended], return_counts=True)
+        workers, counts = np.unique(self._lockstep.rows.worker_of[ended], return_counts=True)
         self._episodes[workers] += counts
         for index in workers.tolist():
             worker = self._lockstep.workers[index]
-            why = self._why(worker) if worker in self._lockstep.active else ""
+            why = self._why(worker) if worker in self._lockstep.flight.active else ""
             if why:
                 self._due[index] = why
 

@@ -7,7 +7,7 @@ from typing import Any
 from vecsess.errors import StateError
 from vecsess.wire.values import FrameError, pack_value, unpack_value
 
-FORMAT = 2
+FORMAT = 3
 
 
 def pack_session(session: Any, recipe: dict[str, Any]) -> dict[str, Any]:
@@ -19,12 +19,9 @@ def pack_session(session: Any, recipe: dict[str, Any]) -> dict[str, Any]:
     """
     state = {
         "noise": [session.noise_seed, session.noise_counter],
-        "episodes": session._episodes,  # the session calls this for itself
-        "begun": session._begun,
-        "steps": session._lockstep.steps,
         "returns": session.episode_returns,
         "lengths": session.episode_lengths,
-        "recovery": session._recovery.dump(),
+        "recovery": session.engine.recovery.dump(),
     }
     return {"format": FORMAT, "recipe": recipe, "state": pack_value(state)}
 
@@ -53,13 +50,9 @@ def unpack_session(session: Any, data: dict[str, Any]) -> dict[int, str]:
     except FrameError as error:
         raise StateError(f"expected a checkpoint, got a damaged one: {error}") from error
     session.noise_seed, session.noise_counter = state["noise"]
-    session._episodes = state["episodes"]  # the session calls this for itself
-    session._begun = state["begun"]
-    session._lockstep.steps = state["steps"]
     session.episode_returns[:] = state["returns"]
     session.episode_lengths[:] = state["lengths"]
-    failed: dict[int, str] = session._recovery.load(state["recovery"])
+    failed: dict[int, str] = session.engine.recovery.load(state["recovery"])
     for env in failed:
         session.episode_returns[env], session.episode_lengths[env] = 0.0, 0
-        session._begun[env] = session._lockstep.steps
     return failed

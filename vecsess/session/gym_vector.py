@@ -8,25 +8,48 @@ from typing import Any
 
 import cloudpickle
 import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import VectorEnv
+from gymnasium.vector.utils import batch_space
 
-from vecsess.contract import StepRows
-from vecsess.errors import NoPendingCallError
-from vecsess.fleet.reports import Infos, result_of, values_of
-from vecsess.fleet.worker import Worker
-from vecsess.session.conventions import Seed
-from vecsess.session.gate import AT_REST, PENDING, Phase
-from vecsess.session.stepping import Array, Stepping
+from vecsess.contract import Finals, StepRows
+from vecsess.fleet.reports import Infos, merge_infos
+from vecsess.session.calls import Calls
+from vecsess.session.conventions import NO_INFOS, Seed
+from vecsess.session.engine import Engine
 from vecsess.tree import Tree, leaves, map_leaves
-from vecsess.wire.messages import Call
 
+Array = npt.NDArray[Any]
 StepResult = tuple[Tree, Array, Array, Array, Infos]
 
 # `call` would take them past the session, which would not know what state it is in.
 _OWN_VERBS = ("reset", "step", "close", "_setattr", "_check_spaces")
 
 
-class GymVector(Stepping):
-    """A session as Gymnasium's vector environments are used."""
+class GymVector(VectorEnv[Any, Any, Any]):
+    """A session as Gymnasium's vector environments are used.
+
+    Args:
+        engine: what steps the environments.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._gate, self._calls = engine.gate, Calls(engine)
+        self._conventions = conventions = engine.terms.conventions
+        self._shared: Tree | None = None  # what is given out each time where copy=False
+        self._pipes = any(part.piped for part in engine.leaves)
+        description = engine.fleet.description
+        self.num_envs = engine.n
+        self.single_observation_space = description.observation_space
+        self.single_action_space = description.action_space
+        self.observation_space = description.observation_batch
+        self.action_space = batch_space(self.single_action_space, engine.n)
+        self.spec = description.spec
+        self.render_mode = description.render_mode
+        self.metadata = {**description.metadata, "autoreset_mode": conventions.autoreset_mode}
+        self.autoreset_mode = conventions.autoreset_mode
+        self.observation_mode, self.copy = conventions.observation_mode, conventions.copy
 
     # --- reset and step --------------------------------------------------------------------------
 
@@ -48,8 +71,9 @@ class GymVector(Stepping):
             EnvError: an environment raised; the session can be reset again.
             ContractViolation: an observation is not of its space's form, or not finite.
         """
-        self._begin_reset("reset", seed, options, self._conventions.info_level)
-        return self._given_reset(None)
+        with self._gate.during("reset"):
+            self.engine.begin_reset("reset", seed, options, self._conventions.info_level)
+            return self._given_reset(None)
 
     def reset_async(self, seed: Seed = None, options: dict[str, Any] | None = None) -> None:
         """Sends what `reset` sends, without waiting.
@@ -57,8 +81,8 @@ class GymVector(Stepping):
         Raises:
             PendingCallError: something else is under way, and no wait for it has timed out.
         """
-        self._begin_reset("reset_async", seed, options, self._conventions.info_level)
-        self._unawaited = True
+        with self._gate.during("reset_async"):
+            self.engine.begin_reset("reset_async", seed, options, self._conventions.info_level)
 
     def reset_wait(self, timeout: float | None = None) -> tuple[Tree, Infos]:
         """Waits for what `reset_async` began; returns as `reset` does.
@@ -70,8 +94,8 @@ class GymVector(Stepping):
             NoPendingCallError: `reset_async` was not called.
             TimeoutError: the timeout passed.
         """
-        self._require_pending("reset", Phase.RESETTING)
-        return self._given_reset(timeout)
+        with self._gate.during("reset_wait"):
+            return self._given_reset(timeout)
 
     def step(self, actions: Any) -> StepResult:
         """Steps every environment; what follows the end of an episode, `autoreset_mode` says.
@@ -90,8 +114,9 @@ class GymVector(Stepping):
             ContractViolation: a transition broke the contract; reset before the next step.
             WorkerError: a worker died, missed a deadline, or breached the protocol.
         """
-        self._begin_step(actions, self._conventions.info_level)
-        return self._given_step(None)
+        with self._gate.during("step"):
+            self.engine.begin_step(actions, self._conventions.info_level)
+            return self._given_step(None)
 
     def step_async(self, actions: Any) -> None:
         """Sends the actions without waiting for what comes of them.
@@ -99,8 +124,8 @@ class GymVector(Stepping):
         Raises:
             PendingCallError: something is under way.
         """
-        self._begin_step(actions, self._conventions.info_level, "step_async")
-        self._unawaited = True
+        with self._gate.during("step_async"):
+            self.engine.begin_step(actions, self._conventions.info_level)
 
     def step_wait(self, timeout: float | None = None) -> StepResult:
         """Waits for what `step_async` began; returns as `step` does.
@@ -112,26 +137,39 @@ class GymVector(Stepping):
             NoPendingCallError: `step_async` was not called.
             TimeoutError: the timeout passed.
         """
-        self._require_pending("step", Phase.STEPPING)
-        return self._given_step(timeout)
+        with self._gate.during("step_wait"):
+            return self._given_step(timeout)
 
     def _given_reset(self, timeout_s: float | None) -> tuple[Tree, Infos]:
-        observations = self._finish_reset(timeout_s)
+        observations = self.engine.finish_reset(timeout_s)
         return self._given(observations), self._infos(None)
 
     def _given_step(self, timeout_s: float | None) -> StepResult:
         rows = self._new_rows()
-        finals = self._complete_step(rows, timeout_s)
-        infos = self._infos(finals) if finals is not None or self._lockstep.answers else {}
+        finals = self.engine.finish_step(rows, timeout_s)
+        told = finals is not None or self.engine.lockstep.flight.answers
+        infos = self._infos(finals) if told or self.engine.recovery.lost else {}
         observations = self._given(rows.next_observations)
         return observations, rows.rewards, rows.terminated, rows.truncated, infos
 
     def _new_rows(self) -> StepRows:
-        rows = super()._new_rows()
+        rows, lockstep = self.engine.new_rows(), self.engine.lockstep
         if self._shared is not None:
             rows.next_observations = self._shared
-            self._lockstep.last = [leaf.copy() for leaf in self._lockstep.last]
+            lockstep.last = [leaf.copy() for leaf in lockstep.last]
         return rows
+
+    def _infos(self, finals: Finals | None) -> Infos:
+        """Returns Gymnasium's dict of arrays with `_key` masks."""
+        infos: Infos = {}
+        engine = self.engine
+        if self._conventions.info_level != NO_INFOS:
+            answers, workers = engine.lockstep.flight.answers, engine.lockstep.workers
+            infos = merge_infos(self._add_info, engine.space, answers, workers, finals)
+        if engine.recovery.lost:
+            infos["invalid"] = np.zeros(self.num_envs, np.bool_)
+            infos["invalid"][list(engine.recovery.lost)] = True
+        return infos
 
     def _given(self, observations: Tree) -> Tree:
         """Returns observations as Gymnasium's own classes give them.
@@ -171,20 +209,18 @@ class GymVector(Stepping):
             ValueError: `reset`, `step` and `close` are the session's.
             EnvError: it raised, is not there, or its result is no plain data.
         """
-        self.call_async(name, *args, indices=indices, **kwargs)
-        return self.call_wait()
+        _refuse_own_verbs(name)
+        return self.ask("call", name, indices, cloudpickle.dumps((args, kwargs)))
 
     def call_async(
         self, name: str, /, *args: Any, indices: Sequence[int] | None = None, **kwargs: Any
     ) -> None:
         """Sends what `call` sends, without waiting."""
-        if name in _OWN_VERBS:
-            raise ValueError(
-                f"Trying to call function `{name}` with `call`, use `{name}` directly instead."
-            )
-        envs = self._chosen(indices)
-        self._begin_call("call", name, envs, [cloudpickle.dumps((args, kwargs))] * len(envs))
-        self._unawaited = True
+        _refuse_own_verbs(name)
+        envs = self._calls.chosen(indices)
+        packed = [cloudpickle.dumps((args, kwargs))] * len(envs)
+        with self._gate.during("call_async"):
+            self._calls.begin("call", name, envs, packed)
 
     def call_wait(self, timeout: float | None = None) -> tuple[Any, ...]:
         """Waits for what `call_async` began; returns as `call` does.
@@ -196,8 +232,8 @@ class GymVector(Stepping):
             NoPendingCallError: `call_async` was not called.
             TimeoutError: the timeout passed.
         """
-        self._require_pending("call", Phase.CALLING)
-        return self._finish_call(timeout)
+        with self._gate.during("call_wait"):
+            return self._calls.finish(timeout)
 
     def get_attr(self, name: str, indices: Sequence[int] | None = None) -> tuple[Any, ...]:
         """Returns an attribute of every environment, or of some: plain data.
@@ -225,7 +261,7 @@ class GymVector(Stepping):
         Raises:
             ValueError: too few values, or too many.
         """
-        envs = self._chosen(indices)
+        envs = self._calls.chosen(indices)
         each = values if isinstance(values, list | tuple) else [values] * len(envs)
         if len(each) != len(envs):
             raise ValueError(
@@ -233,16 +269,12 @@ class GymVector(Stepping):
                 f"Got `{len(each)}` values for {len(envs)} environments."
             )
         packed = [cloudpickle.dumps(value) for value in each]
-        self._begin_call("set", name, envs, packed)
-        self._finish_call(None)
-        for env, value in zip(envs, packed, strict=True):
-            self._recovery.note_set(env, name, value)
+        with self._gate.during("set_attr"):
+            self._calls.set(name, envs, packed)
 
     def render(self) -> tuple[Any, ...]:
         """Returns a frame of every environment, as its `render_mode` has it."""
-        envs = self._chosen(None)
-        self._begin_call("read", "render", envs, [cloudpickle.dumps(((), {}))] * len(envs))
-        return self._finish_call(None)
+        return self.ask("read", "render", None, cloudpickle.dumps(((), {})))
 
     @property
     def np_random_seed(self) -> tuple[int | None, ...]:  # type: ignore[override]
@@ -254,46 +286,21 @@ class GymVector(Stepping):
         """A copy of each environment's `np_random`: numbers drawn from it are not drawn there."""
         return self.get_attr("np_random")
 
-    def _chosen(self, indices: Sequence[int] | None) -> list[int]:
-        """Returns the environments that are meant; a negative index counts from the end."""
-        if indices is None:
-            return list(range(self.num_envs))
-        return [range(self.num_envs)[index] for index in indices]
+    def ask(
+        self, verb: str, name: str, indices: Sequence[int] | None, packed: bytes
+    ) -> tuple[Any, ...]:
+        """Makes a call of one of the message's verbs; returns a result for each environment."""
+        envs = self._calls.chosen(indices)
+        with self._gate.during("call"):
+            self._calls.begin(verb, name, envs, [packed] * len(envs))
+            return self._calls.finish(None)
 
-    def _begin_call(self, verb: str, name: str, envs: list[int], packed: list[bytes]) -> None:
-        self._require("set_attr" if verb == "set" else "call_async", *AT_REST)
-        arguments = dict(zip(envs, packed, strict=True))
 
-        def message(worker: Worker, seq: int) -> Call | None:
-            own = [env for env in envs if worker.holds(env)]
-            rows = [env - worker.first_env for env in own]
-            data = [arguments[env] for env in own]
-            return Call(seq, rows, verb, name, data) if rows else None
-
-        self._called, self._before_call = envs, self._state
-        self._state = Phase.CALLING
-        self._lockstep.begin(message, self._timeouts.step_s)
-
-    def _finish_call(self, timeout_s: float | None) -> tuple[Any, ...]:
-        before = self._before_call
-        self._gather(self._lockstep, timeout_s)
-        self._state = before
-        self._raise_failures(self._lockstep, before)
-        results: dict[int, Any] = {}
-        for env, what, value in values_of(self._lockstep.answers, self._lockstep.workers):
-            if what == "called":
-                self._recovery.note_call(env)
-            else:
-                results[env] = result_of(what, value, env)
-        return tuple(results.get(env) for env in self._called)
-
-    def _require_pending(self, what: str, phase: Phase) -> None:
-        """Raises the error for a wait where there is nothing to wait for."""
-        self._require(f"{what}_wait", *PENDING, *AT_REST)
-        if self._state is not phase:
-            raise NoPendingCallError(
-                f"Calling `{what}_wait` without any prior call to `{what}_async`.", what
-            )
+def _refuse_own_verbs(name: str) -> None:
+    if name in _OWN_VERBS:
+        raise ValueError(
+            f"Trying to call function `{name}` with `call`, use `{name}` directly instead."
+        )
 
 
 def _as_tuple(leaf: Array) -> Any:

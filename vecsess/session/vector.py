@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
+import secrets
 import warnings
 import weakref
 from collections.abc import Sequence
@@ -14,16 +14,23 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from vecsess.contract import Contract, Finals, StepRows, Transition
-from vecsess.errors import ClosedError, StateError, VecsessError
+from vecsess.errors import ClosedError, StateError
 from vecsess.fleet.description import ObservationMode
 from vecsess.fleet.health import WorkerHealth
-from vecsess.fleet.launch import EnvLike, Source, cores, group, launch
-from vecsess.fleet.placement import Affinity, check_niceness, cpus_in_turn
-from vecsess.fleet.supervisor import Supervisor
-from vecsess.fleet.worker import Timeouts, Worker
-from vecsess.recovery.losses import Recovery
+from vecsess.fleet.launch import Fleet
+from vecsess.fleet.plan import (
+    Affinity,
+    EnvLike,
+    Source,
+    WorkerSettings,
+    check_niceness,
+    cores,
+    cpus_in_turn,
+    group,
+)
+from vecsess.fleet.worker import Timeouts
 from vecsess.recovery.policy import FailureReaction, Incident, Reaction, Reactions, RestartPolicy
-from vecsess.recovery.recycling import Recycling, check_limits
+from vecsess.recovery.recycling import check_limits
 from vecsess.session.checkpoint import pack_session, recipe_of, unpack_session
 from vecsess.session.conventions import (
     NO_INFOS,
@@ -34,11 +41,11 @@ from vecsess.session.conventions import (
     Seed,
     autoreset_mode_of,
 )
-from vecsess.session.gate import PENDING, STARTED, Phase
+from vecsess.session.engine import Engine, Terms
+from vecsess.session.gate import Phase
 from vecsess.session.gym_vector import GymVector
 from vecsess.tree import Tree, leaves, map_leaves
 from vecsess.wire.channel import SPIN_NS
-from vecsess.wire.messages import Close
 
 
 class VecCheckedSession(GymVector):
@@ -124,7 +131,6 @@ class VecCheckedSession(GymVector):
         affinity: Affinity = None,
         niceness: int = 0,
     ) -> None:
-        self._state = Phase.CLOSED  # until all of it stands: `__del__` may come before
         n = _count(env, n)
         contract, timeouts = contract or Contract(), timeouts or Timeouts()
         reactions = Reactions(
@@ -132,7 +138,7 @@ class VecCheckedSession(GymVector):
         )
         groups = group(n, workers)
         limits = {"memory_limit_bytes": memory_limit_bytes, "max_episodes": max_episodes}
-        limited = check_limits(processes=bool(groups), **limits)
+        check_limits(processes=bool(groups), **limits)
         conventions = Conventions(
             autoreset_mode=autoreset_mode_of(autoreset_mode),
             observation_mode=observation_mode,
@@ -141,42 +147,64 @@ class VecCheckedSession(GymVector):
             episode_seeds=episode_seeds,
             episode_options=episode_options,
         )
-        settings = _settings(conventions, contract, len(groups), affinity, niceness)
+        terms = Terms(
+            contract=contract,
+            timeouts=timeouts,
+            reactions=reactions,
+            restart_policy=restart_policy or RestartPolicy(),
+            conventions=conventions,
+            **limits,
+        )
+        settings = WorkerSettings(
+            **conventions.for_workers(),
+            exact=contract.dtype == "exact",
+            cpus=cpus_in_turn(affinity),
+            niceness=check_niceness(niceness),
+            spin_ns=SPIN_NS if len(groups) <= cores() else 0,
+        )
         source = Source.of(env, make_kwargs, n)
-        launched = launch(
+        self._fleet = fleet = Fleet(
             source, groups, n, settings, timeouts, preload, start_method, observation_mode
         )
-        self._supervisor = launched.supervisor
         try:
-            recovery = Recovery(launched, n, settings["autoreset_mode"], reactions, restart_policy)
-            super().__init__(launched, n, contract, timeouts, reactions, recovery, conventions)
-            if limited:
-                self._recycling = Recycling(self._lockstep, **limits)
+            super().__init__(Engine(fleet, n, terms))
         except BaseException:
-            launched.abandon()
+            fleet.close(0.5, in_order=False)
             raise
         self._recipe = {**_made(env, make_kwargs), "n": n, **conventions.recipe()}
+        self._unrestored: dict[int, str] = {}
+        self.noise_seed = secrets.randbits(63)
+        self.noise_counter = 0
+        # Of the episodes under way, as collection counts them: the engine's own arrays, `[N]`.
+        self.episode_returns = self.engine.episode_returns
+        self.episode_lengths = self.engine.episode_lengths
         _sessions.add(self)
 
     # --- whole transitions -----------------------------------------------------------------------
 
     @property
     def started(self) -> bool:
-        """Whether the environments have been reset and can be stepped."""
-        return self._state in STARTED
+        """Whether the environments have been reset; where a call failed, they must be again."""
+        return self._gate.phase is not Phase.NEW
+
+    @property
+    def contract(self) -> Contract:
+        """What a transition must satisfy."""
+        return self.engine.terms.contract
 
     def start(self, seed: Seed = None) -> Tree:
         """Resets every environment and returns only the observations `[N, *obs]`.
 
         What of them has no fixed shape, such as texts, comes as an array of N objects.
         """
-        self._begin_reset("reset", seed, None, NO_INFOS)
-        return self._finish_reset()
+        with self._gate.during("reset"):
+            self.engine.begin_reset("reset", seed, None, NO_INFOS)
+            return self.engine.finish_reset()
 
     def observe(self) -> Tree:
         """Returns a copy of the observations to act on next, `[N, *obs]`."""
-        self._require("observe", *STARTED)
-        return self._read_observations()
+        with self._gate.during("observe"):
+            return self.engine.read_observations()
 
     def step_checked(self, actions: Any) -> Transition:
         """Steps every environment and returns the whole transition.
@@ -190,9 +218,9 @@ class VecCheckedSession(GymVector):
         Raises:
             As `step` does.
         """
-        self._require("step_checked", *STARTED)
-        self._require_same_step("step_checked")
-        observation = self._read_observations()
+        with self._gate.during("step_checked"):
+            self._require_same_step("step_checked")
+            observation = self.engine.read_observations()
         rows = self._new_rows()
         finals = self.step_into(actions, rows)
         following = rows.next_observations
@@ -223,14 +251,16 @@ class VecCheckedSession(GymVector):
         Raises:
             As `step` does.
         """
-        if not self._same_step:
+        engine = self.engine
+        if not engine.same_step:
             self._require_same_step("step_into")
-        self._begin_step(actions, NO_INFOS)
-        return self._complete_step(rows, None)
+        with self._gate.during("step_into"):
+            engine.begin_step(actions, NO_INFOS)
+            return engine.finish_step(rows, None)
 
     def _require_same_step(self, verb: str) -> None:
         """Refuses what needs the reset in the same step."""
-        if not self._same_step:
+        if not self.engine.same_step:
             mode = self._conventions.autoreset_mode.name.lower()
             raise StateError(
                 f"`{verb}`: expected autoreset_mode='same_step', got {mode!r}, where a row may be "
@@ -242,7 +272,7 @@ class VecCheckedSession(GymVector):
     @property
     def incidents(self) -> list[Incident]:
         """What went wrong so far, and what was done about it."""
-        return self._recovery.incidents
+        return self.engine.recovery.incidents
 
     def health(self) -> list[WorkerHealth]:
         """Returns how each worker is: memory, CPU, descriptors, steps, who is waited for.
@@ -254,13 +284,13 @@ class VecCheckedSession(GymVector):
             ...     [(worker.worker, worker.state) for worker in vec.health()]
             [(0, 'ready'), (1, 'ready')]
         """
-        if self._state is Phase.CLOSED:
+        if self._gate.phase is Phase.CLOSED:
             raise ClosedError("health: this session was closed; make a new one")
-        return self._health.sample()
+        return self.engine.health.sample()
 
     def worker_states(self) -> dict[str, int]:
         """Returns how many workers are in each state; costs next to nothing."""
-        return self._health.states()
+        return self.engine.health.states()
 
     # --- checkpoints -----------------------------------------------------------------------------
 
@@ -273,8 +303,8 @@ class VecCheckedSession(GymVector):
         Raises:
             StateError: not between two steps, or without a log (`on_crash` is not "replay").
         """
-        self._require("checkpoint", Phase.READY)
-        return pack_session(self, self._recipe)
+        with self._gate.during("checkpoint"):
+            return pack_session(self, self._recipe)
 
     @classmethod
     def restore(
@@ -298,7 +328,8 @@ class VecCheckedSession(GymVector):
             raise StateError("expected env: the checkpoint's environments came from callables")
         session = cls(**{**recipe, "env": recipe["env"] if env is None else env})
         try:
-            session._resume(data)
+            with session._gate.during("restore"):
+                session._resume(data)
         except BaseException:
             session.close()
             raise
@@ -310,6 +341,7 @@ class VecCheckedSession(GymVector):
         return self._unrestored
 
     def _resume(self, data: dict[str, Any]) -> None:
+        self._gate.tell()
         self._unrestored = unpack_session(self, data)
         if self._unrestored:
             warnings.warn(
@@ -318,8 +350,7 @@ class VecCheckedSession(GymVector):
                 UserWarning,
                 stacklevel=3,
             )
-        self._state = Phase.READY
-        self._lockstep.last = leaves(self._read_observations())
+        self.engine.lockstep.last = leaves(self.engine.read_observations())
 
     # --- life ------------------------------------------------------------------------------------
 
@@ -331,36 +362,18 @@ class VecCheckedSession(GymVector):
                 is left then is killed.
             terminate: end the workers at once, without waiting for their environments to close.
         """
-        if self._state is Phase.CLOSED:
+        if self._gate.phase is Phase.CLOSED:
             return
-        state, self._state = self._state, Phase.CLOSED
-        _sessions.discard(self)
-        self._health.close()
-        close_s = self._timeouts.close_s if timeout is None else timeout
-        if self._supervisor is None:
-            self._local.channel.close()
-        else:
-            self._end_workers(self._supervisor, close_s, in_order=not terminate)
-        if state in PENDING and self._unawaited:
+        pending = self._gate.unawaited
+        with self._gate.during("close"):
+            close_s = self.engine.terms.timeouts.close_s if timeout is None else timeout
+            self._fleet.close(close_s, in_order=not terminate)
+            self.engine.health.close()
+            _sessions.discard(self)
+        if pending:
             gymnasium.logger.warn(
-                "Calling `close` while waiting for a pending call to "
-                f"`{PENDING[state]}` to complete."
+                f"Calling `close` while waiting for a pending call to `{pending}` to complete."
             )
-
-    def _end_workers(self, supervisor: Supervisor, close_s: float, *, in_order: bool) -> None:
-        """Lets the workers close their environments where that is in order, and ends them."""
-        self._lockstep.unwatch()  # whoever is lost now need not come back
-        until = time.monotonic() + close_s
-        try:
-            if in_order and close_s > 0 and not supervisor.closed:
-                self._lockstep.begin(self._close_message, close_s)
-                self._lockstep.gather(max(0.0, until - time.monotonic()))  # for all of them
-        except (VecsessError, OSError) as error:
-            warnings.warn(
-                f"a worker did not close in order: {error}", ResourceWarning, stacklevel=2
-            )
-        finally:
-            supervisor.close(max(until - time.monotonic() if in_order else 0.0, min(close_s, 1.0)))
 
     def __enter__(self) -> VecCheckedSession:
         return self
@@ -368,11 +381,9 @@ class VecCheckedSession(GymVector):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _close_message(self, worker: Worker, seq: int) -> Close | None:
-        return None if worker.dead else Close(seq)
-
     def __del__(self) -> None:
-        if getattr(self, "_state", Phase.CLOSED) is not Phase.CLOSED:
+        gate = getattr(self, "_gate", None)  # without one it never stood
+        if gate is not None and gate.phase is not Phase.CLOSED:
             warnings.warn(
                 f"{self!r} was not closed; use it in a `with`, or call close()",
                 ResourceWarning,
@@ -382,7 +393,7 @@ class VecCheckedSession(GymVector):
             self.close()
 
     def __repr__(self) -> str:
-        workers = 0 if self._supervisor is None else len(self._supervisor.workers)
+        workers = len(self._fleet.workers) if self._fleet.renewable else 0
         spec = "" if self.spec is None else f"{self.spec.id}, "
         return f"VecCheckedSession({spec}num_envs={self.num_envs}, workers={workers})"
 
@@ -401,29 +412,14 @@ def _made(env: EnvLike, make_kwargs: dict[str, Any] | None) -> dict[str, Any]:
     return {"env": env, "make_kwargs": make_kwargs} if isinstance(env, str) else {"env": None}
 
 
-def _settings(
-    conventions: Conventions, contract: Contract, workers: int, affinity: Affinity, niceness: int
-) -> dict[str, Any]:
-    """Returns what the workers are told of how to treat their environments."""
-    return {
-        **conventions.for_workers(),
-        "exact": contract.dtype == "exact",
-        "keep_rng": True,
-        "cpus": cpus_in_turn(affinity),
-        "niceness": check_niceness(niceness),
-        "spin_ns": SPIN_NS if workers <= cores() else 0,
-    }
-
-
 _sessions: weakref.WeakSet[VecCheckedSession] = weakref.WeakSet()
 
 
 def _abandon_sessions() -> None:
     """In a forked copy of the trainer: let go of what belongs to the parent."""
     for session in list(_sessions):
-        session._state = Phase.CLOSED  # this module's own
-        if session._supervisor is not None:
-            session._supervisor.abandon()
+        session._gate.abandon()  # this module's own
+        session._fleet.abandon()
     _sessions.clear()
 
 

@@ -195,7 +195,7 @@ class Lane:
         """Returns the CPU time so far of manager and workers."""
         spent_s = time.process_time()
         if self._workers:
-            for worker in self._vec._lockstep.workers:
+            for worker in self._vec.engine.lockstep.workers:
                 # Linux: the CPU-time clock of any process, to the nanosecond.
                 spent_s += time.clock_gettime((~worker.pid << 3) | 2)
         return spent_s
@@ -226,8 +226,8 @@ class WaitClock:
 
     def __init__(self, session: Any) -> None:
         self.waited_ns = 0
-        lockstep: Lockstep = session._lockstep
-        supervisor: Any = session._supervisor
+        lockstep: Lockstep = session.engine.lockstep
+        supervisor: Any = session.engine.fleet.supervisor
         if supervisor is None:
             channel: Any = lockstep.workers[0].channel
             channel.send = self._timed(channel.send)  # carries out the command
@@ -237,7 +237,7 @@ class WaitClock:
         self._install(lockstep)
 
     def _install(self, lockstep: Any) -> None:
-        lockstep._patience = _TimedPatience(lockstep._patience.spin_ns, self)
+        lockstep.flight.patience = _TimedPatience(lockstep.flight.patience.spin_ns, self)
         divide = lockstep.part
 
         def part(*arguments: Any) -> Lockstep:

@@ -9,7 +9,7 @@ from typing import Any
 
 from vecsess.collect.paced import PACES
 from vecsess.contract import Contract
-from vecsess.fleet.launch import EnvLike, cores
+from vecsess.fleet.plan import EnvLike, cores
 from vecsess.fleet.worker import Timeouts
 from vecsess.session.vector import VecCheckedSession
 from vecsess.tuning.lanes import Lane, LayoutFigures, TimedPolicy, open_lanes, run_lanes

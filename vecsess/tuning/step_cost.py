@@ -12,7 +12,7 @@ import numpy as np
 
 from vecsess.collect.policies import RandomPolicy
 from vecsess.collect.sources import collect_rollout
-from vecsess.fleet.launch import Env, EnvLike, EnvSpec
+from vecsess.fleet.plan import Env, EnvLike, EnvSpec
 from vecsess.session.vector import VecCheckedSession
 
 _PROBE_S = 0.3

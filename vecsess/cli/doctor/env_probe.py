@@ -24,7 +24,7 @@ import psutil
 
 from vecsess.contract import Contract
 from vecsess.errors import VecsessError
-from vecsess.fleet.launch import Source
+from vecsess.fleet.plan import Source
 from vecsess.session.vector import VecCheckedSession
 from vecsess.wire.values import pack_value
 

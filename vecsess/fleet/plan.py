@@ -1,0 +1,169 @@
+"""What is to run, and where: the source of the environments, their groups, cores and niceness."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import cloudpickle
+import gymnasium
+
+from vecsess.errors import SpawnError
+
+Env = gymnasium.Env[Any, Any]
+EnvSpec = gymnasium.envs.registration.EnvSpec
+EnvLike = str | EnvSpec | Callable[[], Env] | Sequence[Callable[[], Env]]
+
+
+def cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
+def group(n: int, workers: int | str | None) -> list[tuple[int, int]]:
+    """Returns `(first_env, rows)` for each worker; the first ones hold one more where n % workers.
+
+    Args:
+        n: how many environments.
+        workers: a number, None for one worker per environment, "auto" for one per core.
+
+    Raises:
+        ValueError: not a number from 0 to n, None or "auto".
+    """
+    if workers is None:
+        workers = n
+    elif workers == "auto":
+        workers = min(n, cores())
+    if type(workers) is not int or not 0 <= workers <= n:
+        raise ValueError(f"workers: expected None, 'auto' or 0 <= workers <= {n}, got {workers!r}")
+    if workers == 0:
+        return []
+    rows, larger = divmod(n, workers)
+    counts = [rows + (index < larger) for index in range(workers)]
+    return [(sum(counts[:index]), count) for index, count in enumerate(counts)]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where environments come from, and what of the trainer's the workers need for them."""
+
+    parts: tuple[Any, ...]
+    modules: tuple[str, ...]
+
+    @classmethod
+    def of(cls, env: EnvLike, make_kwargs: dict[str, Any] | None, n: int) -> Source:
+        """Returns the source for an id or a spec, a callable, or a sequence of n callables."""
+        if isinstance(env, EnvSpec):
+            return cls(("id", env.id, env, make_kwargs or {}), _modules_of_id(env.id, env))
+        if isinstance(env, str):
+            spec = gymnasium.registry.get(env)
+            return cls(("id", env, spec, make_kwargs or {}), _modules_of_id(env, spec))
+        if make_kwargs:
+            raise TypeError("make_kwargs go with an id; bind a callable's with functools.partial")
+        given: Any = env  # whatever a caller passes
+        makers = [given] if callable(given) else list(given) if _is_sequence(given) else []
+        if len(makers) not in (1, n) or not all(callable(maker) for maker in makers):
+            raise TypeError(
+                f"env: expected an id, a callable, or a sequence of {n} callables, got {env!r}"
+            )
+        functions = [getattr(maker, "func", maker) for maker in makers]  # of a functools.partial
+        modules = {getattr(function, "__module__", None) or "__main__" for function in functions}
+        return cls(("callables", makers), ("cloudpickle", *sorted(modules - {"__main__"})))
+
+    def pickled(self) -> bytes:
+        """Returns the source as the workers get it.
+
+        Raises:
+            SpawnError: it holds something that can't be pickled, such as a lock or an open file.
+        """
+        try:
+            pickled: bytes = cloudpickle.dumps(self.parts)
+        except Exception as error:
+            raise SpawnError(
+                f"expected a callable that can be pickled, got {error!r}. Make what it needs "
+                "inside of the callable, or use workers=0"
+            ) from error
+        return pickled
+
+
+def _is_sequence(given: Any) -> bool:
+    return isinstance(given, Sequence)
+
+
+def _modules_of_id(env_id: str, spec: Any) -> tuple[str, ...]:
+    module, _, rest = env_id.rpartition(":")
+    if module:
+        return (module,)
+    entry_point = getattr(spec, "entry_point", None)
+    names = [entry_point.partition(":")[0]] if isinstance(entry_point, str) else []
+    return (*names, "ale_py") if rest.startswith("ALE/") else tuple(names)
+
+
+Affinity = Literal["spread"] | Sequence[int] | None
+
+
+def cpus_in_turn(affinity: Affinity) -> list[int]:
+    """Returns the cores that workers take in turn, worker `i` the one at `i % len`; [] for any.
+
+    Args:
+        affinity: None for any; "spread" for those that this process may use; or core numbers.
+
+    Raises:
+        ValueError: a core that this process may not use.
+
+    Example:
+        >>> cpus_in_turn(None)
+        []
+    """
+    if affinity is None:
+        return []
+    allowed = sorted(os.sched_getaffinity(0))
+    if affinity == "spread":
+        return allowed
+    cpus = [int(cpu) for cpu in affinity]
+    if not cpus or not set(cpus) <= set(allowed):
+        raise ValueError(f"affinity: expected 'spread' or cores out of {allowed}, got {affinity!r}")
+    return cpus
+
+
+def check_niceness(niceness: int) -> int:
+    """Returns how much nicer workers are than the trainer, 0 to 19.
+
+    Raises:
+        ValueError: below 0, which needs a privilege, or above 19.
+    """
+    if type(niceness) is not int or not 0 <= niceness <= 19:
+        raise ValueError(f"niceness: expected 0 (as the trainer) to 19, got {niceness!r}")
+    return niceness
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerSettings:
+    """How workers are to treat their environments; see `VecCheckedSession`.
+
+    Attributes:
+        autoreset_mode: "same_step", "next_step" or "disabled".
+        episode_seeds: "continue", "per_episode", or a pickled callable.
+        episode_options: a pickle, empty for none.
+        exact: whether an observation of another dtype is refused.
+        cpus: the cores that workers take in turn; empty for any.
+        niceness: how much nicer than the trainer they are.
+        spin_ns: how long a wait may spin.
+    """
+
+    autoreset_mode: str
+    episode_seeds: str | bytes
+    episode_options: bytes
+    exact: bool
+    cpus: list[int]
+    niceness: int
+    spin_ns: int
+
+    def for_worker(self, index: int) -> dict[str, Any]:
+        """Returns them as plain data, for one worker."""
+        names = ("autoreset_mode", "episode_seeds", "episode_options", "exact", "niceness")
+        cpu = self.cpus[index % len(self.cpus)] if self.cpus else -1
+        told = {name: getattr(self, name) for name in names}
+        return {**told, "keep_rng": True, "spin_ns": self.spin_ns, "cpu": cpu}
