@@ -25,8 +25,7 @@ def open_session(env: Any = "CartPole-v1", n: int = N, **arguments: Any) -> VecC
 
 def kill(vec: VecCheckedSession, env: int, *, wait: bool = False) -> int:
     """Kills the worker of an environment; returns its pid."""
-    lockstep = vec.engine.lockstep
-    pid = lockstep.workers[int(lockstep.rows.worker_of[env])].pid
+    pid = vec.pids[env]
     os.kill(pid, signal.SIGKILL)
     if wait:
         assert all_gone({pid}, 5.0)

@@ -38,7 +38,7 @@ def throughput_kept(rounds: int, slice_s: float, seed: int) -> float:
         for _ in range(rounds):
             for killed in (False, True):
                 at_s = float(random.uniform(0.2, 0.8)) * slice_s if killed else None
-                victim = int(random.integers(len(vec.engine.lockstep.workers)))
+                victim = int(random.integers(N))
                 rates[killed].append(_rate(vec, table, slice_s, at_s, victim))
         if len(vec.incidents) != rounds:
             raise RuntimeError(f"expected {rounds} incidents, got {len(vec.incidents)}")
@@ -56,7 +56,7 @@ def _rate(
     began, locksteps = time.perf_counter(), 0
     while (elapsed_s := time.perf_counter() - began) < slice_s:
         if kill_at_s is not None and elapsed_s > kill_at_s:
-            os.kill(vec.engine.lockstep.workers[victim].pid, signal.SIGKILL)
+            os.kill(vec.pids[victim], signal.SIGKILL)
             kill_at_s = None
         vec.step_checked(table[locksteps % len(table)])
         locksteps += 1

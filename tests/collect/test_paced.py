@@ -13,7 +13,7 @@ from vecsess import VecCheckedSession, collect_rollout
 from vecsess.collect.paced import Paced, groups_for
 from vecsess.collect.policies import RandomPolicy
 from vecsess.collect.rollout import Rollout
-from vecsess.errors import ActionError, PendingCallError
+from vecsess.errors import ActionError, StateError
 from vecsess.recovery.policy import RestartPolicy
 
 FIELDS = (
@@ -43,8 +43,8 @@ def collect(pace: str, workers: int, env: str = "CartPole-v1", kill: bool = Fals
         policy = RandomPolicy(vec.single_action_space)
         for index in range(4):
             if kill:
-                crew = vec.engine.lockstep.workers
-                os.kill(crew[index % len(crew)].pid, signal.SIGKILL)
+                crew = list(dict.fromkeys(vec.pids))
+                os.kill(crew[index % len(crew)], signal.SIGKILL)
             seed = 5 if index == 0 else None
             rollouts.append(collect_rollout(vec, policy, 48, seed=seed, pace=pace))
         if kill:
@@ -129,7 +129,7 @@ def test_a_refused_action_names_its_environment_and_a_reset_goes_on() -> None:
         with pytest.raises(ActionError) as caught:
             collect_rollout(vec, OutOfRange(), 16, seed=0, pace="pipelined")
         assert caught.value.env in (1, 3)
-        with pytest.raises(PendingCallError):
+        with pytest.raises(StateError):
             vec.observe()
         vec.reset(seed=0)
         policy = RandomPolicy(vec.single_action_space)

@@ -15,8 +15,7 @@ def test_each_worker_is_tied_to_one_core_in_turn() -> None:
     allowed = sorted(before)
     with VecCheckedSession("CartPole-v1", n=3, affinity="spread") as vec:
         vec.reset(seed=0)
-        pids = [worker.pid for worker in vec.engine.lockstep.workers]
-        places = [os.sched_getaffinity(pid) for pid in pids]
+        places = [os.sched_getaffinity(pid) for pid in vec.pids]
         assert places == [{allowed[index % len(allowed)]} for index in range(3)]
     assert os.sched_getaffinity(0) == before
 
@@ -24,21 +23,18 @@ def test_each_worker_is_tied_to_one_core_in_turn() -> None:
 def test_core_numbers_are_taken_in_turn() -> None:
     core = max(os.sched_getaffinity(0))
     with VecCheckedSession("CartPole-v1", n=2, affinity=[core]) as vec:
-        pids = [worker.pid for worker in vec.engine.lockstep.workers]
-        assert [os.sched_getaffinity(pid) for pid in pids] == [{core}, {core}]
+        assert [os.sched_getaffinity(pid) for pid in vec.pids] == [{core}, {core}]
 
 
 def test_without_affinity_workers_may_run_where_the_trainer_may() -> None:
     with VecCheckedSession("CartPole-v1", n=1) as vec:
-        (worker,) = vec.engine.lockstep.workers
-        assert os.sched_getaffinity(worker.pid) == os.sched_getaffinity(0)
+        assert os.sched_getaffinity(vec.pids[0]) == os.sched_getaffinity(0)
 
 
 def test_workers_are_nicer_than_the_trainer() -> None:
     own = os.getpriority(os.PRIO_PROCESS, 0)
     with VecCheckedSession("CartPole-v1", n=2, workers=1, niceness=3) as vec:
-        (worker,) = vec.engine.lockstep.workers
-        assert os.getpriority(os.PRIO_PROCESS, worker.pid) == min(own + 3, 19)
+        assert os.getpriority(os.PRIO_PROCESS, vec.pids[0]) == min(own + 3, 19)
     assert os.getpriority(os.PRIO_PROCESS, 0) == own
 
 

@@ -244,7 +244,7 @@ def test_a_failure_after_the_workers_have_started_ends_them(
         assert len(processes_below()) == (workers + 1 if workers else 0)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vecsess.session.vector.Recovery", interrupt)
+    monkeypatch.setattr("vecsess.session.engine.Recovery", interrupt)
     with pytest.raises(KeyboardInterrupt):
         open_session(counting(3), 3, workers=workers)
     assert all_gone(processes_below(), 0.5)

@@ -190,8 +190,8 @@ def test_a_lost_worker_costs_no_episode_its_seed(mode: str, steps: int) -> None:
             results.append(vec.reset(seed=5)[0].tolist())
             for step in range(12):
                 if kill and step == steps:
-                    for worker in vec.engine.lockstep.workers:
-                        os.kill(worker.pid, signal.SIGKILL)
+                    for pid in set(vec.pids):
+                        os.kill(pid, signal.SIGKILL)
                 results.append([part.tolist() for part in vec.step(ACTIONS)[:4]])
             assert len(vec.incidents) == (2 if kill else 0)
             assert not any(

@@ -224,6 +224,7 @@ def test_a_dumped_log_gives_the_same_accounts(limit_bytes: int) -> None:
         desk.step(step % 100, ended=(0, 2) if step % 90 == 89 else ())
     workers, rows = np.array(PLACES).T
     other = Desk(limit_bytes=limit_bytes)
+    other.progress.load(desk.progress.dump())
     other.journal.load(desk.journal.dump(workers, rows), workers, rows)
     for env in range(N):
         for one, two in zip(desk.accounts(env), other.accounts(env), strict=True):

@@ -90,7 +90,7 @@ def test_one_environment_is_truncated_and_the_others_do_not_notice(
         for session in (vec, oracle):
             session.reset(seed=0)
             session.step(zeros(N))
-        generations = [worker.generation for worker in vec.engine.lockstep.workers]
+        generations = [worker.generation for worker in vec.health()]
         got, *_, truncated, infos = vec.step(cue())
         expected = oracle.step(cue())[0]
         others = np.arange(N) != GUILTY
@@ -98,7 +98,7 @@ def test_one_environment_is_truncated_and_the_others_do_not_notice(
         assert np.array_equal(got[others], expected[others])
         assert got[GUILTY, 0] == 0, "a new episode has begun"
         assert np.array_equal(vec.step(zeros(N))[0][others], oracle.step(zeros(N))[0][others])
-        assert [worker.generation for worker in vec.engine.lockstep.workers] == generations
+        assert [worker.generation for worker in vec.health()] == generations
 
 
 @pytest.mark.parametrize("workers", GROUPINGS)
@@ -116,13 +116,15 @@ def test_restart_also_replaces_the_process(
         for session in (vec, oracle):
             session.reset(seed=0)
             session.step(zeros(N))
+        before = vec.pids
         got, *_, infos = vec.step(cue())
         others = np.arange(N) != GUILTY
         assert infos["invalid"].tolist() == (~others).tolist()
         assert np.array_equal(got[others], oracle.step(cue())[0][others])
-        generations = [worker.generation for worker in vec.engine.lockstep.workers]
+        generations = [worker.generation for worker in vec.health()]
         assert sum(generations) == 1
-        assert generations[int(vec.engine.lockstep.rows.worker_of[GUILTY])] == 1
+        (renewed,) = {pid for pid, old in zip(vec.pids, before, strict=True) if pid != old}
+        assert vec.pids[GUILTY] == renewed
         assert "invalid" not in vec.step(zeros(N))[-1]
 
 

@@ -153,7 +153,7 @@ class Gate:
             self._unawaited = rule.then == "pending"
             self._given_up = False
             self._phase = self._resolve(rule.then, rule)
-        elif self._told or self._phase in PENDING:
+        elif self._told:
             waits = self._resumable and not isinstance(error, Exception)
             if pending and (isinstance(error, CallTimeout) or waits):
                 self._given_up, self._unawaited = True, False

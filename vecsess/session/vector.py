@@ -42,7 +42,7 @@ from vecsess.session.conventions import (
     autoreset_mode_of,
 )
 from vecsess.session.engine import Engine, Terms
-from vecsess.session.gate import Phase
+from vecsess.session.gate import STARTED, Phase
 from vecsess.session.gym_vector import GymVector
 from vecsess.tree import Tree, leaves, map_leaves
 from vecsess.wire.channel import SPIN_NS
@@ -184,8 +184,8 @@ class VecCheckedSession(GymVector):
 
     @property
     def started(self) -> bool:
-        """Whether the environments have been reset; where a call failed, they must be again."""
-        return self._gate.phase is not Phase.NEW
+        """Whether the environments have been reset and can be stepped."""
+        return self._gate.phase in STARTED
 
     @property
     def contract(self) -> Contract:
@@ -287,6 +287,11 @@ class VecCheckedSession(GymVector):
         if self._gate.phase is Phase.CLOSED:
             raise ClosedError("health: this session was closed; make a new one")
         return self.engine.health.sample()
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The process in which each environment lives now, `[N]`; costs next to nothing."""
+        return tuple(w.pid for w in self._fleet.workers for _ in range(w.rows))
 
     def worker_states(self) -> dict[str, int]:
         """Returns how many workers are in each state; costs next to nothing."""
