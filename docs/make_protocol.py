@@ -21,6 +21,7 @@ import cloudpickle
 import gymnasium
 
 import vecsess.bridge.gym_server
+from vecsess.session.gate import RULES, Phase
 from vecsess.wire.channel import CONTROL_BYTES, VALUE_BYTES, Channel, frame
 from vecsess.wire.messages import (
     COMMANDS,
@@ -99,6 +100,19 @@ def limits() -> str:
         f"{CONTROL_BYTES:,} bytes, or {VALUE_BYTES:,} where the reply may carry values of an "
         "environment (infos, results of calls)."
     )
+
+
+def phases() -> str:
+    """Returns the table of the session's verbs: where each is taken, and where it leads."""
+    lines = ["| verb | taken when | meanwhile | then | where it failed |", "|---|---|---|---|---|"]
+    for verb, rule in RULES.items():
+        others = [phase for phase in Phase if phase not in rule.allowed]
+        named, lead = (rule.allowed, "") if len(others) > 4 else (others, "all but ")
+        allowed = lead + ", ".join(sorted(phase.name.lower() for phase in named))
+        cells = [rule.meanwhile or "-", rule.then, rule.failed]
+        words = [cell.name.lower() if isinstance(cell, Phase) else cell for cell in cells]
+        lines.append(f"| `{verb}` | {allowed} | {' | '.join(words)} |")
+    return "\n".join(lines)
 
 
 # --- a conversation ------------------------------------------------------------------------------
@@ -233,6 +247,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "fork server": lambda: table((*SERVER_COMMANDS, *SERVER_REPLIES)),
     "diagram": diagram,
     "limits": limits,
+    "phases": phases,
     "conversation": conversation,
 }
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 import select
 import signal
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from vecsess.wire.channel import Channel
-from vecsess.wire.messages import Exited
-
-if TYPE_CHECKING:
-    from vecsess.fleet.flight import Flight
+from vecsess.wire.messages import Command, Exited
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +34,28 @@ class Timeouts:
     close_s: float = 5.0
 
 
+class Sender(Protocol):
+    """What sent a worker its last command, as recovery needs it; see `Flight`."""
+
+    unread: bool
+
+    def message(self, worker: Worker) -> Command | None:
+        """Returns the last command as this worker got it."""
+        ...
+
+    def resend(self, worker: Worker, without: set[int]) -> None:
+        """Sends a successor the command that its predecessor was lost in."""
+        ...
+
+    def gather(self, timeout_s: float | None = None) -> None:
+        """Waits for the replies to it."""
+        ...
+
+    def retire(self, worker: Worker) -> None:
+        """Goes on without a worker for good."""
+        ...
+
+
 @dataclass(slots=True, eq=False)  # itself and no other: lists of workers are searched all the time
 class Worker:
     """A worker process, as the manager sees it."""
@@ -52,7 +71,7 @@ class Worker:
     exit: Exited | None = None
     dead: bool = False
     watch: select.poll = field(default_factory=select.poll)  # its replies and its end
-    flight: Flight = field(init=False)  # what sent it its last command
+    flight: Sender = field(init=False)  # what sent it its last command
     losses: int = 0  # how often it was lost, and replaced
     waited_s: float = 0.0  # how long the manager has slept for it
 

@@ -15,6 +15,7 @@ from types import TracebackType
 from vecsess.errors import (
     CallTimeout,
     ClosedError,
+    EnvError,
     NoPendingCallError,
     PendingCallError,
     ResetNeededError,
@@ -43,6 +44,7 @@ AT_REST = frozenset({Phase.NEW, Phase.READY, Phase.ENDED, Phase.BROKEN})
 STARTED = frozenset({Phase.READY, Phase.ENDED})
 _READY = frozenset({Phase.READY})
 _OPEN = frozenset(Phase) - {Phase.CLOSED}
+_RESETTABLE = _OPEN - {Phase.COLLECTING}  # a policy can't pull the rug from under its rollout
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,8 @@ class Rule:
         then: where it leads when all went well: "rest" (ready, or ended where an episode waits
             for its reset), "before" (where it came from), "pending" (its other half is to come),
             or a phase.
-        failed: where an error leads once a worker was told; "before" as for `then`.
+        failed: where an environment's own error leads once a worker was told; any other error
+            leads to broken.
     """
 
     allowed: frozenset[Phase]
@@ -67,7 +70,7 @@ class Rule:
 # A failure before any worker was told leads back to where the verb came from. One whose answers
 # can still be waited for (a timeout, Ctrl-C in the wait) leaves the verb pending.
 RULES: dict[str, Rule] = {
-    "reset": Rule(_OPEN, Phase.RESETTING, "rest"),
+    "reset": Rule(_RESETTABLE, Phase.RESETTING, "rest"),
     "reset_async": Rule(AT_REST, Phase.RESETTING, "pending"),
     "reset_wait": Rule(frozenset({Phase.RESETTING}), Phase.RESETTING, "rest"),
     "step": Rule(_READY, Phase.STEPPING, "rest"),
@@ -99,6 +102,7 @@ class Gate:
         self._before = Phase.NEW  # the phase that a call under way came from
         self._thread = threading.get_ident()
         self._ended = ended
+        self._rule = RULES["observe"]  # of the verb that came in last
         self._told = self._resumable = False
         self._given_up = False  # whether a wait for what is under way was broken off
         self._unawaited = False  # whether nobody has waited for what is under way
@@ -127,6 +131,8 @@ class Gate:
     def tell(self) -> None:
         """From here on workers are told: what fails now has happened."""
         self._told = True
+        if self._rule.meanwhile is not None:
+            self._phase = self._rule.meanwhile
 
     def hold(self, *, resumable: bool) -> None:
         """Says whether what is pending can still be waited for if this verb is broken off now."""
@@ -143,6 +149,7 @@ class Gate:
         if self._phase not in rule.allowed or threading.get_ident() != self._thread:
             self._refuse(verb, rule)
         self._told = self._resumable = False
+        self._rule = rule
         if self._phase not in PENDING:
             self._before = self._phase
 
@@ -157,9 +164,9 @@ class Gate:
             waits = self._resumable and not isinstance(error, Exception)
             if pending and (isinstance(error, CallTimeout) or waits):
                 self._given_up, self._unawaited = True, False
-                self._phase = rule.meanwhile or self._phase
             else:
-                self._phase = self._resolve(rule.failed, rule)
+                own = isinstance(error, EnvError)
+                self._phase = self._resolve(rule.failed, rule) if own else Phase.BROKEN
 
     def _resolve(self, then: Phase | str, rule: Rule) -> Phase:
         if isinstance(then, Phase):
@@ -187,6 +194,8 @@ class Gate:
             raise NoPendingCallError(
                 f"Calling `{verb}` without any prior call to `{what}_async`.", what
             )
+        if phase is Phase.COLLECTING:
+            raise StateError(f"`{verb}`: {phase.value}; it has to return first")
         if phase in PENDING:
             pending = PENDING[phase]
             raise PendingCallError(
