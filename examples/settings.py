@@ -9,8 +9,7 @@ from typing import Any, get_args
 import gymnasium
 import numpy as np
 
-from vecsess import Contract
-from vecsess.recovery.policy import RestartPolicy
+from vecsess import Contract, RestartPolicy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from vecsess.collect.evaluate import evaluate as evaluate
     from vecsess.collect.evaluate import greedy_action as greedy_action
     from vecsess.collect.evaluate import mean_episode_return as mean_episode_return
+    from vecsess.collect.policies import Policy as Policy
+    from vecsess.collect.policies import RandomPolicy as RandomPolicy
     from vecsess.collect.rollout import Rollout as Rollout
     from vecsess.collect.sources import collect_rollout as collect_rollout
     from vecsess.contract import Contract as Contract
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from vecsess.errors import WorkerDied as WorkerDied
     from vecsess.errors import WorkerTimeout as WorkerTimeout
     from vecsess.fleet.worker import Timeouts as Timeouts
+    from vecsess.recovery.policy import Incident as Incident
     from vecsess.recovery.policy import RestartPolicy as RestartPolicy
     from vecsess.session.checked import CheckedSession as CheckedSession
     from vecsess.session.checked import Session as Session
@@ -53,6 +56,9 @@ _HOME = {
     "Contract": "contract",
     "ContractViolation": "errors",
     "EnvError": "errors",
+    "Incident": "recovery.policy",
+    "Policy": "collect.policies",
+    "RandomPolicy": "collect.policies",
     "RestartPolicy": "recovery.policy",
     "Rollout": "collect.rollout",
     "Session": "session.checked",

@@ -75,6 +75,10 @@ class Incident:
             "replayed seeded reset", "truncated: ...", "reset".
         duration_s: from the loss to the successor at work.
         time_s: when it was noticed, on the clock of `time.time`.
+
+    Example:
+        >>> Incident("it ended with SIGKILL", "WorkerDied", worker=1, generation=0, env=None).kind
+        'WorkerDied'
     """
 
     what: str
