@@ -17,6 +17,7 @@ from vecsess.wire.forms import Form
 from vecsess.wire.leaves import FormError, Space
 from vecsess.wire.slab import Layout, Views
 from vecsess.wire.values import pack_value
+from vecsess.workers.columns import InfoWriter
 from vecsess.workers.env_source import BuildError, Env, Maker, build
 from vecsess.workers.episodes import Episodes, Words, load_rng
 from vecsess.workers.outcomes import (
@@ -93,6 +94,7 @@ class EnvHost:
         self.views = views
         self._resetting = layout.rows
         self._rows = Rows(views, self.envs[0].action_space)
+        self._infos = InfoWriter(views, lambda data: self.asides.append([0, "schema", data]))
         pairs = zip(layout.actions, views.actions, strict=True)
         self._piped_actions = [array[0] for leaf, array in pairs if leaf.piped]
         self._writers, self._reset_writers, self._final_writers = [], [], []
@@ -125,12 +127,14 @@ class EnvHost:
         """Resets `rows`, each with its seed."""
         values: Values = []
         failures: Failures = []
+        if infos:
+            self._infos.begin()
         for row, seed in zip(rows, seeds, strict=True):
             try:
                 info = self._reset(row, *self._episodes.asked(row, seed, options))
                 self._rows.settle(row)
                 if info and infos == ALL_INFOS:
-                    values.append([row, "info", self._packed(row, info)])
+                    self._tell(row, "info", info, values)
             except Exception as error:
                 failures.append(self._failure(row, error))
         self._rows.running[0] = -1
@@ -145,9 +149,11 @@ class EnvHost:
     def step(self, infos: int, only: list[int] | None = None) -> tuple[Values, Failures]:
         """Steps every row, or only some, with the actions that lie in the slab."""
         rows, ended, tell = self._rows, self._ended, infos == ALL_INFOS
-        running, rewards = rows.running, rows.rewards
+        running, rewards, write_info = rows.running, rows.rewards, self._infos.write
         values: Values = []
         failures: Failures = []
+        if infos:
+            self._infos.begin()
         for row, env_step, write, action in self._calls(only):
             running[0] = row
             try:
@@ -169,8 +175,8 @@ class EnvHost:
                 rewards[row] = reward
                 if type(info) is not dict:
                     refuse_info(info)
-                if tell and info:
-                    values.append([row, "info", self._packed(row, info)])
+                if tell and info and not write_info(row, False, info):
+                    self._send(row, "info", info, values)
             except Exception as error:
                 failures.append(self._failure(row, error))
         running[0] = -1
@@ -249,7 +255,7 @@ class EnvHost:
 
     def drop_observations(self) -> None:
         """Forgets what of a replay's observations would go by pipe: the manager has it."""
-        self.asides = [aside for aside in self.asides if aside[1] == "warning"]
+        self.asides = [aside for aside in self.asides if aside[1] not in ("observation", "final")]
 
     # --- one environment -------------------------------------------------------------------------
 
@@ -277,14 +283,14 @@ class EnvHost:
             self._ended.add(row)
             self._writers[row](observation)
             if infos == FINAL_INFOS and type(info) is dict and info:
-                values.append([row, "info", self._packed(row, info)])
+                self._tell(row, "info", info, values)
             return info  # type: ignore[no-any-return]  # `step` looks at its type
         # Before the reset: many environments give out the same buffer again and again.
         self._final_writers[row](observation)
         if type(info) is not dict:
             refuse_info(info)
         if info and infos:
-            values.append([row, "final_info", self._packed(row, info)])
+            self._tell(row, "final_info", info, values)
         return self._reset(row, *self._episodes.next(row))
 
     def _step_ended(self, row: int, values: Values, infos: int) -> None:
@@ -297,10 +303,15 @@ class EnvHost:
         info = self._reset(row, *self._episodes.next(row))
         self._rows.settle(row)
         if info and infos == ALL_INFOS:
-            values.append([row, "info", self._packed(row, info)])
+            self._tell(row, "info", info, values)
 
-    def _packed(self, row: int, info: dict[str, Any]) -> bytes:
-        return pack_info(info, partial(self._warn, row))
+    def _tell(self, row: int, what: str, info: dict[str, Any], values: Values) -> None:
+        """Writes an info into the slab; what has no place there goes into `values`."""
+        if not self._infos.write(row, what == "final_info", info):
+            self._send(row, what, info, values)
+
+    def _send(self, row: int, what: str, info: dict[str, Any], values: Values) -> None:
+        values.append([row, what, pack_info(info, partial(self._warn, row))])
 
     def _pipe(self, what: str, row: int, leaf: int, data: bytes) -> None:
         self.asides.append([row, what, pack_value([leaf, data])])

@@ -34,7 +34,7 @@ from vecsess.wire.messages import (
 )
 from vecsess.wire.slab import Layout, Views
 from vecsess.wire.spaces import describe
-from vecsess.workers.env_host import EnvHost, Failures, Values
+from vecsess.workers.env_host import NO_INFOS, EnvHost, Failures, Values
 from vecsess.workers.env_source import BuildError, makers
 from vecsess.workers.episodes import Episodes
 from vecsess.workers.outcomes import account_of, brief
@@ -69,7 +69,7 @@ def serve(channel: Channel, slab_fd: int) -> None:
 def _loop(channel: Channel, host: EnvHost, views: Views, patience: Patience) -> None:
     """One command after the other, in the order of their numbers."""
     expected, written = views.command.data, views.reply.data
-    histogram = views.histogram[0].data
+    histogram, told = views.histogram[0].data, views.told.data
     counts = [0] * len(histogram)  # here too, for an environment may scribble over the slab
     seq, rows = written[0], len(host.envs)
     while True:
@@ -88,6 +88,8 @@ def _loop(channel: Channel, host: EnvHost, views: Views, patience: Patience) -> 
             continue
         seq, infos = step
         values, failures = host.step(infos)
+        if infos:
+            told[0] = seq
         plain = not (values or failures or host.asides)
         channel.send(acknowledgement(seq) if plain else report(host, seq, values, failures), None)
         written[0] = seq
@@ -121,6 +123,8 @@ def answer(host: EnvHost, command: Command) -> bytes:
             values, failures = [], []
         case _:
             raise AssertionError(f"{type(command).__name__} comes only once, at the start")
+    if getattr(command, "infos", NO_INFOS):
+        host.views.told[0] = command.seq
     return report(host, command.seq, values, failures)
 
 

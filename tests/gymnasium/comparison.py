@@ -14,7 +14,7 @@ def assert_same(ours: Any, theirs: Any, place: str = "result") -> None:
     """Compares two results part by part; a failure names the part."""
     if isinstance(theirs, dict):
         assert isinstance(ours, dict), place
-        assert ours.keys() == theirs.keys(), place
+        assert list(ours) == list(theirs), place
         for key, value in theirs.items():
             assert_same(ours[key], value, f"{place}[{key!r}]")
     elif isinstance(theirs, tuple | list):
@@ -32,6 +32,7 @@ def assert_same(ours: Any, theirs: Any, place: str = "result") -> None:
     elif isinstance(theirs, Exception):
         assert type(ours) is type(theirs), place
     else:
+        assert type(ours) is type(theirs), place
         assert ours == theirs, f"{place}: {ours!r} is not {theirs!r}"
 
 

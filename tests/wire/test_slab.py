@@ -24,9 +24,11 @@ def fields_of(views: Views) -> list[tuple[str, Any]]:
     """Returns every field that lies in memory, but the words, which are there to cover others."""
     named: list[tuple[str, Any]] = [
         (name, getattr(views, name))
-        for name in ("command", "reply", "running", "histogram", "rewards", "terminated")
+        for name in ("command", "reply", "running", "told", "histogram", "rewards", "terminated")
     ]
-    named += [(name, getattr(views, name)) for name in ("truncated", "rng")]
+    named += [
+        (name, getattr(views, name)) for name in ("truncated", "rng", "infos", "info_numbers")
+    ]
     for name in ("observations", "finals", "actions"):
         named += [(f"{name}[{i}]", array) for i, array in enumerate(getattr(views, name))]
     return named

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from vecsess.errors import ProtocolError, ServerDied, WorkerDied, WorkerError, WorkerTimeout
+from vecsess.fleet.infos import InfoReader
 from vecsess.fleet.reports import PipedValues, breach_type, printable
 from vecsess.fleet.supervisor import Supervisor
 from vecsess.fleet.worker import Timeouts, Worker, describe_exit
@@ -98,6 +99,8 @@ class Flight:
         self.hints = [views.reply[i : i + 1].data for i in range(len(workers))]
         self._running = views.running
         self._piped = PipedValues(layout.observation_space, views)
+        self.infos = InfoReader(workers, layout, views)
+        self._asks_infos = False  # whether the last command asks for infos
         told_bytes = CONTROL_BYTES + layout.rows * _FAILURE_BYTES
         self._step_cap = VALUE_BYTES if self._piped else told_bytes
 
@@ -124,6 +127,7 @@ class Flight:
         cap = VALUE_BYTES if infos else self._step_cap
         seq = self._next_seq(cap, self.timeouts.step_s)
         data = step_command(seq, infos)
+        self._asks_infos = infos > 0
         self._make = _STEPS[infos]
         self._pending = self.active.copy()
         for worker in self._pending:
@@ -155,6 +159,7 @@ class Flight:
         seq = self._next_seq(VALUE_BYTES, limit_s)
         self._make = make
         messages = [(worker, make(worker, seq)) for worker in self.active]
+        self._asks_infos = any(getattr(message, "infos", 0) for _, message in messages)
         self._pending = [worker for worker, message in messages if message is not None]
         for worker, message in messages:
             if message is not None:
@@ -287,6 +292,17 @@ class Flight:
         """
         until = None if timeout_s is None else time.monotonic() + timeout_s
         self._moved, self.resumable = {}, True
+        self._answer_all(until)
+        self.infos.parts = []
+        while self._asks_infos and (liar := self.infos.take(self.seq)) is not None:
+            what = "expected infos as it has described them"
+            error = self._end(self._workers[liar], ProtocolError, what)
+            self._lose(self._workers[liar], error)
+            self._answer_all(until)
+        self.unread = False
+
+    def _answer_all(self, until: float | None) -> None:
+        """Waits until no worker owes a reply."""
         while self._pending:
             # The last first: by the time that it has answered the others have too, and none of
             # them has woken this process for itself.
@@ -305,7 +321,6 @@ class Flight:
                 self._lose(None, error)
             except WorkerError as error:
                 self._lose(worker if error.worker is None else self._workers[error.worker], error)
-        self.unread = False
 
     def _lose(self, worker: Worker | None, error: WorkerError) -> None:
         """Has a worker brought back, None for all; what breaks that off can't be waited for."""
@@ -347,6 +362,8 @@ class Flight:
             raise self._end(worker, ProtocolError, f"expected Done, got {type(reply).__name__}")
         if self._piped:
             self._piped.take(worker, reply)
+        if self._asks_infos:
+            self.infos.learn(worker, reply)
         self.answers[worker.index] = reply
         return True
 

@@ -1,15 +1,14 @@
-"""What workers report beside the slab: failures, warnings, infos; untrusted until read here."""
+"""What workers report beside the slab: failures, warnings, results; untrusted until read here."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from vecsess.contract import Finals
 from vecsess.errors import (
     BadEncoding,
     ContractViolation,
@@ -22,9 +21,8 @@ from vecsess.errors import (
     hint_at_envs,
 )
 from vecsess.fleet.worker import Worker
-from vecsess.tree import leaves
 from vecsess.wire.forms import unpack_piped
-from vecsess.wire.leaves import FormError, Space, all_leaves_of, assemble, field_name, part_at
+from vecsess.wire.leaves import FormError, Space, all_leaves_of, field_name, part_at
 from vecsess.wire.messages import Described, Done, Failed
 from vecsess.wire.slab import Views
 from vecsess.wire.spaces import build_space
@@ -36,6 +34,8 @@ from vecsess.wire.values import (
     unpack_value,
 )
 
+OBSERVATION, FINAL, SCHEMA = "observation", "final", "schema"
+_ASIDE = ("warning", OBSERVATION, FINAL, SCHEMA)  # what is taken as it comes, or only warned of
 _SHAPE = (int, str, bytes)
 _FAILURE = (int, str, str, str, str)
 
@@ -58,14 +58,14 @@ def printable(text: str) -> str:
 
 
 def values_of(answers: dict[int, Done], workers: list[Worker]) -> Iterator[tuple[int, str, Any]]:
-    """Yields `(env, what, value)` for all that came beside the slab, but the warnings.
+    """Yields `(env, what, value)` for infos and results: all that the caller is to get.
 
     Raises:
         ProtocolError: an entry that is not `[row, what, msgpack]`.
     """
-    for env, what, value in _all_values(answers, workers):
-        if what not in ("warning", OBSERVATION, FINAL):
-            yield env, what, value
+    for worker, row, what, data in _entries(answers, workers):
+        if what not in _ASIDE:
+            yield worker.first_env + row, what, _value(worker, what, data)
 
 
 def warn_once(answers: dict[int, Done], workers: list[Worker], warned: set[str]) -> None:
@@ -76,23 +76,31 @@ def warn_once(answers: dict[int, Done], workers: list[Worker], warned: set[str])
     Raises:
         ProtocolError: an entry that is not `[row, what, msgpack]`.
     """
-    for env, what, value in _all_values(answers, workers):
-        text = printable(str(value))
-        if what == "warning" and text not in warned:
+    for worker, row, what, data in _entries(answers, workers):
+        if what != "warning":
+            continue
+        text = printable(str(_value(worker, what, data)))
+        if text not in warned:
             warned.add(text)
-            warnings.warn(f"env {env}: {text}", UserWarning, stacklevel=2)
+            warnings.warn(f"env {worker.first_env + row}: {text}", UserWarning, stacklevel=2)
 
 
-def _all_values(answers: dict[int, Done], workers: list[Worker]) -> Iterator[tuple[int, str, Any]]:
+def _entries(
+    answers: dict[int, Done], workers: list[Worker]
+) -> Iterator[tuple[Worker, int, str, bytes]]:
     for index, answer in sorted(answers.items()):
         worker = workers[index]
         for entry in answer.values:
             _require(worker, entry, _SHAPE)
             row, what, data = entry
-            try:
-                yield worker.first_env + row, what, unpack_value(data)
-            except FrameError as error:
-                raise ProtocolError(str(error), worker=index, field=what) from error
+            yield worker, row, what, data
+
+
+def _value(worker: Worker, what: str, data: bytes) -> Any:
+    try:
+        return unpack_value(data)
+    except FrameError as error:
+        raise ProtocolError(str(error), worker=worker.index, field=what) from error
 
 
 def failures_of(answers: dict[int, Done], workers: list[Worker]) -> list[VecsessError]:
@@ -180,9 +188,6 @@ def _generator(state: dict[str, Any]) -> np.random.Generator:
     return np.random.Generator(bit_generator)
 
 
-OBSERVATION, FINAL = "observation", "final"
-
-
 class PipedValues:
     """The parts of an observation that have no fixed shape.
 
@@ -226,48 +231,3 @@ class PipedValues:
         except FormError as error:
             raise FrameError(f"{field}: {error}") from error
         self._places[what][leaf][worker.index, row] = value
-
-
-Infos = dict[str, Any]
-AddInfo = Callable[[Infos, dict[str, Any], int], Infos]
-
-
-def merge_infos(
-    add: AddInfo,
-    space: Space,
-    answers: dict[int, Done],
-    workers: list[Worker],
-    finals: Finals | None,
-) -> Infos:
-    """Returns the infos of a step or a reset, equal to those of Gymnasium's `SyncVectorEnv`.
-
-    Args:
-        add: `VectorEnv._add_info`.
-        space: of one environment's observations.
-        answers: what came beside the slab, by worker.
-        workers: all of them.
-        finals: of the environments that were reset in the same step.
-    """
-    found: dict[int, dict[str, Any]] = {}
-    for env, what, value in values_of(answers, workers):
-        found.setdefault(env, {})[what] = value
-    last = {} if finals is None else {int(env): k for k, env in enumerate(finals.envs)}
-    infos: Infos = {}
-    for env in sorted(found.keys() | last.keys()):
-        own = found.get(env, {})
-        if finals is not None and env in last:
-            final = {
-                "final_obs": _one_of(space, finals, last[env]),
-                "final_info": own.get("final_info", {}),
-            }
-            infos = add(infos, final, env)
-        if "info" in own:
-            infos = add(infos, own["info"], env)
-    return infos
-
-
-def _one_of(space: Space, finals: Finals, k: int) -> Any:
-    """Returns the k-th final observation as environments give it: what is discrete as an int."""
-    parts = zip(all_leaves_of(space), leaves(finals.observations), strict=True)
-    ones: list[Any] = [int(array[k]) if leaf.discrete else array[k] for leaf, array in parts]
-    return assemble(space, iter(ones))

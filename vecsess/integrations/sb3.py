@@ -11,7 +11,6 @@ from gymnasium.vector import AutoresetMode
 
 from vecsess.contract import Finals
 from vecsess.errors import StateError, extra
-from vecsess.fleet.reports import values_of
 from vecsess.session.vector import VecCheckedSession
 from vecsess.tree import Tree, row
 
@@ -102,11 +101,8 @@ class SB3VecEnv(VecEnv):
 
     def _told(self) -> dict[int, dict[str, Any]]:
         """Returns what came beside the arrays, by environment: each info as it was."""
-        lockstep = self.session.engine.lockstep
-        found: dict[int, dict[str, Any]] = {}
-        for env, what, value in values_of(lockstep.flight.answers, lockstep.workers):
-            found.setdefault(env, {})[what] = value
-        return found
+        flight = self.session.engine.lockstep.flight
+        return flight.infos.of_each(flight.answers)
 
     def close(self) -> None:
         """Closes the session; a second call does nothing."""

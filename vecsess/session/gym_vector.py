@@ -13,7 +13,7 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from vecsess.contract import Finals, StepRows
-from vecsess.fleet.reports import Infos, merge_infos
+from vecsess.fleet.infos import Infos
 from vecsess.session.calls import Calls
 from vecsess.session.conventions import NO_INFOS, Seed
 from vecsess.session.engine import Engine
@@ -147,8 +147,7 @@ class GymVector(VectorEnv[Any, Any, Any]):
     def _given_step(self, timeout_s: float | None) -> StepResult:
         rows = self._new_rows()
         finals = self.engine.finish_step(rows, timeout_s)
-        told = finals is not None or self.engine.lockstep.flight.answers
-        infos = self._infos(finals) if told or self.engine.recovery.lost else {}
+        infos = self._infos(finals)
         observations = self._given(rows.next_observations)
         return observations, rows.rewards, rows.terminated, rows.truncated, infos
 
@@ -164,8 +163,8 @@ class GymVector(VectorEnv[Any, Any, Any]):
         infos: Infos = {}
         engine = self.engine
         if self._conventions.info_level != NO_INFOS:
-            answers, workers = engine.lockstep.flight.answers, engine.lockstep.workers
-            infos = merge_infos(self._add_info, engine.space, answers, workers, finals)
+            flight = engine.lockstep.flight
+            infos = flight.infos.merged(self._add_info, flight.answers, finals)
         if engine.recovery.lost:
             infos["invalid"] = np.zeros(self.num_envs, np.bool_)
             infos["invalid"][list(engine.recovery.lost)] = True

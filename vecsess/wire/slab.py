@@ -9,6 +9,7 @@ apart from it:
     [ final observation ] ...
     [ RNG state ] ...
     [ action ] ...
+    [ info | final info ] ...         what of infos has a place, behind their numbers
 
 What goes by pipe, having no fixed shape, has a digest of 8 bytes in its row, for the checksum.
 
@@ -30,14 +31,15 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from vecsess.wire.columns import INFO_BYTES
 from vecsess.wire.leaves import Leaf, Space, all_leaves_of
 
 Array = npt.NDArray[Any]
 _Block: TypeAlias = Callable[[int, tuple[int, ...], np.dtype[Any]], Array]
 
 LINE = 64
-COMMAND, REPLY, RUNNING, REPLAYED = 0, 1, 2, 3  # the header's words, a cache line each
-HEADER_BYTES = 4 * LINE + 64 * 8  # the hints, then the histogram of step times
+COMMAND, REPLY, RUNNING, REPLAYED, TOLD = range(5)  # the header's words, a cache line each
+HEADER_BYTES = 5 * LINE + 64 * 8  # the words, then the histogram of step times
 RNG_WORDS = 6  # a flag, then PCG64's state, its increment and its spare 32 bits
 
 _ADD_SEALS, _GET_SEALS = 1033, 1034
@@ -57,6 +59,7 @@ class Views:
     reply: Array  # uint64: the number of the last command answered
     running: Array  # int64: which environment is being called, as `EnvHost` writes it
     replayed: Array  # uint64: how many commands of its last replay are done
+    told: Array  # uint64: the number of the command whose infos lie in the rows
     histogram: Array  # [workers, 64] uint64: locksteps by log2 of their nanoseconds
     observations: list[Array]
     rewards: Array  # float64
@@ -69,6 +72,8 @@ class Views:
     written: list[Array]  # `observations`, but the digests of those that go by pipe
     written_finals: list[Array]
     actions: list[Array]
+    info_numbers: Array  # [workers, rows, 2] uint64: an info's and a final info's schema
+    infos: Array  # [workers, rows, 2, INFO_BYTES] uint8
 
     def of_workers(self, own: slice) -> Views:
         """Returns the same fields of only these workers."""
@@ -105,6 +110,9 @@ class Layout:
         self._rng = self._finals + _aligned(rows * self._final_bytes, LINE)
         self._actions = self._rng + _aligned(rows * RNG_WORDS * 8, LINE)
         end = self._actions + rows * _aligned(self.action_bytes)
+        self._info_numbers = _aligned(end, LINE)
+        self._infos = self._info_numbers + _aligned(rows * 16, LINE)
+        end = self._infos + rows * 2 * INFO_BYTES
         self.stride_bytes = _aligned(end, mmap.PAGESIZE)
 
     def views(self, buffer: Any, workers: int = 1) -> Views:
@@ -135,7 +143,8 @@ class Layout:
             reply=view.hint(REPLY, word),
             running=view.hint(RUNNING, np.dtype(np.int64)),
             replayed=view.hint(REPLAYED, word),
-            histogram=view.field(4 * LINE, (64, 8), 0, (), word),
+            told=view.hint(TOLD, word),
+            histogram=view.field(5 * LINE, (64, 8), 0, (), word),
             observations=read(written),
             rewards=row(self._reward, (), np.dtype(np.float64)),
             terminated=row(self._flags, (), byte),
@@ -152,6 +161,8 @@ class Layout:
                 else np.empty((workers, self.rows), object)
                 for offset, leaf in zip(self._action_offsets, self.actions, strict=True)
             ],
+            info_numbers=block(self._info_numbers, 16)(0, (2,), word),
+            infos=block(self._infos, 2 * INFO_BYTES)(0, (2, INFO_BYTES), byte),
         )
 
 

@@ -1,0 +1,132 @@
+"""Writes infos into the slab: what of them keeps its keys and its types."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from vecsess.wire.columns import INFO_BYTES, MAX_DEPTH, MAX_SCHEMAS, Schema
+from vecsess.wire.slab import Views
+from vecsess.wire.values import FrameError
+
+_MAX_SIGNATURES = 64
+_OWN = {bool: ("bool", "|b1"), int: ("int", "<i8"), float: ("float", "<f8")}
+
+
+class InfoWriter:
+    """Where one worker's infos lie in its range.
+
+    What is met for the second time gets a place; whatever does not come back takes none.
+
+    Args:
+        views: the fields of one range.
+        tell: called with the description of infos that get a place.
+    """
+
+    def __init__(self, views: Views, tell: Callable[[bytes], None]) -> None:
+        self._numbers, self._tell = views.info_numbers[0], tell
+        self._number: Any = memoryview(self._numbers.reshape(-1))
+        self._bytes = memoryview(views.infos[0].reshape(-1))
+        self._known: dict[Any, Schema | None] = {}  # by signature; None where infos go by pipe
+        self._met: set[Any] = set()
+        self._described = 0
+
+    def begin(self) -> None:
+        """No row has an info yet."""
+        self._numbers.fill(0)
+
+    def write(self, row: int, final: bool, info: dict[Any, Any]) -> bool:
+        """Writes an info, or returns False where it has to go by pipe."""
+        kinds = [*map(type, info.values())]
+        if dict in kinds or np.ndarray in kinds:
+            _look_inside(info, kinds, 0)
+        signature = (*info, *kinds)
+        schema = self._known.get(signature) or self._meet(signature, info)
+        if schema is None:
+            return False
+        place = 2 * row + final
+        values = info.values() if schema.flat else _flat(info)
+        try:
+            schema.packer.pack_into(self._bytes, place * INFO_BYTES, *values)
+        except (struct.error, OverflowError):
+            return False  # an integer of more than 64 bits
+        self._number[place] = schema.number
+        return True
+
+    def _meet(self, signature: Any, info: dict[Any, Any]) -> Schema | None:
+        """Returns the schema of infos that are met for the second time, if they may have one."""
+        if signature in self._known:
+            return None
+        if signature not in self._met:
+            if len(self._met) == _MAX_SIGNATURES:
+                self._met.clear()
+            self._met.add(signature)
+            return None
+        if len(self._known) == _MAX_SIGNATURES:
+            return None
+        self._known[signature] = schema = self._describe(info)
+        return schema
+
+    def _describe(self, info: dict[Any, Any]) -> Schema | None:
+        if self._described == MAX_SCHEMAS:
+            return None
+        try:
+            schema = Schema(_description(info))
+        except (FrameError, TypeError, ValueError):
+            return None
+        self._described += 1
+        self._tell(schema.packed)
+        return schema
+
+
+def _look_inside(info: dict[Any, Any], kinds: list[Any], depth: int) -> None:
+    """Puts dtype and shape of arrays, and what is in dicts, in place of their types."""
+    for index, value in enumerate(info.values()):
+        kind = kinds[index]
+        if kind is np.ndarray:
+            kinds[index] = (value.dtype, value.shape)
+        elif kind is dict and depth < MAX_DEPTH:
+            inner = [*map(type, value.values())]
+            _look_inside(value, inner, depth + 1)
+            kinds[index] = (*value, *inner)
+
+
+def _flat(info: dict[Any, Any]) -> list[Any]:
+    """Returns what `Schema.packer` takes: numbers, and arrays as bytes."""
+    values: list[Any] = []
+    for value in info.values():
+        kind = type(value)
+        if kind is np.ndarray:
+            values.append(value.tobytes())
+        elif kind is dict:
+            values += _flat(value)
+        else:
+            values.append(value)
+    return values
+
+
+def _description(info: dict[Any, Any], depth: int = 0) -> list[Any]:
+    """Returns what `Schema` takes.
+
+    Raises:
+        TypeError: there is something that has no place in a row.
+    """
+    if depth > MAX_DEPTH:
+        raise TypeError("an info that is nested deeper goes by pipe")
+    items: list[Any] = []
+    for key, value in info.items():
+        kind = type(value)
+        if kind in _OWN:
+            items.append([key, *_OWN[kind], []])
+        elif kind is dict:
+            items.append([key, "dict", _description(value, depth + 1)])
+        elif kind is np.ndarray:
+            items.append([key, "array", value.dtype.str, list(value.shape)])
+        elif issubclass(kind, np.number | np.bool_):
+            items.append([key, "scalar", np.dtype(kind).str, []])
+        else:
+            raise TypeError(f"{kind} goes by pipe")
+    return items
