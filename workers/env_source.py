@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from vecsess.wire.leaves import UnsupportedSpaceError
 
@@ -29,7 +30,8 @@ def makers(source: bytes, first_env: int, rows: int) -> list[Maker]:
 
     Args:
         source: cloudpickle of `("id", id, spec or None, kwargs)` or `("callables", list)`, the
-            list with one entry for each environment, or with one for all.
+            list with one entry for each environment, or with one for all; either may stand behind
+            `"registered", registrations`, what is in the trainer's registry.
         first_env: index of the first row's environment.
         rows: how many environments this worker holds.
     """
@@ -39,10 +41,62 @@ def makers(source: bytes, first_env: int, rows: int) -> list[Maker]:
 
 def select(kind: str, parts: list[Any], first_env: int, rows: int) -> list[Maker]:
     """Returns the makers of these rows from a source that is not pickled."""
+    if kind == "registered":
+        register(*parts[0])
+        kind, *parts = parts[1:]
     if kind == "id":
         return [lambda: _make(*parts)] * rows
     callables = parts[0]
     return [callables[env % len(callables)] for env in range(first_env, first_env + rows)]
+
+
+def register(plain: bytes, others: list[tuple[Any, ...]]) -> None:
+    """Registers what the trainer has registered.
+
+    Args:
+        plain: a pickle of specs.
+        others: for each spec that is no plain data its plain fields, a pickle of it or None, and
+            why there is none.
+    """
+    for spec in pickle.loads(plain):  # noqa: S301  # from the manager
+        gymnasium.registry[spec.id] = spec
+    for fields, packed, why in others:
+        point = EntryPoint(fields["id"], packed, why)
+        gymnasium.registry[fields["id"]] = EnvSpec(entry_point=point, **fields)
+
+
+class EntryPoint:
+    """What makes environments of an id, unpickled only when somebody asks for that id.
+
+    Args:
+        env_id: as the trainer registered it.
+        packed: a pickle of its spec; None where it could not be pickled.
+        why: in that case.
+    """
+
+    def __init__(self, env_id: str, packed: bytes | None, why: str) -> None:
+        self._id, self._packed, self._why = env_id, packed, why
+
+    @property
+    def metadata(self) -> Any:
+        """What the class of the environments has as such, where `gymnasium.make` looks for it."""
+        return self._load()[0].metadata
+
+    def __call__(self, **kwargs: Any) -> Env:
+        """Returns an environment."""
+        creator, defaults = self._load()
+        return creator(**{**defaults, **kwargs})  # type: ignore[no-any-return]
+
+    def _load(self) -> tuple[Any, dict[str, Any]]:
+        if self._packed is None:
+            raise TypeError(
+                f"the trainer has registered {self._id!r}, but what makes it can't be sent to a "
+                f"worker: {self._why}. Register it as a text 'module:Class', or use workers=0"
+            )
+        spec = pickle.loads(self._packed)  # noqa: S301  # from the manager
+        point = spec.entry_point
+        creator = load_env_creator(point) if isinstance(point, str) else point
+        return creator, spec.kwargs
 
 
 def _make(env_id: str, spec: Any, kwargs: dict[str, Any]) -> Env:

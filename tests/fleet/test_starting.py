@@ -69,6 +69,22 @@ SOURCES = {
     "an id with arguments": (
         "gymnasium.register('Mine-v0', SmallEnv)\nrun('Mine-v0', make_kwargs={'size': 3})"
     ),
+    "a callable that makes an id registered here": (
+        "gymnasium.register('Mine-v0', SmallEnv, kwargs={'size': 3}, max_episode_steps=9)\n"
+        "run(lambda: gymnasium.make('Mine-v0'))"
+    ),
+    "a callable that makes an id by its text": (
+        "gymnasium.register('Mine-v0', 'beside:SmallEnv', kwargs={'size': 3})\n"
+        "run(lambda: gymnasium.make('Mine-v0'))"
+    ),
+    "an environment that makes one of another id": (
+        "gymnasium.register('Inner-v0', SmallEnv)\n"
+        "gymnasium.register('Outer-v0', lambda: gymnasium.make('Inner-v0'))\nrun('Outer-v0')"
+    ),
+    "what can't be pickled is registered beside it": (
+        "import threading\nlock = threading.Lock()\n"
+        "gymnasium.register('Other-v0', lambda: lock, kwargs={'size': lock})\nrun(SmallEnv)"
+    ),
     "a function beside the script": "import beside\nrun(beside.make)",
     "module:EnvId": "run('registering:Beside-v0')",
 }
@@ -172,6 +188,18 @@ def test_a_callable_that_can_not_be_pickled_is_refused_before_anything_starts() 
     lock = threading.Lock()
     with pytest.raises(SpawnError, match=r"can be pickled.*workers=0"):
         VecCheckedSession(lambda: (lock, CountingEnv())[1], 2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_id_that_can_not_be_sent_is_named_where_it_is_asked_for(method: str) -> None:
+    lock = threading.Lock()
+    spec = gymnasium.envs.registration.EnvSpec("Locked-v0", lambda **_: (lock, CountingEnv())[1])
+    gymnasium.registry["Locked-v0"] = spec
+    try:
+        with pytest.raises(EnvError, match=r"registered 'Locked-v0'.*pickle.*workers=0"):
+            VecCheckedSession(lambda: gymnasium.make("Locked-v0"), 2, start_method=method)
+    finally:
+        del gymnasium.registry["Locked-v0"]
 
 
 def test_in_the_trainer_it_needs_no_pickle() -> None:

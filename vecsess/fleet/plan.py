@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,6 +12,7 @@ import cloudpickle
 import gymnasium
 
 from vecsess.errors import SpawnError
+from vecsess.wire.values import pack_value
 
 Env = gymnasium.Env[Any, Any]
 EnvSpec = gymnasium.envs.registration.EnvSpec
@@ -79,13 +81,61 @@ class Source:
             SpawnError: it holds something that can't be pickled, such as a lock or an open file.
         """
         try:
-            pickled: bytes = cloudpickle.dumps(self.parts)
+            pickled: bytes = cloudpickle.dumps(("registered", registrations(), *self.parts))
         except Exception as error:
             raise SpawnError(
                 f"expected a callable that can be pickled, got {error!r}. Make what it needs "
                 "inside of the callable, or use workers=0"
             ) from error
         return pickled
+
+
+def registrations() -> tuple[bytes, list[tuple[Any, ...]]]:
+    """Returns what Gymnasium's registry holds here, for workers, which have not seen it filled.
+
+    Returns:
+        A pickle of the specs that are plain data; and for each other one its plain fields, a
+        pickle of it or None, and why it can't be pickled.
+    """
+    plain: list[EnvSpec] = []
+    others: list[tuple[Any, ...]] = []
+    for spec in gymnasium.registry.values():
+        if _is_plain(spec):
+            plain.append(spec)
+            continue
+        packed, why = None, "it has additional wrappers whose arguments are no plain data"
+        if not spec.additional_wrappers:
+            try:
+                packed, why = cloudpickle.dumps(spec), ""
+            except Exception as error:  # whatever pickling what the user registered raises
+                why = repr(error)
+        others.append(({name: getattr(spec, name) for name in _SPEC_FIELDS}, packed, why))
+    return pickle.dumps(plain), others
+
+
+_SPEC_FIELDS = (
+    "id",
+    "reward_threshold",
+    "nondeterministic",
+    "max_episode_steps",
+    "order_enforce",
+    "disable_env_checker",
+)
+
+
+def _is_plain(spec: EnvSpec) -> bool:
+    """Whether unpickling a spec can't run, or import, anything of the user's."""
+    entry_points = (spec.entry_point, spec.vector_entry_point)
+    if not all(point is None or type(point) is str for point in entry_points):
+        return False
+    wrappers = spec.additional_wrappers
+    if not spec.kwargs and not wrappers:
+        return True
+    try:
+        pack_value([spec.kwargs, [wrapper.kwargs for wrapper in wrappers]])
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _is_sequence(given: Any) -> bool:
