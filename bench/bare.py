@@ -7,12 +7,14 @@ import mmap
 import multiprocessing
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from vecsess.bench.cases import Case
+from vecsess.bench.collecting import SmallPolicy
 from vecsess.bench.contenders import Adapter
 from vecsess.bench.measure import cores_available
 
@@ -57,8 +59,15 @@ class BareLoopsAdapter(Adapter):
     on the other cores are in processes that step as long as this one does.
     """
 
-    def __init__(self, case: Case, n: int) -> None:
-        """Builds this loop's environments, and starts the other loops."""
+    def __init__(self, case: Case, n: int, *, acting: bool = False) -> None:
+        """Builds this loop's environments, and starts the other loops.
+
+        Args:
+            case: what to step.
+            n: how many environments there are in all loops.
+            acting: each loop asks a small policy for the actions of its environments.
+        """
+        self._step = _acting(case) if acting else step_each
         cores = min(n, cores_available())
         self._rows = -(-n // cores)
         self.steps_per_call = self._rows * cores
@@ -72,7 +81,7 @@ class BareLoopsAdapter(Adapter):
         self._others = [
             context.Process(
                 target=_step_until,
-                args=(case, self._rows, self._until, call, self._ready),
+                args=(case, self._rows, self._until, call, self._ready, acting),
                 daemon=True,
             )
             for call in self._calls
@@ -94,7 +103,7 @@ class BareLoopsAdapter(Adapter):
     def step(self, actions: Any) -> None:
         """Steps this loop's environments once, and keeps the others going."""
         began_ns, stopped_ns = time.monotonic_ns(), self._until[0]
-        step_each(self._envs, actions)
+        self._step(self._envs, actions)
         now_ns = time.monotonic_ns()
         self._until[0] = now_ns + max(_GOES_ON_NS, 2 * (now_ns - began_ns))
         if stopped_ns < time.monotonic_ns():  # they may sleep: until now they have not seen it
@@ -120,8 +129,34 @@ def step_each(envs: list[Any], actions: Any) -> None:
             env.reset()
 
 
-def _step_until(case: Case, rows: int, until: memoryview, call: int, ready: int) -> None:
+def _acting(case: Case) -> Callable[[list[Any], Any], None]:
+    """Returns what steps environments with actions that a small policy has chosen for them."""
+    env = case.make()
+    policy = SmallPolicy(env.observation_space, env.action_space)
+    env.close()
+    rng = np.random.default_rng(0)
+    draw = rng.random if policy.noise_kind == "uniform" else rng.standard_normal
+    seen: list[Any] = []
+
+    def step(envs: list[Any], actions: Any) -> None:
+        del actions
+        if not seen:
+            seen.extend(env.reset()[0] for env in envs)
+        noise = draw((len(envs), policy.noise_size), np.float32)
+        chosen, _, _ = policy.act(np.stack(seen), noise=noise)
+        for index, (env, action) in enumerate(zip(envs, chosen, strict=True)):
+            seen[index], _, terminated, truncated, _ = env.step(action)
+            if terminated or truncated:
+                seen[index], _ = env.reset()
+
+    return step
+
+
+def _step_until(
+    case: Case, rows: int, until: memoryview, call: int, ready: int, acting: bool
+) -> None:
     """Is a loop on another core: steps while the clock says so, until it is ended."""
+    step = _acting(case) if acting else step_each
     envs = [case.make() for _ in range(rows)]
     for seed, env in enumerate(envs):
         env.reset(seed=seed)
@@ -131,4 +166,4 @@ def _step_until(case: Case, rows: int, until: memoryview, call: int, ready: int)
     for actions in itertools.cycle(table):
         while time.monotonic_ns() > until[0]:
             os.eventfd_read(call)
-        step_each(envs, actions)
+        step(envs, actions)

@@ -176,6 +176,7 @@ def _registered(env_id: str, *, name: str | None = None, envpool_id: str | None 
 _ALL = (
     _registered("CartPole-v1", name="cartpole", envpool_id="CartPole-v1"),
     _registered("HalfCheetah-v5", name="halfcheetah", envpool_id="HalfCheetah-v5"),
+    _registered("Taxi-v4", name="taxi"),
     Case(
         name="pong",
         about="ALE/Pong-v5, AtariPreprocessing, 4 frames",

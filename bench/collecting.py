@@ -1,11 +1,12 @@
 """Collecting as a contender: a rollout of 128 a call, ours against the loop that people write.
 
-Both ask the same policy, so what differs is how the batch gets filled.
+All ask the same policy, so what differs is how the batch gets filled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -16,6 +17,69 @@ from vecsess.bench.cases import Case
 from vecsess.bench.contenders import Adapter
 
 HORIZON = 128
+_WIDTH = 64
+
+
+class SmallPolicy:
+    """An MLP of two layers of 64 for the actor, as one for the critic, in NumPy; float32.
+
+    Discrete actions are drawn by the inverse of the cumulative probabilities, others by a normal
+    distribution around the network's answer.
+
+    Args:
+        observation_space: of one environment; what has axes is made flat.
+        action_space: Discrete or Box.
+    """
+
+    def __init__(self, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
+        rng = np.random.default_rng(0)
+        self._discrete = isinstance(action_space, gym.spaces.Discrete)
+        self._shape = () if self._discrete else (action_space.shape or ())
+        self._dtype = action_space.dtype
+        size = int(action_space.n) if self._discrete else int(np.prod(self._shape))  # type: ignore[attr-defined]
+        self.noise_size = 1 if self._discrete else size
+        self.noise_kind = "uniform" if self._discrete else "normal"
+        inputs = int(np.prod(observation_space.shape or (1,)))
+        self._inputs = None if inputs <= _WIDTH else _WIDTH  # of an image only a corner
+        inputs = min(inputs, _WIDTH)
+        self._actor = _layers(rng, (inputs, _WIDTH, _WIDTH, size))
+        self._critic = _layers(rng, (inputs, _WIDTH, _WIDTH, 1))
+
+    def act(
+        self, observations: NDArray[Any], *, noise: NDArray[Any], **_: Any
+    ) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32]]:
+        """Turns `observations [rows, *obs]` into actions, log-probabilities and values."""
+        flat = self._flat(observations)
+        found, values = _forward(self._actor, flat), _forward(self._critic, flat)[:, 0]
+        if not self._discrete:
+            actions = (found + 0.1 * noise).clip(-1, 1).astype(self._dtype)
+            log_probs = -0.5 * np.square(noise).sum(axis=1)
+            return actions.reshape(-1, *self._shape), log_probs.astype(np.float32), values
+        shifted = np.exp(found - found.max(axis=1, keepdims=True))
+        chances = shifted / shifted.sum(axis=1, keepdims=True)
+        chosen = (np.cumsum(chances[:, :-1], axis=1) <= noise).sum(axis=1)
+        log_probs = np.log(chances[np.arange(len(chosen)), chosen])
+        return chosen.astype(np.int64), log_probs, values
+
+    def value(self, observations: NDArray[Any], **_: Any) -> NDArray[np.float32]:
+        """Returns the critic's answer, `[rows]`."""
+        values: NDArray[np.float32] = _forward(self._critic, self._flat(observations))[:, 0]
+        return values
+
+    def _flat(self, observations: NDArray[Any]) -> NDArray[np.float32]:
+        flat = np.asarray(observations).reshape(len(observations), -1)
+        return flat[:, : self._inputs].astype(np.float32)
+
+
+def _layers(rng: np.random.Generator, sizes: Sequence[int]) -> list[NDArray[np.float32]]:
+    pairs = itertools.pairwise(sizes)
+    return [rng.standard_normal(pair).astype(np.float32) / pair[0] ** 0.5 for pair in pairs]
+
+
+def _forward(layers: list[NDArray[np.float32]], inputs: NDArray[np.float32]) -> Any:
+    for weights in layers[:-1]:
+        inputs = np.tanh(inputs @ weights)
+    return inputs @ layers[-1]
 
 
 class UniformPolicy:
@@ -23,80 +87,107 @@ class UniformPolicy:
 
     noise_size = 1
 
-    def __init__(self, actions: int, n: int) -> None:
-        """Chooses among `actions` for `n` rows."""
-        self.actions = actions
-        self._log_probs = np.full(n, -np.log(actions), np.float32)
-        self._values = np.zeros(n, np.float32)
+    def __init__(self, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
+        """Chooses among the actions of a Discrete space."""
+        del observation_space
+        if not isinstance(action_space, gym.spaces.Discrete):
+            raise TypeError(f"expected discrete actions, got {action_space}; try --env image")
+        self.actions = int(action_space.n)
+        self._log_prob = np.float32(-np.log(self.actions))
 
     def act(
-        self,
-        observations: NDArray[Any],
-        *,
-        noise: NDArray[np.floating[Any]],
-        episode_start: NDArray[np.bool_] | None = None,
-        envs: NDArray[np.integer[Any]] | None = None,
+        self, observations: NDArray[Any], *, noise: NDArray[np.floating[Any]], **_: Any
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
         """Turns `noise [rows, 1]` in [0, 1) into actions, log-probabilities and values."""
-        del episode_start, envs
         rows = len(observations)
         actions = (noise[:, 0] * self.actions).astype(np.int64)
-        return actions, self._log_probs[:rows], self._values[:rows]
+        return actions, np.full(rows, self._log_prob), np.zeros(rows, np.float32)
 
-    def value(
-        self, observations: NDArray[Any], *, envs: NDArray[np.integer[Any]] | None = None
-    ) -> NDArray[np.float32]:
+    def value(self, observations: NDArray[Any], **_: Any) -> NDArray[np.float32]:
         """Values every row at 0."""
-        del envs
         return np.zeros(len(observations), np.float32)
 
 
-class UsualLoop(Adapter):
-    """The loop over `AsyncVectorEnv` into preallocated `[T, N, ...]` arrays, as in CleanRL."""
+class RolloutAdapter(Adapter):
+    """Has one empty command: the policy chooses the actions."""
 
-    def __init__(self, case: Case, n: int) -> None:
-        """Starts the workers and allocates the batch."""
-        self._vec = gym.vector.AsyncVectorEnv([case.make] * n)
-        space = self._vec.single_observation_space
-        self._policy = UniformPolicy(_discrete(self._vec.single_action_space), n)
+    def prepare(self, actions: Sequence[NDArray[Any]]) -> Sequence[Any]:
+        """Gives an empty command."""
+        return [None]
+
+
+class UsualLoop(RolloutAdapter):
+    """The loop over a vector environment into preallocated `[T, N, ...]` arrays, as in CleanRL."""
+
+    def __init__(self, case: Case, n: int, *, make: Callable[[Case, int], Any]) -> None:
+        """Starts what `make` makes, and allocates the batch."""
+        self._vec = make(case, n)
+        env = case.make()
+        space, actions = env.observation_space, env.action_space
+        env.close()
+        self._policy = SmallPolicy(space, actions)
         self._rng = np.random.default_rng(0)
         self._observations = np.zeros((HORIZON, n, *(space.shape or ())), space.dtype)
-        self._actions = np.zeros((HORIZON, n), np.int64)
+        self._actions = np.zeros((HORIZON, n, *(actions.shape or ())), actions.dtype)
         self._log_probs, self._rewards, self._dones, self._values = np.zeros(
             (4, HORIZON, n), np.float32
         )
         self._next_done = np.zeros(n, np.bool_)
-        self.steps_per_call = HORIZON * n
-
-    def prepare(self, actions: Sequence[NDArray[Any]]) -> Sequence[Any]:
-        """Has one empty command: the policy chooses the actions."""
-        return [None]
+        self._n, self.steps_per_call = n, HORIZON * n
 
     def reset(self) -> None:
         """Resets all, and keeps the first observation."""
-        self._next_observation, _ = self._vec.reset(seed=0)
+        self._next_observation, _ = self._vec.reset()
 
     def step(self, actions: Any) -> None:
         """Fills the batch once."""
-        n = self._vec.num_envs
+        policy, size = self._policy, (self._n, self._policy.noise_size)
+        draw = self._rng.random if policy.noise_kind == "uniform" else self._rng.standard_normal
         for t in range(HORIZON):
             self._observations[t] = self._next_observation
             self._dones[t] = self._next_done
-            chosen, log_probs, values = self._policy.act(
-                self._next_observation, noise=self._rng.random((n, 1), np.float32)
+            chosen, log_probs, values = policy.act(
+                self._next_observation, noise=draw(size, np.float32)
             )
             self._actions[t], self._log_probs[t], self._values[t] = chosen, log_probs, values
             self._next_observation, rewards, terminated, truncated, _ = self._vec.step(chosen)
             self._rewards[t] = rewards
             self._next_done = np.logical_or(terminated, truncated)
+        self._last_values = policy.value(self._next_observation)
 
     def close(self) -> None:
         """Closes all."""
         self._vec.close()
 
 
-class CollectAdapter(Adapter):
-    """Ours: `collect_rollout` into the same `Rollout` again and again."""
+def over_sync(case: Case, n: int) -> Any:
+    """Gymnasium's loop in one process."""
+    return gym.vector.SyncVectorEnv([case.make] * n)
+
+
+def over_async(case: Case, n: int) -> Any:
+    """Gymnasium's process per environment."""
+    return gym.vector.AsyncVectorEnv([case.make] * n)
+
+
+def over_envpool(case: Case, n: int) -> Any:
+    """EnvPool's environments in C++."""
+    import envpool
+
+    return envpool.make(case.envpool_id, env_type="gymnasium", num_envs=n, seed=0)
+
+
+class CollectAdapter(RolloutAdapter):
+    """Ours: `collect_rollout` into the same `Rollout` again and again.
+
+    Args:
+        case: what to step.
+        n: how many of them.
+        workers: as for `VecCheckedSession`.
+        policy: made of the two spaces.
+        affinity: as for `VecCheckedSession`.
+        how: further arguments of `collect_rollout`, such as `inference="workers"`.
+    """
 
     def __init__(
         self,
@@ -104,19 +195,18 @@ class CollectAdapter(Adapter):
         n: int,
         *,
         workers: int | str | None,
+        policy: Callable[..., Any] = SmallPolicy,
         affinity: Literal["spread"] | None = None,
+        **how: Any,
     ) -> None:
-        """Starts the workers."""
         from vecsess import VecCheckedSession
 
         self._vec = VecCheckedSession(case.env, n, workers=workers, affinity=affinity)
-        self._policy: UniformPolicy = UniformPolicy(_discrete(self._vec.single_action_space), n)
+        spaces = (self._vec.single_observation_space, self._vec.single_action_space)
+        self._policy = policy(*spaces)
+        self._how = how
         self._rollout: Any = None
         self.steps_per_call = HORIZON * n
-
-    def prepare(self, actions: Sequence[NDArray[Any]]) -> Sequence[Any]:
-        """Has one empty command: the policy chooses the actions."""
-        return [None]
 
     def reset(self) -> None:
         """Resets all."""
@@ -126,14 +216,10 @@ class CollectAdapter(Adapter):
         """Fills the batch once."""
         from vecsess import collect_rollout
 
-        self._rollout = collect_rollout(self._vec, self._policy, HORIZON, out=self._rollout)
+        self._rollout = collect_rollout(
+            self._vec, self._policy, HORIZON, out=self._rollout, **self._how
+        )
 
     def close(self) -> None:
         """Closes all."""
         self._vec.close()
-
-
-def _discrete(space: gym.Space[Any]) -> int:
-    if not isinstance(space, gym.spaces.Discrete):
-        raise TypeError(f"the collect case needs discrete actions, got {space}; try --env image")
-    return int(space.n)

@@ -48,7 +48,7 @@ def throughput(options: Options, console: Console, progress: Console) -> Data:
 
 def collect(options: Options, console: Console, progress: Console) -> Data:
     """Prints a table of rollouts, against the usual loop."""
-    standard = (registry.BARE, *registry.COLLECTORS)
+    standard = (registry.BARE, registry.BARE_ACTING, *registry.COLLECTORS)
     contenders = registry.choose(standard, peers="none", only=options.only)
     return [
         table_data(
@@ -132,7 +132,9 @@ COMMANDS = {
     "throughput": Command(
         run=throughput, about="steps/s of ours, Gymnasium's and the peers' (the default)"
     ),
-    "collect": Command(run=collect, about="rollouts of 128, against the usual loop", case="image"),
+    "collect": Command(
+        run=collect, about="rollouts of 128 with a small policy, against the usual loops"
+    ),
     "sweep": Command(
         run=sweep, about="throughput over N, with plots", sizes=(1, 2, 4, 8, 16, 32, 64, 128, 256)
     ),

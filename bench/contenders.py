@@ -95,36 +95,45 @@ class Contender:
 
 
 class VectorAdapter(Adapter):
-    """Anything that is a `gymnasium.vector.VectorEnv`."""
+    """Anything with `reset`, `step` and `close`, as its documentation shows it.
 
-    def __init__(self, vec: Any) -> None:
-        """Takes over `vec`, which has N environments."""
-        self._vec = vec
-        self.steps_per_call = vec.num_envs
+    Args:
+        vec: has N environments.
+        n: how many, where it does not say.
+        seed: takes a seed before the reset; None for `reset(seed=0)`.
+    """
+
+    def __init__(self, vec: Any, n: int | None = None, seed: Callable[[int], Any] | None = None):
+        self._vec, self._seed = vec, seed
+        self.steps_per_call = n or vec.num_envs
+        self.step = vec.step  # type: ignore[method-assign]  # no call of ours around it
 
     def reset(self) -> None:
         """Resets all."""
-        self._vec.reset(seed=0)
-
-    def step(self, actions: Any) -> None:
-        """One lockstep."""
-        self._vec.step(actions)
+        if self._seed is None:
+            self._vec.reset(seed=0)
+            return
+        self._seed(0)
+        self._vec.reset()
 
     def close(self) -> None:
         """Closes all."""
         self._vec.close()
 
 
-class CheckedAdapter(VectorAdapter):
-    """Ours, by the call that the collector makes: checked, and straight into its arrays."""
+class IntoAdapter(VectorAdapter):
+    """Ours, by the call that collection makes: checked, and straight into its arrays."""
 
     def __init__(self, vec: Any) -> None:
         """Takes over `vec`, and makes arrays for it to write to."""
-        super().__init__(vec)
-        self._rows = vec._new_rows()
+        from vecsess import Rollout
 
-    def step(self, actions: Any) -> None:
-        """One checked lockstep."""
+        super().__init__(vec)
+        spaces = (vec.single_observation_space, vec.single_action_space)
+        self._rows = Rollout.empty(1, vec.num_envs, *spaces).step_rows()[0]
+        self.step = self._step  # type: ignore[method-assign]
+
+    def _step(self, actions: Any) -> None:
         self._vec.step_into(actions, self._rows)
 
 
@@ -152,7 +161,7 @@ def enough_for_two(case: Case, n: int) -> bool:
 
 
 def open_ours(
-    case: Case, n: int, *, workers: int | str | None, drop_in: bool = False, values: bool = True
+    case: Case, n: int, *, workers: int | str | None, into: bool = False, values: bool = True
 ) -> Adapter:
     """Ours in one grouping.
 
@@ -160,11 +169,20 @@ def open_ours(
         case: what to step.
         n: how many of them.
         workers: as for `VecCheckedSession`; None is a process per environment.
-        drop_in: step by `step`, Gymnasium's call, instead of `step_into`, collection's.
+        into: step by `step_into`, collection's call, instead of `step`.
         values: whether observations and rewards are checked for being finite.
     """
     from vecsess import Contract, VecCheckedSession
 
     contract = Contract(check_obs_finite=values, check_reward_finite=values)
     vec = VecCheckedSession(case.env, n, workers=workers, contract=contract)
-    return VectorAdapter(vec) if drop_in else CheckedAdapter(vec)
+    return IntoAdapter(vec) if into else VectorAdapter(vec)
+
+
+def open_sb3(case: Case, n: int) -> Adapter:
+    """Ours, as Stable-Baselines3 sees it."""
+    from vecsess import VecCheckedSession
+    from vecsess.integrations.sb3 import SB3VecEnv
+
+    vec = SB3VecEnv(VecCheckedSession(case.env, n, workers="auto"))
+    return VectorAdapter(vec, n, vec.seed)

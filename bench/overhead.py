@@ -15,8 +15,8 @@ from vecsess.bench.bare import step_each
 from vecsess.bench.cases import Case
 from vecsess.bench.contenders import (
     Adapter,
-    CheckedAdapter,
     Contender,
+    IntoAdapter,
     enough_for_two,
     load_ours,
 )
@@ -24,7 +24,7 @@ from vecsess.bench.contenders import (
 _BLOCK = 64  # calls of one kind in turn: short against what else a machine does, long for caches
 
 
-class ManagerAdapter(CheckedAdapter):
+class ManagerAdapter(IntoAdapter):
     """`step_into` with two workers, less the time in which it waits for them.
 
     Waiting is what `vecsess.tuning.lanes.WaitClock` counts: spinning, and polls. Figures:
@@ -41,8 +41,9 @@ class ManagerAdapter(CheckedAdapter):
         self._clock = WaitClock(self._vec)
         self._manager_ns: list[int] = []
         self._waiting_ns = 0
+        self.step = self._timed  # type: ignore[method-assign]
 
-    def step(self, actions: Any) -> None:
+    def _timed(self, actions: Any) -> None:
         """One lockstep, straight into arrays, as collection does."""
         waited_ns, began_ns = self._clock.waited_ns, perf_counter_ns()
         self._vec.step_into(actions, self._rows)

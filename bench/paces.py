@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,8 @@ from vecsess.bench.cases import Case, StepTime
 from vecsess.bench.collecting import HORIZON, CollectAdapter, UniformPolicy
 from vecsess.bench.contenders import (
     Adapter,
-    CheckedAdapter,
     Contender,
+    IntoAdapter,
     load_ours,
 )
 from vecsess.bench.measure import cores_available
@@ -47,11 +47,11 @@ class PolicyTime:
 
 
 class SleepingPolicy(UniformPolicy):
-    """Chooses as `UniformPolicy` does, and sleeps."""
+    """Chooses as `UniformPolicy` does, and sleeps for each call and for each row."""
 
-    def __init__(self, actions: int, n: int, call_s: float, row_s: float) -> None:
+    def __init__(self, *spaces: Any, call_s: float, row_s: float) -> None:
         """Sleeps for `call_s` and `row_s` for each row."""
-        super().__init__(actions, n)
+        super().__init__(*spaces)
         self._call_s, self._row_s = call_s, row_s
 
     def act(self, observations: NDArray[Any], **given: Any) -> Any:
@@ -72,28 +72,16 @@ class PacedAdapter(CollectAdapter):
     were drawn to take; `slept_s` adds by how much this machine's sleep is late, in each step.
     """
 
-    def __init__(
-        self,
-        case: Case,
-        n: int,
-        *,
-        workers: int | str | None,
-        pace: str,
-        affinity: Literal["spread"] | None = None,
-    ) -> None:
+    def __init__(self, case: Case, n: int, **given: Any) -> None:
         """Starts the workers."""
-        super().__init__(case, n, workers=workers, affinity=affinity)
-        self._pace = pace
+        super().__init__(case, n, **{"policy": UniformPolicy, **given})
         self._late_s = sleep_lateness_s() if case.sleeping else 0.0
         self._ideal_s = self._slept_s = 0.0
 
     def step(self, actions: Any) -> None:
         """Fills the batch once; a step's reward is the time that it was drawn to take."""
-        from vecsess import collect_rollout
-
-        self._rollout = collect_rollout(
-            self._vec, self._policy, HORIZON, out=self._rollout, pace=self._pace
-        )
+        super().step(actions)
+        assert self._rollout is not None, "it was just filled"
         slowest_s = float(self._rollout.rewards.sum(axis=0).max())
         self._ideal_s += slowest_s
         self._slept_s += slowest_s + HORIZON * self._late_s
@@ -113,17 +101,17 @@ class OverlapAdapter(PacedAdapter):
         if case.step_time is None:
             raise ValueError(f"expected a case whose step time is known, got {case.name!r}")
         workers = min(OVERLAP_WORKERS, n)
-        # Each half must have all cores: without it the kernel may put both its workers on one.
-        super().__init__(case, n, workers=workers, pace=pace, affinity="spread")
         call_s, row_s = policy_time.of_lockstep(case.step_time, n, workers)
-        self._policy = SleepingPolicy(self._policy.actions, n, call_s, row_s)
+        policy = partial(SleepingPolicy, call_s=call_s, row_s=row_s)
+        # Each half must have all cores: without it the kernel may put both its workers on one.
+        super().__init__(case, n, workers=workers, pace=pace, affinity="spread", policy=policy)
 
     def take_figures(self) -> dict[str, float]:
         """Has none: the slowest environment is not what limits this."""
         return {}
 
 
-class SlowAdapter(CheckedAdapter):
+class SlowAdapter(IntoAdapter):
     """A lockstep, then two milliseconds asleep, as beside a policy that takes so long."""
 
     def __init__(self, case: Case, n: int, *, spin_ns: int) -> None:
@@ -134,10 +122,11 @@ class SlowAdapter(CheckedAdapter):
 
         vars(vector)["SPIN_NS"] = spin_ns
         super().__init__(VecCheckedSession(case.env, n, workers=min(2, n)))
+        self.step = self._slowly  # type: ignore[method-assign]
 
-    def step(self, actions: Any) -> None:
+    def _slowly(self, actions: Any) -> None:
         """One lockstep and the sleep."""
-        super().step(actions)
+        self._step(actions)
         time.sleep(SLOW_POLICY_S)
 
 

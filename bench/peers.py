@@ -23,59 +23,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecsess.bench.cases import Case
-from vecsess.bench.contenders import Adapter, Contender
+from vecsess.bench.contenders import Adapter, Contender, VectorAdapter
 
 
 def _import(name: str) -> Any:
     return importlib.import_module(name)
 
 
-class SubprocAdapter(Adapter):
+def open_subproc(case: Case, n: int) -> Adapter:
     """Stable-Baselines3, `SubprocVecEnv`: a process per environment, everything by pickle."""
-
-    def __init__(self, case: Case, n: int) -> None:
-        """Starts the workers by SB3's default, a fork server."""
-        vec_env = _import("stable_baselines3.common.vec_env")
-        self._vec = vec_env.SubprocVecEnv([case.make] * n)
-        self.steps_per_call = n
-
-    def reset(self) -> None:
-        """Resets all."""
-        self._vec.seed(0)
-        self._vec.reset()
-
-    def step(self, actions: Any) -> None:
-        """One lockstep."""
-        self._vec.step(actions)
-
-    def close(self) -> None:
-        """Closes all."""
-        self._vec.close()
+    vec = _import("stable_baselines3.common.vec_env").SubprocVecEnv([case.make] * n)
+    return VectorAdapter(vec, n, vec.seed)
 
 
-class ShmemAdapter(Adapter):
+def open_dummy(case: Case, n: int) -> Adapter:
+    """Stable-Baselines3, `DummyVecEnv`: a loop in one process."""
+    vec = _import("stable_baselines3.common.vec_env").DummyVecEnv([case.make] * n)
+    return VectorAdapter(vec, n, vec.seed)
+
+
+class ShmemAdapter(VectorAdapter):
     """Tianshou, `ShmemVectorEnv`; it leaves auto-reset to its collector, so we do it here."""
 
     def __init__(self, case: Case, n: int) -> None:
         """Starts the workers."""
-        self._vec = _import("tianshou.env").ShmemVectorEnv([case.make] * n)
-        self.steps_per_call = n
+        vec = _import("tianshou.env").ShmemVectorEnv([case.make] * n)
+        super().__init__(vec, n, vec.seed)
+        self.step = self._step  # type: ignore[method-assign]
 
-    def reset(self) -> None:
-        """Resets all."""
-        self._vec.seed(0)
-        self._vec.reset()
-
-    def step(self, actions: Any) -> None:
+    def _step(self, actions: Any) -> None:
         """One lockstep, then a reset of those that are done."""
         _, _, terminated, truncated, _ = self._vec.step(actions)
         done = np.flatnonzero(terminated | truncated)
         if done.size:
             self._vec.reset(done)
-
-    def close(self) -> None:
-        """Closes all."""
-        self._vec.close()
 
 
 class TorchAdapter(Adapter):
@@ -111,35 +92,20 @@ def _wrap_for_torch(case: Case) -> Any:
     return _import("torchrl.envs").GymWrapper(case.make(), categorical_action_encoding=True)
 
 
-class PufferAdapter(Adapter):
+def open_puffer(case: Case, n: int, *, workers: int) -> Adapter:
     """PufferLib, `Multiprocessing`: k environments a worker, which spins on a shared byte."""
-
-    def __init__(self, case: Case, n: int, *, workers: int) -> None:
-        """Starts the workers."""
-        emulation, vector = _import("pufferlib.emulation"), _import("pufferlib.vector")
-        # From version 2 on, more workers than cores have to be asked for.
-        known = inspect.signature(vector.Multiprocessing).parameters
-        overwork = {"overwork": True} if "overwork" in known else {}
-        self._vec = vector.make(
-            partial(emulation.GymnasiumPufferEnv, env_creator=case.make),
-            backend=vector.Multiprocessing,
-            num_envs=n,
-            num_workers=workers,
-            **overwork,
-        )
-        self.steps_per_call = n
-
-    def reset(self) -> None:
-        """Resets all."""
-        self._vec.reset(seed=0)
-
-    def step(self, actions: Any) -> None:
-        """One lockstep."""
-        self._vec.step(actions)
-
-    def close(self) -> None:
-        """Terminates all; PufferLib doesn't wait for them."""
-        self._vec.close()
+    emulation, vector = _import("pufferlib.emulation"), _import("pufferlib.vector")
+    # From version 2 on, more workers than cores have to be asked for.
+    known = inspect.signature(vector.Multiprocessing).parameters
+    overwork = {"overwork": True} if "overwork" in known else {}
+    vec = vector.make(
+        partial(emulation.GymnasiumPufferEnv, env_creator=case.make),
+        backend=vector.Multiprocessing,
+        num_envs=n,
+        num_workers=workers,
+        **overwork,
+    )
+    return VectorAdapter(vec, n)
 
 
 def import_puffer() -> None:
@@ -157,7 +123,7 @@ def puffer_layouts(n: int, cores: int) -> tuple[Contender, ...]:
         replace(
             PUFFER,
             label=f"{PUFFER.label}, {workers} worker{'s' if workers > 1 else ''}",
-            open=partial(PufferAdapter, workers=workers),
+            open=partial(open_puffer, workers=workers),
             layouts=None,
         )
         for workers in sorted({1, cores, n})
@@ -170,40 +136,56 @@ PUFFER = Contender(
     label="PufferLib Multiprocessing",
     package="pufferlib",
     load=import_puffer,
-    open=partial(PufferAdapter, workers=1),
+    open=partial(open_puffer, workers=1),
     layouts=puffer_layouts,
     settle_s=0.6,  # an idle worker spins for half a second before it begins to sleep
 )
 
 
-class PoolAdapter(Adapter):
+class PoolAdapter(VectorAdapter):
     """EnvPool in its synchronous mode: its own environments, in C++, on threads."""
 
-    def __init__(self, case: Case, n: int) -> None:
+    def __init__(self, case: Case, n: int, *, threads: int | None = None) -> None:
         """Builds its environment of the same name."""
-        envpool = _import("envpool")
-        self._vec = envpool.make(case.envpool_id, env_type="gymnasium", num_envs=n, seed=0)
-        self.steps_per_call = n
+        asked = {} if threads is None else {"num_threads": threads}
+        vec = _import("envpool").make(
+            case.envpool_id, env_type="gymnasium", num_envs=n, seed=0, **asked
+        )
+        super().__init__(vec, n, lambda seed: None)  # seeded as it was made
 
     def prepare(self, actions: Sequence[NDArray[Any]]) -> Sequence[Any]:
         """Casts each batch to the dtype that EnvPool's own space names."""
         dtype = self._vec.action_space.dtype
         return [batch.astype(dtype) for batch in actions]
 
-    def reset(self) -> None:
-        """Resets all."""
-        self._vec.reset()
 
-    def step(self, actions: Any) -> None:
-        """One lockstep."""
-        self._vec.step(actions)
-
-    def close(self) -> None:
-        """Closes all."""
-        self._vec.close()
+def pool_layouts(n: int, cores: int) -> tuple[Contender, ...]:
+    """EnvPool with its own choice of threads, one, one a core, and one an environment."""
+    counts = [None, *sorted({1, cores, min(n, 4 * cores)})]
+    return tuple(
+        replace(
+            ENVPOOL,
+            label=f"{ENVPOOL.label}, {'its own' if count is None else count} threads",
+            open=partial(PoolAdapter, threads=count),
+            layouts=None,
+        )
+        for count in counts
+    )
 
 
 def in_envpool(case: Case, n: int) -> bool:
     """Whether EnvPool has an environment of this case."""
     del n
     return case.envpool_id is not None
+
+
+ENVPOOL = Contender(
+    key="envpool",
+    label="EnvPool sync (C++ environments)",
+    package="envpool",
+    load=partial(_import, "envpool"),
+    open=PoolAdapter,
+    layouts=pool_layouts,
+    applies=in_envpool,
+    own_environments=True,
+)

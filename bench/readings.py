@@ -73,11 +73,6 @@ def times(key: str, *others: str) -> Figure:
     return figure
 
 
-def share_of_limit(key: str) -> Figure:
-    """The share of the limit."""
-    return lambda table: _read(row_of(table, key), "share_of_limit")
-
-
 def start_s(key: str) -> Figure:
     """The time to the first observation."""
     return lambda table: _read(row_of(table, key), "start_s")

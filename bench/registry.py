@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
+from typing import Any
 
 from vecsess.bench.bare import BareAdapter, BareLoopsAdapter
 from vecsess.bench.cases import Case
-from vecsess.bench.collecting import CollectAdapter, UsualLoop
+from vecsess.bench.collecting import (
+    CollectAdapter,
+    UsualLoop,
+    over_async,
+    over_envpool,
+    over_sync,
+)
 from vecsess.bench.contenders import (
     Adapter,
     Contender,
@@ -17,22 +24,30 @@ from vecsess.bench.contenders import (
     load_ours,
     open_async,
     open_ours,
+    open_sb3,
     open_sync,
 )
 from vecsess.bench.overhead import MANAGER, WORKER
 from vecsess.bench.paces import FREE, OVERLAPS, SLOW
 from vecsess.bench.peers import (
+    ENVPOOL,
     PUFFER,
-    PoolAdapter,
     ShmemAdapter,
-    SubprocAdapter,
     TorchAdapter,
     in_envpool,
+    open_dummy,
+    open_subproc,
 )
 
 BARE = Contender(key="bare", label="one bare environment", open=BareAdapter, bare=True)
 BARE_LOOPS = Contender(
     key="bare-cores", label="bare loops on all cores, none waits", open=BareLoopsAdapter, bare=True
+)
+BARE_ACTING = Contender(
+    key="bare-acting",
+    label="the same with the policy, nothing checked",
+    open=partial(BareLoopsAdapter, acting=True),
+    bare=True,
 )
 SYNC = Contender(key="sync", label="Gymnasium SyncVectorEnv", open=open_sync)
 ASYNC = Contender(key="async", label="Gymnasium AsyncVectorEnv", open=open_async)
@@ -54,24 +69,28 @@ def _ours(
     )
 
 
+def _sb3(key: str, label: str, open_: Callable[[Case, int], Adapter]) -> Contender:
+    load = partial(import_module, "stable_baselines3")
+    return Contender(key=key, label=label, package="stable_baselines3", load=load, open=open_)
+
+
+# By step(), the call that users make, with everything that is on by default: infos too.
 OURS = (
+    _ours("ours-auto", 'workers="auto"', partial(open_ours, workers="auto")),
     _ours("ours-n", "workers=N", partial(open_ours, workers=None)),
     _ours("ours-2", "workers=2", partial(open_ours, workers=2), enough_for_two),
-    _ours("ours-auto", 'workers="auto"', partial(open_ours, workers="auto")),
     _ours("ours-0", "workers=0", partial(open_ours, workers=0)),
 )
-DROP_IN = _ours(
-    "ours-auto-step", 'workers="auto", step()', partial(open_ours, workers="auto", drop_in=True)
+# By step_into, the call that collection makes: no infos.
+INTO = tuple(
+    _ours(f"into-{key}", f"workers={key!r}, step_into", partial(open_ours, workers=w, into=True))
+    for key, w in (("auto", "auto"), ("n", None), ("0", 0))
 )
 
 PEERS = (
-    Contender(
-        key="sb3",
-        label="SB3 SubprocVecEnv",
-        package="stable_baselines3",
-        load=partial(import_module, "stable_baselines3"),
-        open=SubprocAdapter,
-    ),
+    _sb3("ours-sb3", 'SB3VecEnv over vecsess workers="auto"', open_sb3),
+    _sb3("dummy", "SB3 DummyVecEnv", open_dummy),
+    _sb3("sb3", "SB3 SubprocVecEnv", open_subproc),
     Contender(
         key="tianshou",
         label="tianshou ShmemVectorEnv",
@@ -87,28 +106,32 @@ PEERS = (
         open=TorchAdapter,
     ),
     PUFFER,
-    Contender(
-        key="envpool",
-        label="EnvPool sync (C++ environments)",
-        package="envpool",
-        load=partial(import_module, "envpool"),
-        open=PoolAdapter,
-        applies=in_envpool,
-        own_environments=True,
-    ),
+    ENVPOOL,
 )
 
-USUAL_LOOP = Contender(key="usual-loop", label="usual loop over AsyncVectorEnv", open=UsualLoop)
+
+def _usual(key: str, label: str, make: Callable[[Case, int], object], **given: Any) -> Contender:
+    open_ = partial(UsualLoop, make=make)
+    return Contender(key=key, label=f"usual loop over {label}", open=open_, **given)
+
+
+USUAL_LOOP = _usual("usual-loop", "AsyncVectorEnv", over_async)
+_POOL = {"package": "envpool", "applies": in_envpool, "own_environments": True}
 COLLECTORS = (
+    _usual("usual-sync", "SyncVectorEnv", over_sync),
     USUAL_LOOP,
+    _usual("usual-envpool", "EnvPool sync", over_envpool, **_POOL),
+    *(
+        _ours(f"collect-{key}", f"collect_rollout, workers={w}", partial(CollectAdapter, workers=w))
+        for key, w in (("auto", "auto"), ("n", None), ("0", 0))
+    ),
     *(
         _ours(
-            ours.key.replace("ours", "collect"),
-            ours.label.replace("vecsess", "collect_rollout"),
-            partial(CollectAdapter, workers=workers),
-            ours.applies,
+            f"acting-{key}",
+            f'inference="workers", workers={w}',
+            partial(CollectAdapter, workers=w, inference="workers"),
         )
-        for ours, workers in zip(OURS, (None, 2, "auto", 0), strict=True)
+        for key, w in (("auto", "auto"), ("n", None))
     ),
 )
 
@@ -125,10 +148,11 @@ EVERYTHING = {
     for contender in (
         BARE,
         BARE_LOOPS,
+        BARE_ACTING,
         SYNC,
         ASYNC,
         *OURS,
-        DROP_IN,
+        *INTO,
         *PEERS,
         *COLLECTORS,
         *CHECKS,

@@ -8,28 +8,29 @@ from pathlib import Path
 _SHORT = ("--rounds", "3")
 _LONG = ("--rounds", "5")
 
+_STEP = "bare,bare-cores,sync,async,dummy,sb3,ours-sb3,ours-auto,ours-n,ours-0,into-auto"
+_ROLLOUT = "bare,bare-acting,usual-sync,usual-loop,collect-auto,collect-n,collect-0,acting-auto"
+
+
+def _throughput(
+    env: str, sizes: str, only: str, rounds: tuple[str, ...] = _SHORT
+) -> tuple[str, ...]:
+    return ("throughput", "--env", env, "-n", sizes, "--only", only, *rounds)
+
+
+def _collect(env: str, sizes: str, only: str) -> tuple[str, ...]:
+    return ("collect", "--env", env, "-n", sizes, "--only", only, *_SHORT)
+
+
 RUNS: dict[str, tuple[str, ...]] = {
-    "cartpole-16": ("throughput", "--env", "cartpole", "-n", "16", *_SHORT),
-    "cartpole-64-256": (
-        *("throughput", "--env", "cartpole", "-n", "64,256"),
-        *("--only", "bare,bare-cores,async,ours-auto,ours-0", *_SHORT),
-    ),
-    "halfcheetah-16": (
-        *("throughput", "--env", "halfcheetah", "-n", "16"),
-        *("--only", "bare,bare-cores,async,sb3,tianshou,envpool,ours-n,ours-auto", *_SHORT),
-    ),
-    "pong-16": (
-        *("throughput", "--env", "pong", "-n", "16"),
-        *("--only", "bare,bare-cores,async,envpool,ours-n,ours-auto", *_SHORT),
-    ),
-    "image-busy": (
-        *("collect", "--env", "image", "--no-sleeping", "-n", "16"),
-        *("--only", "bare,usual-loop,collect-n,collect-auto", *_SHORT),
-    ),
-    "image-asleep": (
-        *("collect", "--env", "image", "--sleeping", "-n", "16"),
-        *("--only", "bare,usual-loop,collect-n", *_SHORT),
-    ),
+    "cartpole-16": _throughput("cartpole", "16", f"{_STEP},tianshou,torchrl,pufferlib,envpool"),
+    "cartpole-64-256": _throughput("cartpole", "64,256", "bare,sync,async,ours-auto,ours-0"),
+    "halfcheetah-16": _throughput("halfcheetah", "16", f"{_STEP},tianshou,envpool"),
+    "taxi-16": _throughput("taxi", "16", _STEP),
+    "pong-16": _throughput("pong", "16", "bare,bare-cores,sync,async,envpool,ours-n,ours-auto"),
+    "collect-cartpole": _collect("cartpole", "16,64", f"{_ROLLOUT},usual-envpool"),
+    "collect-halfcheetah": _collect("halfcheetah", "16", _ROLLOUT),
+    "collect-pong": _collect("pong", "16", "bare,bare-acting,usual-loop,collect-auto,acting-auto"),
     "free": ("free", "-n", "16", "--seconds", "1.5", *_SHORT),
     "pipelined": ("pipelined", "-n", "16", *_SHORT),
     "slow": ("slow", "-n", "16", *_SHORT),

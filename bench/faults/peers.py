@@ -23,7 +23,7 @@ import psutil
 
 from vecsess import VecCheckedSession
 from vecsess.bench.cases import CASES, Case
-from vecsess.bench.contenders import CheckedAdapter, Contender
+from vecsess.bench.contenders import Contender, IntoAdapter
 from vecsess.bench.registry import ASYNC, OURS, PEERS
 from vecsess.recovery.policy import RestartPolicy
 
@@ -134,10 +134,10 @@ def main(key: str, folder: str) -> None:
     os._exit(0)  # closing may hang, which is another figure
 
 
-def _open_ours(case: Case) -> CheckedAdapter:
+def _open_ours(case: Case) -> IntoAdapter:
     """Opens ours without its limit: ten losses of a worker in a minute are no accident."""
     unlimited = RestartPolicy(max_restarts=None)
-    return CheckedAdapter(VecCheckedSession(case.make, N, restart_policy=unlimited))
+    return IntoAdapter(VecCheckedSession(case.make, N, restart_policy=unlimited))
 
 
 def _kill_soon(folder: str, rng: random.Random) -> None:

@@ -34,7 +34,7 @@ def test_one_table_of_gymnasium_and_ours(
 ) -> None:
     found = run(tmp_path, *TINY, "--peers", "none")
     assert found["command"] == "throughput"
-    keys = ["bare", "bare-cores", "sync", "async", "ours-n", "ours-2", "ours-auto", "ours-0"]
+    keys = ["bare", "bare-cores", "sync", "async", "ours-auto", "ours-n", "ours-2", "ours-0"]
     assert problems(found) == dict.fromkeys(keys)
     text = capsys.readouterr().out
     assert "cartpole, N = 2" in text
@@ -53,17 +53,26 @@ def test_peers_that_are_missing_are_listed_as_such(
     assert capsys.readouterr().out.count("not installed") == 5
 
 
-def test_gymnasiums_call_is_a_contender_too(tmp_path: Path) -> None:
-    assert problems(run(tmp_path, *TINY, "--only", "ours-auto-step")) == {"ours-auto-step": None}
+def test_collections_call_is_named_as_what_it_is(tmp_path: Path) -> None:
+    found = run(tmp_path, *TINY, "--only", "into-auto")
+    assert problems(found) == {"into-auto": None}
+    assert "step_into" in found["tables"][0]["rows"][0]["label"]
 
 
 def test_rollouts_against_the_usual_loop(tmp_path: Path) -> None:
-    keys = "bare,usual-loop,collect-0,collect-2"
-    found = run(tmp_path, "collect", *TINY, "--step-us", "1", "--only", keys)
+    keys = "bare,bare-acting,usual-sync,usual-loop,collect-0,collect-auto"
+    found = run(tmp_path, "collect", *TINY, "--only", keys)
     assert problems(found) == dict.fromkeys(keys.split(","))
     (table,) = found["tables"]
     assert table["baseline"] == "usual-loop"
-    assert table["rows"][1]["slices"][0]["steps"] % (128 * 2) == 0
+    assert table["rows"][3]["slices"][0]["steps"] % (128 * 2) == 0
+
+
+@pytest.mark.parametrize("env", ["Pendulum-v1", "image"])
+def test_the_small_policy_acts_in_any_case(tmp_path: Path, env: str) -> None:
+    keys = "bare-acting,usual-sync,collect-0"
+    found = run(tmp_path, "collect", *TINY, "--env", env, "--only", keys)
+    assert problems(found) == dict.fromkeys(keys.split(","))
 
 
 def test_what_the_checks_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -37,7 +38,7 @@ def test_a_policy_takes_as_long_as_the_environments_do_together() -> None:
 
 
 def test_a_sleeping_policy_decides_as_one_that_does_not() -> None:
-    policy = SleepingPolicy(3, 2, 1e-6, 1e-6)
+    policy = SleepingPolicy(None, gymnasium.spaces.Discrete(3), call_s=1e-6, row_s=1e-6)
     noise = np.array([[0.1], [0.9]])
     actions, log_probs, values = policy.act(np.zeros((2, 4)), noise=noise)
     assert actions.tolist() == [0, 2]
