@@ -146,6 +146,15 @@ class EnvError(VecsessError):
     remote_traceback = ""
 
 
+class PolicyError(VecsessError, RuntimeError):
+    """A policy can't be taken to the workers, or went wrong there; carries their traceback.
+
+    Example:
+        >>> print(PolicyError("expected finite actions, got nan", worker=1, env=3, step=7))
+        worker 1, env 3, step 7: expected finite actions, got nan
+    """
+
+
 class WorkerError(VecsessError):
     """A worker process did not keep to its duties."""
 

@@ -103,8 +103,8 @@ def fill_rollout(
     """Fills a rollout; see `collect_rollout` for the arguments."""
     actor = as_policy(policy, source.single_action_space)
     observations = begin_collecting(source, books, horizon, seed, counter)
-    noise = _noise_stream(source, books, horizon, actor)
-    envs = np.arange(source.num_envs)
+    envs = envs_of(source)
+    noise = _noise_stream(envs, books, horizon, actor)
     start = books.episode_lengths == 0
     decision = actor.act(observations, noise=next(noise), episode_start=start, envs=envs)
 
@@ -128,8 +128,17 @@ def fill_rollout(
             ended.add(t, rows, finals)
             rollout.episode_start[t + 1 : t + 2, finals.envs] = True  # no row after the last
     rollout.counter = books.noise_counter
-    end_rollout(rollout, books, actor, ended.finals, ended.episodes)
+    end_rollout(rollout, books, actor, envs, ended.finals, ended.episodes)
     return rollout
+
+
+def envs_of(source: Any) -> NDArray[np.int64]:
+    """Returns the environments' indices, `[N]`: in the whole session where this is a part of one.
+
+    The noise and a policy's places go by these, so that a part gets what the whole would.
+    """
+    first: int = getattr(source, "first_env", 0)
+    return np.arange(first, first + source.num_envs)
 
 
 def begin_collecting(
@@ -177,10 +186,10 @@ def restart(source: Startable, books: Books, seed: int | None) -> Tree:
 
 
 def _noise_stream(
-    source: LockstepSource, books: Books, horizon: int, actor: Policy
+    envs: NDArray[np.int64], books: Books, horizon: int, actor: Policy
 ) -> Iterator[NDArray[np.float64]]:
     """Yields the noise of one lockstep after another, `[N, noise_size]`."""
-    seed, counter, envs = books.noise_seed, books.noise_counter, np.arange(source.num_envs)
+    seed, counter = books.noise_seed, books.noise_counter
     block = max(1, _NOISE_BLOCK // max(1, actor.noise_size * len(envs)))
     for begin in range(0, horizon, block):
         steps = min(block, horizon - begin)
@@ -269,6 +278,7 @@ def end_rollout(
     rollout: Rollout,
     books: Books,
     actor: Policy,
+    envs: NDArray[np.int64],
     ended: list[tuple[int, Finals]],
     episodes: list[Episode],
 ) -> None:
@@ -278,13 +288,14 @@ def end_rollout(
         rollout: its rows are filled.
         books: of the session.
         actor: gives the values of the last and the final observations.
+        envs: as `envs_of` returns them.
         ended: the finals of each lockstep that brought some, with its `t`.
         episodes: those that ended.
     """
     books.last_seen = tree.map_leaves(np.copy, rollout.last_observations)
     rollout.episodes = episodes
     rollout.next_values[:-1] = rollout.values[1:]
-    last = actor.value(rollout.last_observations, envs=np.arange(rollout.num_envs))
+    last = actor.value(rollout.last_observations, envs=envs)
     _put("values", last, rollout.next_values[-1])
     counts = [len(finals.envs) for _, finals in ended]
     rollout.final_steps = np.repeat(np.array([t for t, _ in ended], dtype=np.int64), counts)
@@ -296,6 +307,6 @@ def end_rollout(
     rollout.final_envs = np.concatenate([finals.envs for _, finals in ended])
     rollout.final_observations = tree.concatenate([finals.observations for _, finals in ended])
     values = np.empty(len(rollout.final_envs), dtype=rollout.values.dtype)
-    given = actor.value(rollout.final_observations, envs=rollout.final_envs)
+    given = actor.value(rollout.final_observations, envs=envs[rollout.final_envs])
     _put("values", given, values)
     rollout.next_values[rollout.final_steps, rollout.final_envs] = values

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecsess import tree
-from vecsess.collect.loop import Books, begin_collecting, end_rollout, rollout_for, store
+from vecsess.collect.loop import Books, begin_collecting, end_rollout, envs_of, rollout_for, store
 from vecsess.collect.policies import Policy, as_policy, noise_for
 from vecsess.collect.rollout import Episode, Rollout
 from vecsess.contract import Finals, StepRows
@@ -112,7 +112,7 @@ def fill_paced(
     """Fills a rollout at a pace other than lockstep; see `collect_rollout` for the arguments."""
     actor = as_policy(policy, session.single_action_space)
     observations = begin_collecting(session, books, horizon, seed, counter)
-    envs = np.arange(session.num_envs)
+    envs = envs_of(session)
     # All of it at once: parts are at different steps.
     noise = noise_for(actor, books.noise_seed, books.noise_counter, envs, horizon)
     start = books.episode_lengths == 0
@@ -123,12 +123,12 @@ def fill_paced(
     rollout.episode_start[0] = start
     actions = store(rollout, 0, decision)
     with session.engine.gate.during("collect"):
-        run = _Run(Paced(session, pace), actor, rollout, books, noise)
+        run = _Run(Paced(session, pace), actor, envs, rollout, books, noise)
         run.fill(actions)
     books.noise_counter += horizon
     rollout.counter = books.noise_counter
     finals, episodes = run.in_order()
-    end_rollout(rollout, books, actor, finals, episodes)
+    end_rollout(rollout, books, actor, envs, finals, episodes)
     return rollout
 
 
@@ -139,15 +139,15 @@ class _Run:
         self,
         paced: Paced,
         actor: Policy,
+        envs: NDArray[np.int64],
         rollout: Rollout,
         books: Books,
         noise: NDArray[np.float64],
     ) -> None:
-        self._paced, self._actor, self._rollout = paced, actor, rollout
+        self._paced, self._actor, self._envs, self._rollout = paced, actor, envs, rollout
         self._books, self._noise = books, noise
         self._rows = rollout.step_rows()
         self._slices = [part.rows.envs for part in paced.parts]
-        self._envs = np.arange(self._slices[-1].stop)
         self._t = [0] * len(self._slices)  # steps that each part has completed
         self._finals: list[tuple[int, Finals]] = []
         self._episodes: list[Episode] = []

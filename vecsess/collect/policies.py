@@ -18,6 +18,7 @@ from vecsess.collect.sampling import (
     uniform_noise,
 )
 from vecsess.collect.splitmix import sample_first_above, splitmix_noise
+from vecsess.collect.tiles import Tiled
 from vecsess.errors import SpaceError
 from vecsess.tree import Tree
 
@@ -37,6 +38,19 @@ class Policy(Protocol):
         noise_kind: "uniform", in [0, 1), as where this is missing; or "normal", of mean 0 and
             variance 1, made for many locksteps at once, which costs less than within `act`; or
             "splitmix64", uniform as the reference system draws it.
+        act_rows: where it is there, `act` and `value` are always called with this many rows, and
+            environment e always lies at place `e % act_rows`, which makes matrix products the
+            same bits in every grouping. Places that nobody wants are filled with some row, under
+            the number of the environment that belongs there (up to the next multiple of
+            `act_rows`); what is answered for those is dropped.
+        get_state, set_state: of a policy that keeps something from step to step, such as the
+            cells of an LSTM: `get_state(envs)` returns a tree of arrays `[rows, ...]`, with the
+            same shapes and dtypes at any time, and `set_state(envs, state)` takes such a tree
+            back. So its state can go with the environments, wherever the policy acts.
+
+    What acts elsewhere than in the trainer's process travels as a pickle of protocol 5, its arrays
+    out of band (see `packing.pack`): it must be picklable by cloudpickle. `envs` are the indices in
+    the whole session, also where one process acts for only some of them.
 
     Example:
         >>> isinstance(RandomPolicy(spaces.Discrete(2)), Policy)
@@ -88,13 +102,35 @@ def as_policy(policy: Any, action_space: gymnasium.Space[Any]) -> Policy:
 
     Raises:
         TypeError: says which of these are missing.
-        ValueError: a `noise_kind` that there is not.
+        ValueError: a `noise_kind` that there is not, or `act_rows` that is no number of rows.
 
     Example:
         >>> pair = (lambda obs: np.zeros((len(obs), 3)), lambda obs: np.zeros(len(obs)))
         >>> as_policy(pair, spaces.Discrete(3)).noise_size
         1
     """
+    act_rows = getattr(policy, "act_rows", None)
+    found = _decider(policy, action_space)
+    return found if act_rows is None else Tiled(found, act_rows, action_space)
+
+
+def state_keeper(actor: Policy) -> Any:
+    """Returns what has `get_state` and `set_state`, None where nothing is kept.
+
+    Raises:
+        TypeError: one of the two is missing.
+    """
+    policy = actor.policy if isinstance(actor, Tiled) else actor
+    getter, setter = hasattr(policy, "get_state"), hasattr(policy, "set_state")
+    if getter != setter:
+        raise TypeError(
+            f"expected both of get_state and set_state, {type(policy).__name__} has one"
+        )
+    return policy if getter else None
+
+
+def _decider(policy: Any, action_space: gymnasium.Space[Any]) -> Policy:
+    """Returns an object with `act`, `value` and `noise_size`."""
     if hasattr(policy, "act"):
         _require(policy, "value", "noise_size")
         kind = noise_kind_of(policy)
