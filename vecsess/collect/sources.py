@@ -264,7 +264,7 @@ def _require_same_step(vec: Any) -> None:
 
 def books_of(session: Any) -> Books:
     """Returns where the stream and the episodes under way are kept; a vector session has them."""
-    if not hasattr(session, "step_into"):
+    if not hasattr(session, "noise_seed"):
         return _books.setdefault(session, SingleBooks())
     if not hasattr(session, "last_seen"):
         session.last_seen = None

@@ -6,6 +6,7 @@ import operator
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import cloudpickle
@@ -15,7 +16,7 @@ from gymnasium.vector import AutoresetMode
 
 from vecsess.errors import SpawnError
 from vecsess.fleet.description import ObservationMode, check_observation_mode
-from vecsess.wire.episode_seeds import EpisodeSeed, episode_seed
+from vecsess.wire.episode_seeds import EpisodeSeed, episode_seed, of_part
 
 EpisodeSeeds = Literal["continue", "per_episode"] | EpisodeSeed
 EpisodeOptions = dict[str, Any] | Callable[[int, int], dict[str, Any] | None] | None
@@ -35,9 +36,12 @@ class Conventions:
     infos: InfoLevel
     episode_seeds: EpisodeSeeds
     episode_options: EpisodeOptions
+    first_env: int = 0
 
     def __post_init__(self) -> None:
         check_observation_mode(self.observation_mode)
+        if type(self.first_env) is not int or self.first_env < 0:
+            raise ValueError(f"first_env: expected an index from 0 on, got {self.first_env!r}")
         if self.infos not in _LEVELS:
             raise ValueError(f"infos: expected one of {list(_LEVELS)}, got {self.infos!r}")
         seeds, options = self.episode_seeds, self.episode_options
@@ -59,9 +63,10 @@ class Conventions:
     @property
     def seed_of(self) -> EpisodeSeed | None:
         """The function that derives an episode's seed; None where streams go on."""
-        if callable(self.episode_seeds):
-            return self.episode_seeds
-        return episode_seed if self.episode_seeds == "per_episode" else None
+        if self.episode_seeds == "continue":
+            return None
+        seed_of = self.episode_seeds if callable(self.episode_seeds) else episode_seed
+        return partial(of_part, seed_of, self.first_env) if self.first_env else seed_of
 
     def recipe(self) -> dict[str, Any]:
         """Returns the arguments that make a session like this one, as far as plain data can."""
@@ -82,6 +87,9 @@ class Conventions:
             SpawnError: a callable can't be pickled.
         """
         seeds, options = self.episode_seeds, self.episode_options
+        if self.first_env:
+            seeds = self.seed_of or "continue"
+            options = partial(of_part, options, self.first_env) if callable(options) else options
         try:
             return {
                 "autoreset_mode": self.autoreset_mode.name.lower(),
@@ -141,12 +149,13 @@ def split_options(
 Seed = int | Sequence[int | None] | None
 
 
-def spread(seed: Seed, n: int) -> list[int | None]:
+def spread(seed: Seed, n: int, first_env: int = 0) -> list[int | None]:
     """Returns a seed for each environment, as Gymnasium's vector environments do.
 
     Args:
         seed: an int gives environment i the seed `seed + i`; a sequence one each; None none.
         n: how many environments.
+        first_env: index of the first.
 
     Raises:
         ValueError: too few, or too many.
@@ -159,7 +168,7 @@ def spread(seed: Seed, n: int) -> list[int | None]:
     if seed is None:
         return [None] * n
     if isinstance(seed, int | np.integer):
-        return [int(seed) + env for env in range(n)]
+        return [int(seed) + env for env in range(first_env, first_env + n)]
     if len(seed) != n:
         raise ValueError(
             f"If seeds are passed as a list the length must match num_envs={n} but got "

@@ -123,7 +123,7 @@ class Engine:
         self, verb: str, seed: Seed, options: dict[str, Any] | None, infos: int
     ) -> None:
         """Sends a reset to all environments, or to those of `options["reset_mask"]`."""
-        seeds = spread(seed, self.n)
+        seeds = spread(seed, self.n, self.terms.conventions.first_env)
         mask, options = split_options(options, self.n)
         envs = list(range(self.n)) if mask is None else np.flatnonzero(mask).tolist()
         started = self.gate.phase in STARTED

@@ -91,6 +91,8 @@ class VecCheckedSession(GymVector):
         max_episodes: likewise one whose environments have finished so many episodes together.
         affinity: "spread" ties workers to the cores in turn; core numbers, to these.
         niceness: how much nicer the workers are than the trainer, 0 to 19.
+        first_env: index of the first environment, where the session is a part of a larger one:
+            seeds, options, noise and policies count from it; errors and arrays from 0.
 
     Raises:
         EnvError: an environment could not be made; also the builtin exception that it raised.
@@ -130,6 +132,7 @@ class VecCheckedSession(GymVector):
         max_episodes: int | None = None,
         affinity: Affinity = None,
         niceness: int = 0,
+        first_env: int = 0,
     ) -> None:
         n = _count(env, n)
         contract, timeouts = contract or Contract(), timeouts or Timeouts()
@@ -146,6 +149,7 @@ class VecCheckedSession(GymVector):
             infos=infos,
             episode_seeds=episode_seeds,
             episode_options=episode_options,
+            first_env=first_env,
         )
         terms = Terms(
             contract=contract,
@@ -173,6 +177,7 @@ class VecCheckedSession(GymVector):
             raise
         self._recipe = {**_made(env, make_kwargs), "n": n, **conventions.recipe()}
         self._unrestored: dict[int, str] = {}
+        self.first_env = first_env
         self.noise_seed = secrets.randbits(63)
         self.noise_counter = 0
         # Of the episodes under way, as collection counts them: the engine's own arrays, `[N]`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -26,3 +27,19 @@ def episode_seed(seed: int, env: int, episode: int) -> int:
     """
     sequence = np.random.SeedSequence(abs(seed), spawn_key=(env, episode))
     return int(sequence.generate_state(1)[0])
+
+
+def of_part(function: Callable[..., Any], first_env: int, *place: int) -> Any:
+    """Calls a function of `(..., env, episode)` for a session that is a part of a larger one.
+
+    Args:
+        function: counts environments in the larger one.
+        first_env: the index there of the part's first environment.
+        place: the arguments, with the index in the part.
+
+    Example:
+        >>> of_part(lambda env, episode: (env, episode), 4, 1, 7)
+        (5, 7)
+    """
+    *before, env, episode = place
+    return function(*before, env + first_env, episode)
