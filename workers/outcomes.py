@@ -13,7 +13,7 @@ import numpy as np
 
 from vecsess.wire.leaves import FormError
 from vecsess.wire.spaces import describe
-from vecsess.wire.values import pack_value
+from vecsess.wire.values import FrameError, check_objects, pack_value
 from vecsess.workers.env_source import Env
 
 _NUMBERS = (float, np.floating, np.integer)
@@ -52,9 +52,15 @@ def pack_info(info: dict[str, Any], warn: Callable[[str], None]) -> bytes:
         warn: called with a text for each key whose value is left out.
     """
     try:
-        return pack_value(info)
+        packed = pack_value(info)
     except (TypeError, ValueError):
-        return pack_value(_sendable(info, "info", warn))
+        packed = pack_value(_sendable(info, "info", warn))
+    try:
+        check_objects([packed])
+    except FrameError as error:
+        warn(f"an info was left out: {error}")
+        return pack_value({})
+    return packed
 
 
 def _sendable(info: dict[Any, Any], name: str, warn: Callable[[str], None]) -> dict[Any, Any]:
@@ -183,7 +189,9 @@ def pack_result(result: Any, name: str) -> tuple[str, bytes]:
             return "spec", pack_value(result.to_json())
         if isinstance(result, np.random.Generator):
             return "generator", pack_value(dict(result.bit_generator.state))
-        return "result", pack_value(result)
+        packed = pack_value(result)
+        check_objects([packed])
+        return "result", packed
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"the result of {name!r} can't come back: {error}; results are plain data (numbers, "

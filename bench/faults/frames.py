@@ -19,7 +19,7 @@ import numpy as np
 from gymnasium import spaces
 
 from vecsess.errors import VecsessError
-from vecsess.fleet.reports import check_description, failures_of, values_of
+from vecsess.fleet.reports import Reports, check_description, failures_of, values_of
 from vecsess.fleet.worker import Worker
 from vecsess.wire.channel import Channel
 from vecsess.wire.messages import (
@@ -35,6 +35,7 @@ from vecsess.wire.messages import (
     decode,
     encode,
 )
+from vecsess.wire.slab import Layout
 from vecsess.wire.spaces import build_space, describe
 from vecsess.wire.values import FrameError, pack_value
 
@@ -42,6 +43,8 @@ SLOW_S = 1.0  # for one frame of at most a few KB
 CAP_BYTES = 64 << 20  # of growth over the whole run
 _TIMEOUT_S = 3600.0
 _ROWS = 4
+_LAYOUT = Layout(spaces.Discrete(2), spaces.Discrete(2), _ROWS)
+_REPORTS = Reports(_LAYOUT.observation_space, _LAYOUT.views(bytearray(_LAYOUT.stride_bytes)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +110,8 @@ def _read(frame: bytes) -> None:
     if frame[1:2] in (b"\x61", b"\x62"):  # the kinds of the fork server
         decode(frame, SERVER_REPLIES)
         return
-    match decode(frame, REPLIES):
+    reply = decode(frame, REPLIES)
+    match _REPORTS.read(worker, reply, type(reply)):
         case Done() as done:
             answers = {0: done}
             failures_of(answers, [worker])
@@ -119,9 +123,6 @@ def _read(frame: bytes) -> None:
                 if entry is not None:
                     build_space(entry[0])
                     build_space(entry[1])
-        case Replayed() as replayed:
-            if len(replayed.checksums) % 8 == 0:
-                np.frombuffer(replayed.checksums, np.uint64)
 
 
 def _messages() -> list[Message]:

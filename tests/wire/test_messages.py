@@ -11,7 +11,7 @@ import pytest
 from gymnasium import spaces
 
 from vecsess.errors import VecsessError
-from vecsess.fleet.reports import check_description, failures_of, values_of
+from vecsess.fleet.reports import Reports, check_description, failures_of, values_of
 from vecsess.fleet.worker import Worker
 from vecsess.wire import messages
 from vecsess.wire.channel import HEADER
@@ -31,6 +31,7 @@ from vecsess.wire.messages import (
     encode,
     step_command,
 )
+from vecsess.wire.slab import Layout
 from vecsess.wire.spaces import build_space, describe
 from vecsess.wire.values import FieldCountError, FieldTypeError, FrameError, pack_value
 
@@ -147,6 +148,8 @@ REPLY_EXAMPLES: list[Message] = [
     Failed(5, 2, "KeyError", "text", "trace"),
 ]
 ROUNDS = 20_000
+LAYOUT = Layout(spaces.Discrete(2), spaces.Discrete(2), 3)
+REPORTS = Reports(LAYOUT.observation_space, LAYOUT.views(bytearray(LAYOUT.stride_bytes)))
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:
@@ -173,6 +176,7 @@ def take(payload: bytes) -> bool:
     worker = Worker(0, 0, 3, None, -1)  # type: ignore[arg-type]  # nothing is sent
     try:
         reply = decode(payload, REPLIES)
+        reply = REPORTS.read(worker, reply, type(reply))
         if isinstance(reply, Described):
             check_description(worker, reply)
             for pair in reply.spaces:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from vecsess.errors import ProtocolError, ServerDied, WorkerDied, WorkerError, WorkerTimeout
 from vecsess.fleet.infos import InfoReader
-from vecsess.fleet.reports import PipedValues, breach_type, printable
+from vecsess.fleet.reports import R, Reports, breach_type, printable
 from vecsess.fleet.supervisor import Supervisor
 from vecsess.fleet.worker import Timeouts, Worker, describe_exit
 from vecsess.wire.channel import (
@@ -98,11 +98,11 @@ class Flight:
         self._commands = views.of_workers(own).command
         self.hints = [views.reply[i : i + 1].data for i in range(len(workers))]
         self._running = views.running
-        self._piped = PipedValues(layout.observation_space, views)
+        self._reports = Reports(layout.observation_space, views)
         self.infos = InfoReader(workers, layout, views)
         self._asks_infos = False  # whether the last command asks for infos
         told_bytes = CONTROL_BYTES + layout.rows * _FAILURE_BYTES
-        self._step_cap = VALUE_BYTES if self._piped else told_bytes
+        self._step_cap = VALUE_BYTES if self._reports.parts else told_bytes
 
     def follow(self, whole: Flight) -> None:
         """Goes on without the workers that a larger flight has given up, and loses as it does."""
@@ -195,8 +195,12 @@ class Flight:
     # --- one worker alone ------------------------------------------------------------------------
 
     def exchange(
-        self, worker: Worker, make: Callable[[int], Command], limit_s: float | None
-    ) -> Reply:
+        self,
+        worker: Worker,
+        make: Callable[[int], Command],
+        limit_s: float | None,
+        kind: type[R],
+    ) -> R:
         """Sends one worker a message while the others keep their place; returns its reply.
 
         Args:
@@ -204,6 +208,7 @@ class Flight:
             make: makes the message from its sequence number, which is not of the locksteps':
                 the other workers go on answering theirs.
             limit_s: how long the reply may take altogether.
+            kind: of reply.
 
         Raises:
             WorkerError: it died, was too slow, or answered what it should not.
@@ -216,9 +221,7 @@ class Flight:
             while (payload := worker.channel.receive_ready(VALUE_BYTES)) is None:
                 if self._supervisor is not None:
                     self._supervisor.wait_for(worker, until)
-            reply = decode(payload, REPLIES)
-            if self._piped and isinstance(reply, Done):
-                self._piped.take(worker, reply)
+            reply = self._reports.read(worker, decode(payload, REPLIES), kind)
         except FrameError as error:
             raise self._end(worker, breach_type(error), str(error)) from error
         except EndOfStreamError as error:
@@ -358,13 +361,10 @@ class Flight:
             raise self._end(worker, ProtocolError, what)
         if reply.seq < self.seq:
             return False
-        if not isinstance(reply, Done):
-            raise self._end(worker, ProtocolError, f"expected Done, got {type(reply).__name__}")
-        if self._piped:
-            self._piped.take(worker, reply)
+        done = self._reports.read(worker, reply, Done)
         if self._asks_infos:
-            self.infos.learn(worker, reply)
-        self.answers[worker.index] = reply
+            self.infos.learn(worker, done)
+        self.answers[worker.index] = done
         return True
 
     # --- waiting and losing ----------------------------------------------------------------------

@@ -19,7 +19,7 @@ from vecsess.wire.columns import MAX_SCHEMAS, Entry, Schema, records
 from vecsess.wire.leaves import assemble
 from vecsess.wire.messages import Done
 from vecsess.wire.slab import Layout, Views
-from vecsess.wire.values import FrameError, unpack_value
+from vecsess.wire.values import FrameError
 
 Array = npt.NDArray[Any]
 Infos = dict[str, Any]
@@ -89,18 +89,17 @@ class InfoReader:
         """Takes what a worker says of how it writes infos.
 
         Raises:
-            FrameError: it describes none, or too many.
+            FrameError: it describes too many.
         """
-        for entry in reply.values:
-            if type(entry) is not list or len(entry) != 3 or entry[1] != SCHEMA:
+        for _, what, schema in reply.values:
+            if what != SCHEMA:
                 continue
             generation, count = self._told.get(worker.index, (-1, 0))
             count = count if generation == worker.generation else 0
             room = MAX_SCHEMAS * (len(self._workers) + MAX_SCHEMAS)
-            if type(entry[2]) is not bytes or count == MAX_SCHEMAS or len(self._schemas) > room:
+            if count == MAX_SCHEMAS or len(self._schemas) > room:
                 raise FrameError(f"expected at most {MAX_SCHEMAS} descriptions of infos")
             self._told[worker.index] = worker.generation, count + 1
-            schema = Schema(unpack_value(entry[2]))
             self._schemas.setdefault(schema.number, schema)
 
     def take(self, seq: int) -> int | None:

@@ -22,7 +22,7 @@ from vecsess.wire.channel import (
     EndOfStreamError,
     frame,
 )
-from vecsess.wire.messages import Attach, Close, Described, Failed, Start, decode, encode
+from vecsess.wire.messages import Attach, Close, Described, Done, Failed, Start, decode, encode
 from vecsess.wire.slab import Layout, Slab, seal
 from vecsess.wire.spaces import UnsupportedSpaceError
 from vecsess.wire.values import FrameError, pack_value
@@ -156,7 +156,7 @@ class Fleet:
             if pack_value(described.spaces[0]) != self._spaces[one.index]:
                 raise SpaceError("expected the spaces of its predecessor", worker=one.index)
             self._map(one)
-            self.lockstep.flight.exchange(one, self._attach, self._timeouts.start_s)
+            self.lockstep.flight.exchange(one, self._attach, self._timeouts.start_s, Done)
 
     def _introduce(self, supervisor: Supervisor, worker: Worker, deadline: float | None) -> None:
         """Tells a worker which environments to build."""

@@ -1,10 +1,15 @@
-"""What workers report beside the slab: failures, warnings, results; untrusted until read here."""
+"""What workers report beside the slab: failures, warnings, results; untrusted until read here.
+
+`Reports.read` is the one place where what a worker sent becomes checked values, and whatever goes
+wrong there is a breach of the protocol: the worker is killed, and lost as any other.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import gymnasium
 import numpy as np
@@ -21,24 +26,36 @@ from vecsess.errors import (
     hint_at_envs,
 )
 from vecsess.fleet.worker import Worker
+from vecsess.wire.columns import Schema
 from vecsess.wire.forms import unpack_piped
-from vecsess.wire.leaves import FormError, Space, all_leaves_of, field_name, part_at
-from vecsess.wire.messages import Described, Done, Failed
+from vecsess.wire.leaves import (
+    FormError,
+    Space,
+    all_leaves_of,
+    field_name,
+    part_at,
+    told,
+)
+from vecsess.wire.messages import Described, Done, Failed, Replayed, Reply
 from vecsess.wire.slab import Views
-from vecsess.wire.spaces import build_space
+from vecsess.wire.spaces import build_space, check_bytes
 from vecsess.wire.values import (
     EncodingError,
     FieldCountError,
     FieldTypeError,
     FrameError,
+    check_objects,
     unpack_value,
 )
 
+MAX_TEXT = 1 << 14  # characters; what is longer is cut before it is looked at
+MAX_BRIEF = 500
+_MAX_WARNINGS = 1000  # that are told in one session
+_MAX_SPEC = 1 << 18
 OBSERVATION, FINAL, SCHEMA = "observation", "final", "schema"
-_ASIDE = ("warning", OBSERVATION, FINAL, SCHEMA)  # what is taken as it comes, or only warned of
-_SHAPE = (int, str, bytes)
-_FAILURE = (int, str, str, str, str)
-
+_ASIDE = ("warning", SCHEMA)  # what is taken as it comes, or only warned of
+RESULTS = ("result", "space", "spec", "generator")
+_FAILURE = [int, str, str, str, str]
 
 _BREACHES: dict[type[FrameError], type[ProtocolError]] = {
     EncodingError: BadEncoding,
@@ -52,83 +69,172 @@ def breach_type(error: FrameError) -> type[ProtocolError]:
     return _BREACHES.get(type(error), ProtocolError)
 
 
-def printable(text: str) -> str:
-    """Returns remote text with control characters escaped, so that it can't drive a terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+def printable(text: str, most: int = MAX_TEXT) -> str:
+    r"""Returns remote text with control characters escaped, so that it can't drive a terminal.
+
+    Example:
+        >>> printable("\x1b[31m" + "red" * 10, 9)
+        '\\x1b[31mredr...'
+    """
+    cut = text[:most]
+    if not cut.isprintable():
+        cut = "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in cut)
+    return cut if len(text) <= most else f"{cut}..."
+
+
+R = TypeVar("R", bound=Reply)
+
+
+class Reports:
+    """Turns replies into checked values.
+
+    Args:
+        space: of one environment's observations.
+        views: the fields of all ranges; those of piped leaves hold objects, which are put there.
+    """
+
+    def __init__(self, space: Space, views: Views) -> None:
+        self._places = {OBSERVATION: views.observations, FINAL: views.finals}
+        self.parts = {
+            index: (part_at(space, leaf.path), field_name(OBSERVATION, leaf.path))
+            for index, leaf in enumerate(all_leaves_of(space))
+            if leaf.piped
+        }
+
+    def read(self, worker: Worker, reply: Reply, kind: type[R]) -> R:
+        """Returns the reply with every value in it decoded and checked.
+
+        Args:
+            worker: whose it is.
+            reply: as it was decoded.
+            kind: what is expected.
+
+        Raises:
+            FrameError: it holds what the protocol does not allow.
+        """
+        if not isinstance(reply, kind):
+            raise FrameError(f"expected {kind.__name__}, got {type(reply).__name__}")
+        try:
+            checked: dict[str, Any] = {}
+            if isinstance(reply, Done | Replayed):
+                checked["failures"] = _failures(worker, reply.failures)
+            if isinstance(reply, Done):
+                checked["values"] = self._values(worker, reply.values)
+            elif isinstance(reply, Replayed) and len(reply.checksums) % 8:
+                raise FrameError("expected checksums of 8 bytes each")
+            return replace(reply, **checked)
+        except FrameError:
+            raise
+        except Exception as error:  # whatever it tripped over, it came from the worker
+            raise FrameError(f"expected values that can be read, got {error!r:.200}") from error
+
+    def _values(self, worker: Worker, entries: list[Any]) -> list[tuple[int, str, Any]]:
+        for entry in entries:
+            _require(worker, entry, [int, str, bytes])
+        check_objects([data for _, _, data in entries])
+        decoded = [(row, what, unpack_value(data)) for row, what, data in entries]
+        check_bytes([value for _, what, value in decoded if what == "space"])
+        values = [(row, what, _checked(what, value)) for row, what, value in decoded]
+        observed = [entry for entry in values if entry[1] in self._places]
+        check_objects([packed for _, _, (_, packed) in observed])
+        for row, what, (leaf, packed) in observed:
+            if leaf not in self.parts:
+                raise FrameError(f"expected a leaf of {list(self.parts)}, got {leaf}")
+            space, field = self.parts[leaf]
+            try:
+                self._places[what][leaf][worker.index, row] = unpack_piped(space, packed, field)
+            except FormError as error:
+                raise FrameError(f"{field}: {error}") from error
+        return [entry for entry in values if entry[1] not in self._places]
+
+
+def _checked(what: str, value: Any) -> Any:
+    """Returns what a worker sent under that name, if it is such a thing."""
+    match what:
+        case "info" | "final_info":
+            fits = type(value) is dict
+        case "warning":
+            fits = type(value) is str
+        case "observation" | "final":
+            fits = type(value) is list and [type(part) for part in value] == [int, bytes]
+        case "schema":
+            return Schema(value)
+        case "space":
+            return build_space(value)
+        case "spec":
+            return spec_of(value)
+        case "generator":
+            return _generator(value)
+        case _:
+            fits = what in ("result", "called")
+    if not fits:
+        raise FrameError(f"expected a value that is known, got {told(value)} for {told(what)}")
+    return value
+
+
+def _failures(worker: Worker, entries: list[Any]) -> list[Any]:
+    if len(entries) > 2 * worker.rows:
+        raise FrameError(f"expected a failure for each of {worker.rows} rows, got {len(entries)}")
+    for entry in entries:
+        _require(worker, entry, _FAILURE)
+    return [
+        [row, *(printable(text, MAX_BRIEF) for text in names), printable(message), printable(trace)]
+        for row, *names, message, trace in entries
+    ]
+
+
+def _require(worker: Worker, entry: Any, shape: list[type]) -> None:
+    fits = type(entry) is list and [type(part) for part in entry] == shape
+    if not fits or not 0 <= entry[0] < worker.rows:
+        names = ", ".join(kind.__name__ for kind in shape)
+        raise FrameError(f"expected [{names}] for one of {worker.rows} rows, got {told(entry)}")
 
 
 def values_of(answers: dict[int, Done], workers: list[Worker]) -> Iterator[tuple[int, str, Any]]:
-    """Yields `(env, what, value)` for infos and results: all that the caller is to get.
-
-    Raises:
-        ProtocolError: an entry that is not `[row, what, msgpack]`.
-    """
-    for worker, row, what, data in _entries(answers, workers):
-        if what not in _ASIDE:
-            yield worker.first_env + row, what, _value(worker, what, data)
+    """Yields `(env, what, value)` for infos and results: all that the caller is to get."""
+    for index, answer in sorted(answers.items()):
+        for row, what, value in answer.values:
+            if what not in _ASIDE:
+                yield workers[index].first_env + row, what, value
 
 
 def warn_once(answers: dict[int, Done], workers: list[Worker], warned: set[str]) -> None:
     """Warns of what the workers warn of, unless `warned` holds it already.
 
     Every worker warns once of each thing; the user is warned once for all of them.
-
-    Raises:
-        ProtocolError: an entry that is not `[row, what, msgpack]`.
     """
-    for worker, row, what, data in _entries(answers, workers):
-        if what != "warning":
-            continue
-        text = printable(str(_value(worker, what, data)))
-        if text not in warned:
-            warned.add(text)
-            warnings.warn(f"env {worker.first_env + row}: {text}", UserWarning, stacklevel=2)
-
-
-def _entries(
-    answers: dict[int, Done], workers: list[Worker]
-) -> Iterator[tuple[Worker, int, str, bytes]]:
-    for index, answer in sorted(answers.items()):
-        worker = workers[index]
-        for entry in answer.values:
-            _require(worker, entry, _SHAPE)
-            row, what, data = entry
-            yield worker, row, what, data
-
-
-def _value(worker: Worker, what: str, data: bytes) -> Any:
-    try:
-        return unpack_value(data)
-    except FrameError as error:
-        raise ProtocolError(str(error), worker=worker.index, field=what) from error
+    for index, answer in answers.items():
+        for row, what, value in answer.values:
+            if what == "warning" and len(warned) < _MAX_WARNINGS:
+                text = printable(value, MAX_BRIEF)
+                if text not in warned:
+                    warned.add(text)
+                    env = workers[index].first_env + row
+                    warnings.warn(f"env {env}: {text}", UserWarning, stacklevel=2)
 
 
 def failures_of(answers: dict[int, Done], workers: list[Worker]) -> list[VecsessError]:
     """Returns an `EnvError` or `ContractViolation` for each failure that the workers report."""
     errors: list[VecsessError] = []
     for index, answer in sorted(answers.items()):  # they came in whatever order
-        worker = workers[index]
-        for entry in answer.failures:
-            _require(worker, entry, _FAILURE)
-            row, kind, name, message, trace = entry
-            where = {"worker": index, "env": worker.first_env + row}
+        for row, kind, name, message, trace in answer.failures:
+            where = {"worker": index, "env": workers[index].first_env + row}
             if kind == "form":
-                errors.append(ContractViolation(printable(message), field=printable(name), **where))
+                errors.append(ContractViolation(message, field=name, **where))
             else:
-                errors.append(env_error(name, printable(message), printable(trace), **where))
+                errors.append(env_error(name, message, trace, **where))
     return errors
 
 
 def start_error(failed: Failed, worker: int, first_env: int) -> VecsessError:
     """Returns the error for environments that could not be built."""
     env = first_env + failed.row
-    if failed.type.startswith("UnsupportedSpaceError"):
-        return SpaceError(printable(failed.message), worker=worker, env=env)
-    hint = hint_at_envs(failed.type, failed.message)
-    text = f"{printable(failed.message)}{hint}; nothing was left running"
+    name, message = printable(failed.type, MAX_BRIEF), printable(failed.message)
+    if name.startswith("UnsupportedSpaceError"):
+        return SpaceError(message, worker=worker, env=env)
     return env_error(
-        failed.type,
-        f"{text} (while it was made)",
+        name,
+        f"{message}{hint_at_envs(name, message)}; nothing was left running (while it was made)",
         printable(failed.traceback),
         worker=worker,
         env=env,
@@ -143,91 +249,51 @@ def check_description(worker: Worker, described: Described) -> None:
         raise ProtocolError("expected the spaces of each environment", worker=worker.index)
 
 
-def _require(worker: Worker, entry: Any, shape: tuple[type, ...]) -> None:
-    fits = type(entry) is list and tuple(type(part) for part in entry) == shape
-    if not fits or not 0 <= entry[0] < worker.rows:
-        raise ProtocolError(f"expected {shape} for one of its rows", worker=worker.index)
+def spec_of(text: Any) -> gymnasium.envs.registration.EnvSpec:
+    """Returns the spec that a worker told of as JSON; nothing that it names is imported.
+
+    Raises:
+        FrameError: it is none.
+    """
+    if type(text) is not str or len(text) > _MAX_SPEC:
+        raise FrameError(f"expected a spec as at most {_MAX_SPEC} characters, got {told(text)}")
+    try:
+        return gymnasium.envs.registration.EnvSpec.from_json(text)
+    except Exception as error:  # whatever it trips over
+        raise FrameError(f"expected a spec, got {error!r:.200}") from error
 
 
 _BIT_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+# The numbers of their states: NumPy does not check them, and reads beyond its arrays.
+_MOST = {
+    "state": (1 << 128) - 1,
+    "inc": (1 << 128) - 1,
+    "pos": 624,
+    "buffer_pos": 4,
+    "has_uint32": 1,
+    "uinteger": (1 << 32) - 1,
+}
 
 
-def result_of(what: str, value: Any, env: int) -> Any:
-    """Returns a result of a call.
-
-    Args:
-        what: "result" for plain data, "space", "spec" or "generator" for what was told as such.
-        value: as the worker sent it: untrusted.
-        env: whose it is.
-
-    Raises:
-        ProtocolError: it is not what it is said to be.
-    """
-    try:
-        match what:
-            case "space":
-                return build_space(value)
-            case "spec":
-                return gymnasium.envs.registration.EnvSpec.from_json(value)
-            case "generator":
-                return _generator(value)
-            case "result":
-                return value
-    except (FrameError, KeyError, TypeError, ValueError) as error:
-        raise ProtocolError(f"expected a {what}, got {error}", env=env) from error
-    raise ProtocolError(f"expected the result of a call, got {what!r}", env=env)
-
-
-def _generator(state: dict[str, Any]) -> np.random.Generator:
+def _generator(state: Any) -> np.random.Generator:
     """Returns a generator in the state that a worker told of."""
-    name = state["bit_generator"]
+    name = state.get("bit_generator") if type(state) is dict else None
     if name not in _BIT_GENERATORS:
-        raise ValueError(f"an unknown bit generator {name!r}")
+        raise FrameError(f"expected the state of a generator, got {told(state)}")
     bit_generator = getattr(np.random, name)()
+    if not _is_state(state, bit_generator.state, ""):
+        raise FrameError(f"expected a state of {name}, got {told(state)}")
     bit_generator.state = state
     return np.random.Generator(bit_generator)
 
 
-class PipedValues:
-    """The parts of an observation that have no fixed shape.
-
-    Args:
-        space: of one environment's observations.
-        views: the fields of all ranges; those of piped leaves hold objects.
-    """
-
-    def __init__(self, space: Space, views: Views) -> None:
-        self._places = {OBSERVATION: views.observations, FINAL: views.finals}
-        self._parts = {
-            index: (part_at(space, leaf.path), field_name(OBSERVATION, leaf.path))
-            for index, leaf in enumerate(all_leaves_of(space))
-            if leaf.piped
-        }
-
-    def __bool__(self) -> bool:
-        return bool(self._parts)
-
-    def take(self, worker: Worker, reply: Done) -> None:
-        """Takes what a worker sent with its reply.
-
-        Raises:
-            FrameError: not a value of the space.
-        """
-        for entry in reply.values:
-            if type(entry) is list and len(entry) == 3 and entry[1] in self._places:
-                self._take(worker, *entry)
-
-    def _take(self, worker: Worker, row: Any, what: str, data: Any) -> None:
-        pair = unpack_value(data) if type(data) is bytes else None
-        fits = type(row) is int and 0 <= row < worker.rows
-        if not fits or type(pair) is not list or [type(part) for part in pair] != [int, bytes]:
-            raise FrameError(f"expected {what} as [row, [leaf, value]]")
-        leaf, packed = pair
-        if leaf not in self._parts:
-            raise FrameError(f"expected a leaf of {list(self._parts)}, got {leaf}")
-        space, field = self._parts[leaf]
-        try:
-            value = unpack_piped(space, packed, field)
-        except FormError as error:
-            raise FrameError(f"{field}: {error}") from error
-        self._places[what][leaf][worker.index, row] = value
+def _is_state(state: Any, like: Any, name: str) -> bool:
+    """Whether a state has the parts of another one, in their bounds."""
+    if type(state) is not type(like):
+        return False
+    if type(like) is dict:
+        same = state.keys() == like.keys()
+        return same and all(_is_state(state[key], like[key], key) for key in like)
+    if type(like) is np.ndarray:
+        return bool(state.dtype == like.dtype and state.shape == like.shape)
+    return state == like if type(like) is str else bool(0 <= state <= _MOST[name])

@@ -27,7 +27,7 @@ from vecsess.recovery.journal import Journal, NoJournal
 from vecsess.recovery.ladder import Ladder
 from vecsess.recovery.policy import Incident, Reactions, RestartPolicy
 from vecsess.recovery.progress import Progress
-from vecsess.wire.messages import Close, Step, StepWith
+from vecsess.wire.messages import Close, Done, Step, StepWith
 
 _LOG = logging.getLogger("vecsess")
 _TRIES = 4  # how often a worker may be lost again before the lockstep is complete
@@ -172,7 +172,7 @@ class Recovery:
         kept = {index for index in due if not self.ladder.can_bring_back(workers[index])}
         for index in due.keys() - kept:
             with contextlib.suppress(WorkerError):  # it is replaced in any case
-                self._lockstep.flight.exchange(workers[index], Close, close_s)
+                self._lockstep.flight.exchange(workers[index], Close, close_s, Done)
         return {index: why for index, why in due.items() if index not in kept}
 
     def recycle(self, due: dict[int, str], on_ready: Callable[[Worker], None]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from vecsess.fleet.reports import result_of, values_of
+from vecsess.fleet.reports import RESULTS, values_of
 from vecsess.fleet.worker import Worker
 from vecsess.session.engine import Engine
 from vecsess.wire.messages import Call
@@ -59,8 +59,8 @@ class Calls:
         for env, what, value in values_of(flight.answers, engine.lockstep.workers):
             if what == "called":
                 engine.recovery.note_call(env)
-            else:
-                results[env] = result_of(what, value, env)
+            elif what in RESULTS:
+                results[env] = value
         return tuple(results.get(env) for env in self._envs)
 
     def set(self, name: str, envs: list[int], packed: list[bytes]) -> None:

@@ -132,7 +132,7 @@ class Form:
     def _check_containers(self, space: Space, value: Any, field: str) -> None:
         if isinstance(space, spaces.Dict):
             if not isinstance(value, dict) or value.keys() != space.spaces.keys():
-                got = list(value) if isinstance(value, dict) else told(value)
+                got = list(value)[:40] if isinstance(value, dict) else told(value)
                 raise FormError(field, f"expected a dict with {list(space.spaces)}, got {got}")
             for key, part in space.spaces.items():
                 self._check_containers(part, value[key], f"{field}[{key!r}]")

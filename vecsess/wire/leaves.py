@@ -5,6 +5,7 @@ Each leaf is found along a path of dict keys and tuple positions.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -156,6 +157,10 @@ def coerce(value: Any, leaf: Leaf, field: str, *, exact: bool, warn: Callable[[s
 
 
 def told(value: Any) -> str:
-    """Returns a short account of a wrong value, safe to print."""
-    text = repr(value)
+    """Returns a short account of a wrong value, safe to print and quick to make."""
+    text = _REPR.repr(value)
     return f"{type(value).__name__} {text if len(text) <= 80 else text[:77] + '...'}"
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 80

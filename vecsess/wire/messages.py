@@ -2,7 +2,8 @@
 
 A message is a msgpack array `[kind, field, ...]`, its fields in the order below. Every command
 carries a sequence number that its reply echoes. What does not fit a field's type is a
-`FrameError`; nothing here reads a clock, a pipe or shared memory.
+`FrameError`, and so is more than `OBJECTS` in one frame; nothing here reads a clock, a pipe or
+shared memory.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import msgpack
 
 from vecsess.wire.channel import HEADER, frame
 from vecsess.wire.values import (
+    MAX_OBJECTS,
     FieldCountError,
     FieldTypeError,
     FrameError,
@@ -26,15 +28,17 @@ from vecsess.wire.values import (
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message; `KIND` is its first element on the wire."""
+    """A message; `KIND` is its first element on the wire, `OBJECTS` the most it may hold."""
 
     KIND: ClassVar[int]
+    OBJECTS: ClassVar[int | None] = 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
 class Command(Message):
     """What the manager sends to a worker; the numbers of its commands grow."""
 
+    OBJECTS: ClassVar[int | None] = None  # the manager is trusted
     seq: int
 
 
@@ -142,6 +146,7 @@ class Described(Reply):
     """What the worker built: one entry a row in `spaces`, plain data as in wire/spaces.py."""
 
     KIND: ClassVar[int] = 33
+    OBJECTS: ClassVar[int | None] = MAX_OBJECTS // 8  # a space takes more than its description
     spaces: list[Any]  # [[observation, action], ...], one pair a row
     spec: str  # EnvSpec as JSON, "" without one
     metadata: dict[str, Any]
@@ -154,6 +159,7 @@ class Done(Reply):
     """The command was carried out; per row what does not go through the slab."""
 
     KIND: ClassVar[int] = 34
+    OBJECTS: ClassVar[int | None] = MAX_OBJECTS
     values: list[Any]  # [[row, what, msgpack], ...]; what: "info", "final_info", "result", ...
     failures: list[Any]  # [[row, kind, type or field, message, traceback], ...]
 
@@ -252,7 +258,7 @@ SERVER_COMMANDS = (Prepare, Spawn, Kill)
 SERVER_REPLIES = (Spawned, Exited)
 
 _CHECKS: Mapping[str, Callable[[Any], bool]] = {
-    "int": lambda value: type(value) is int,
+    "int": lambda value: type(value) is int and value.bit_length() <= 64,
     "str": lambda value: type(value) is str,
     "bytes": lambda value: type(value) is bytes,
     "list[Any]": lambda value: type(value) is list,
@@ -318,18 +324,19 @@ def decode(payload: bytes | memoryview, allowed: tuple[type[M], ...]) -> M:
     Raises:
         FrameError: not msgpack, not one of the kinds allowed here, or a field of another type.
     """
-    items = unpack_value(payload)
+    kind, names = _FIELDS.get(payload[1] if len(payload) > 1 else 0, (None, []))
+    most = Message.OBJECTS if kind is None or kind not in allowed else kind.OBJECTS
+    items = unpack_value(payload, max_objects=most)
     if type(items) is not list or not items or type(items[0]) is not int:
         raise FrameError(f"expected an array that begins with a kind, got {type(items).__name__}")
-    kind, names = _FIELDS.get(items[0], (None, []))
-    if kind is None or kind not in allowed:
-        raise FrameError(f"expected one of {[k.__name__ for k in allowed]}, got kind {items[0]}")
+    if kind is None or kind not in allowed or items[0] != kind.KIND:
+        told = f"kind {items[0]}" if items[0].bit_length() <= 64 else "a number of many digits"
+        raise FrameError(f"expected one of {[k.__name__ for k in allowed]}, got {told}")
     if len(items) != len(names) + 1:
         expected = [name for name, _ in names]
         raise FieldCountError(f"{kind.__name__}: expected {expected}, got {len(items) - 1} fields")
     for value, (name, annotation) in zip(items[1:], names, strict=True):
         if not _CHECKS[annotation](value):
-            raise FieldTypeError(
-                f"{kind.__name__}.{name}: expected {annotation}, got {type(value).__name__}"
-            )
+            got = "one of more than 64 bits" if type(value) is int else type(value).__name__
+            raise FieldTypeError(f"{kind.__name__}.{name}: expected {annotation}, got {got}")
     return kind(*items[1:])
