@@ -8,13 +8,17 @@ import fcntl
 import os
 import stat
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgpack
+import numpy as np
 
 from tests.envs import CountingEnv
+from vecsess.wire.slab import LINE
+from vecsess.wire.values import WIDE_INT, pack_value
 
 
 def reply_fd() -> int:
@@ -46,6 +50,33 @@ def answer(*items: Any) -> Callable[[], None]:
     return lambda: send(msgpack.packb(items))
 
 
+def command_number() -> int:
+    """Returns the number of the command that is being carried out, as soon as it is told."""
+    fd, until = slab_fd(), time.monotonic() + 10
+    while time.monotonic() < until:
+        words = os.pread(fd, 2 * LINE, 0)
+        number, answered = (
+            struct.unpack_from("<Q", words)[0],
+            struct.unpack_from("<Q", words, LINE)[0],
+        )
+        if number > answered:
+            return int(number)
+    raise TimeoutError("the manager never told the number of its command")
+
+
+def done(values: Any = (), failures: Any = ()) -> Callable[[], None]:
+    """Answers the command that is being carried out; the worker's own reply comes too late."""
+
+    def deed() -> None:
+        send(pack_value([DONE, command_number(), list(values), list(failures)]))
+
+    return deed
+
+
+def told(what: str, value: Any) -> Callable[[], None]:
+    return done([[0, what, pack_value(value)]])
+
+
 def cut_the_slab() -> None:
     """A success would end the trainer with SIGBUS at its next look."""
     fd = slab_fd()
@@ -68,6 +99,29 @@ def scribble() -> None:
 
 
 DONE = 34
+COLLIDING = [
+    msgpack.ExtType(WIDE_INT, (key * ((1 << 61) - 1)).to_bytes(12, "little"))
+    for key in range(1, 1000)
+]
+COLLIDING_MAP = msgpack.packb(dict.fromkeys(COLLIDING))
+BEYOND: dict[str, Any] = {**np.random.MT19937(0).state}
+BEYOND["state"] = {**BEYOND["state"], "pos": 1 << 40}
+ODD_ANSWERS: dict[str, Callable[[], object]] = {
+    "an info that is a number": told("info", 5),
+    "an info that is none": told("info", None),
+    "a final info that is a list": told("final_info", [1]),
+    "a warning that is a number": told("warning", 1 << 900),
+    "a value of no name": told("nonsense", 1),
+    "a space that is none": told("space", {"type": "Box"}),
+    "a spec that is a number": told("spec", "5"),
+    "a row of many digits": done([[1 << 900, "info", b"\x80"]]),
+    "a failure that is text": done((), ["raised"]),
+    "a failure of another's row": done((), [[1, "raised", "KeyError", "", ""]]),
+    "many failures": done((), [[0, "raised", "KeyError", "", ""]] * 9),
+    "many objects": done([[0, "info", msgpack.packb({"a": [{}] * (1 << 21)})]]),
+    "keys of one hash": done([[0, "info", COLLIDING_MAP]]),
+    "a generator beyond its arrays": told("generator", BEYOND),
+}
 DEEDS: dict[str, Callable[[], object]] = {
     "garbage": lambda: send(b"\xc1" * 40),
     "no frame at all": lambda: os.write(reply_fd(), b"\xff" * 400),
@@ -80,6 +134,7 @@ DEEDS: dict[str, Callable[[], object]] = {
     "cut the slab": cut_the_slab,
     "scribble": scribble,
     "hang up": lambda: os.close(reply_fd()),
+    **ODD_ANSWERS,
 }
 
 

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import sys
+import tracemalloc
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from tests.envs import CountingEnv
-from tests.hostility import HostileEnv
+from tests.hostility import ODD_ANSWERS, HostileEnv
 from tests.sessions import open_session, zeros
 from vecsess import ContractViolation, EnvError, Timeouts, VecCheckedSession, WorkerDied
 from vecsess.errors import ProtocolError, WorkerError
+from vecsess.fleet.description import agree
+from vecsess.fleet.reports import MAX_TEXT, Reports, start_error
+from vecsess.fleet.worker import Worker
+from vecsess.wire.messages import Described, Done, Failed, decode, encode
+from vecsess.wire.slab import Layout
+from vecsess.wire.spaces import describe
+from vecsess.wire.values import FrameError, pack_value
 
 N = 3
 BRIEF = Timeouts(step_s=2, reset_s=2, close_s=2)
@@ -87,3 +98,232 @@ def test_a_scribbled_slab_harms_its_own_rows_alone() -> None:
             step_often(vec)
         assert caught.value.worker == 1
         others_are_unharmed(vec)
+
+
+@pytest.mark.parametrize("deed", list(ODD_ANSWERS))
+def test_an_odd_answer_is_a_breach_that_is_recovered(deed: str) -> None:
+    """The deed is repeated in each try, so its row is cut off; the others' come as they were."""
+    makers: list[Any] = [partial(CountingEnv, 1000)] * N
+    with open_session(makers, N) as plain:
+        plain.reset(seed=0)
+        expected = [plain.step(zeros(N)) for _ in range(3)]
+    makers[1] = partial(HostileEnv, deed)
+    with VecCheckedSession(makers, N, timeouts=BRIEF) as vec:
+        vec.reset(seed=0)
+        for observations, rewards, terminated, truncated, _ in expected:
+            got = vec.step(zeros(N))
+            for mine, theirs in zip(
+                got[:4], (observations, rewards, terminated, truncated), strict=True
+            ):
+                np.testing.assert_array_equal(mine[[0, 2]], theirs[[0, 2]])
+        breach = vec.incidents[0]
+        assert breach.worker == 1
+        assert breach.kind in ("ProtocolError", "BadEncoding")
+
+
+LAYOUT = Layout(spaces.Discrete(2), spaces.Discrete(2), 4)
+WORKER = Worker(7, 0, 4, None, -1)  # type: ignore[arg-type]  # nothing is sent
+SPACE = describe(spaces.Discrete(2))
+BOX = describe(spaces.Box(0, 1, (2,)))
+CUSTOM = {"type": "Custom", "shape": None, "dtype": ""}
+LAZY: dict[str, Any] = {**CUSTOM, "module": "tests.lazy", "name": "Space", "state": {}}
+REPLACING: dict[str, Any] = {**CUSTOM, "module": __name__, "name": "OwnSpace"}
+
+
+class OwnSpace(spaces.Space[Any]):
+    """A space whose class the trainer has."""
+
+    size = 1
+
+
+def generator(name: str, **changed: Any) -> dict[str, Any]:
+    """Returns the state of a bit generator with some of its parts changed."""
+    state: dict[str, Any] = dict(getattr(np.random, name)(0).state)
+    inner = {**state["state"], **{k: v for k, v in changed.items() if k in state["state"]}}
+    outer = {key: value for key, value in changed.items() if key not in inner}
+    return {**state, **outer, "state": inner}
+
+
+WIDE = 1 << 900
+GENERATORS = [
+    5,
+    {},
+    {"bit_generator": "PCG64"},
+    {"bit_generator": np.zeros(3)},
+    *(generator("MT19937", pos=pos) for pos in (-1, 625, 1 << 31, WIDE, None, 1.5)),
+    generator("MT19937", key=np.zeros(624, np.uint32)),
+    generator("MT19937", key=np.ones(623, np.uint32)),
+    generator("MT19937", key=np.ones(624, np.int64)),
+    *(generator("Philox", buffer_pos=pos) for pos in (-1, 5, WIDE)),
+    generator("Philox", buffer=np.zeros(3, np.uint64)),
+    generator("SFC64", has_uint32=2),
+    generator("SFC64", uinteger=1 << 32),
+    generator("PCG64", inc=2),
+    generator("PCG64", state=1 << 128),
+    generator("PCG64", more=1),
+]
+
+
+@pytest.mark.parametrize("state", GENERATORS, ids=lambda state: repr(state)[:60])
+def test_a_generator_takes_only_what_is_within_its_bounds(state: Any) -> None:
+    reports = Reports(LAYOUT.observation_space, LAYOUT.views(bytearray(LAYOUT.stride_bytes)))
+    reply = Done(1, [[0, "generator", pack_value(state)]], [])
+    with pytest.raises(FrameError):
+        reports.read(WORKER, reply)
+
+
+@pytest.mark.parametrize("name", ["PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"])
+def test_the_state_of_every_generator_of_numpy_comes_as_it_was(name: str) -> None:
+    reports = Reports(LAYOUT.observation_space, LAYOUT.views(bytearray(LAYOUT.stride_bytes)))
+    reply = Done(1, [[0, "generator", pack_value(generator(name))]], [])
+    got = reports.read(WORKER, reply).values[0][2]
+    assert got.random() == np.random.Generator(getattr(np.random, name)(0)).random()
+
+
+DESCRIPTIONS: dict[str, tuple[Any, ...]] = {
+    "a MultiBinary of gigabytes": (SPACE, {"type": "MultiBinary", "n": 1 << 31}),
+    "a MultiBinary of many sides": (SPACE, {"type": "MultiBinary", "n": [1 << 20] * 8}),
+    "a Box of gigabytes": ({**BOX, "shape": [1 << 30]}, SPACE),
+    "a sequence of large boxes": (
+        {"type": "Sequence", "feature": {**BOX, "shape": [1 << 29]}, "stack": False},
+        SPACE,
+    ),
+    "boxes that are large together": ({**BOX, "shape": [1 << 24]}, {**BOX, "shape": [1 << 23]}),
+    "many members": ({"type": "Tuple", "parts": [SPACE] * 5000}, SPACE),
+    "a charset of all there is": (
+        {"type": "Text", "lengths": [0, 1], "characters": "".join(map(chr, range(1 << 15)))},
+        {"type": "Text", "lengths": [0, 1], "characters": "".join(map(chr, range(1 << 15))) * 20},
+    ),
+    "integers that overflow": (
+        {"type": "Discrete", "n": (1 << 63) - 1, "start": 5, "dtype": "<i8"},
+        SPACE,
+    ),
+    "arrays of integers that overflow": (
+        {"type": "MultiDiscrete", "nvec": np.array([2]), "start": np.array([(1 << 63) - 1])}
+        | {"dtype": "<i8"},
+        SPACE,
+    ),
+    "a custom space with other methods": ({**REPLACING, "state": {"contains": 5}}, SPACE),
+    "a custom space of another class": ({**REPLACING, "state": {"__class__": 5}}, SPACE),
+    "a custom space of a wide shape": ({**REPLACING, "state": {}, "shape": [1 << 90]}, SPACE),
+    "no space": (5, SPACE),
+    "a type that is an array": ({"type": np.zeros(2)}, SPACE),
+}
+
+
+def described(*pair: Any, spec: str = "", **others: Any) -> Described:
+    fields = {"metadata": {}, "render_mode": "", "generators": [[None], [None]], **others}
+    return Described(1, [list(pair), None, None, None], spec, **fields)
+
+
+def refuse(description: Described) -> None:
+    """Fails unless a description is refused, its worker named, in little time and memory."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProtocolError) as caught:
+            agree([WORKER], [description], "same")
+    finally:
+        _, peak_bytes = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert caught.value.worker == 7
+    assert len(str(caught.value)) < 1000
+    assert peak_bytes < 64 << 20
+
+
+@pytest.mark.parametrize("name", list(DESCRIPTIONS))
+def test_an_odd_description_is_refused_before_anything_is_made_of_it(name: str) -> None:
+    refuse(described(*DESCRIPTIONS[name]))
+
+
+@pytest.mark.parametrize("spec", ["5", "[" * 200_000, "{}", '{"id": 5}', "x" * (1 << 20)])
+def test_an_odd_spec_is_refused(spec: str) -> None:
+    refuse(described(SPACE, SPACE, spec=spec))
+
+
+def test_a_lazy_module_imports_nothing_because_a_worker_says_so() -> None:
+    lazy = ModuleType("tests.lazy")
+    asked: list[str] = []
+    lazy.__getattr__ = asked.append  # type: ignore[method-assign]
+    sys.modules["tests.lazy"] = lazy
+    try:
+        agreed = agree([WORKER], [described(LAZY, SPACE)], "same")
+    finally:
+        del sys.modules["tests.lazy"]
+    assert str(agreed.observation_space) == "CustomSpace(tests.lazy.Space)"
+    assert not asked
+
+
+def test_what_a_custom_space_tells_of_itself_is_kept() -> None:
+    plain = {**REPLACING, "state": {"size": 4, "words": ["a"]}}
+    space = agree([WORKER], [described(plain, SPACE)], "same").observation_space
+    assert isinstance(space, OwnSpace)
+    assert space.size == 4
+
+
+def test_metadata_of_many_keys_is_refused_before_it_is_decoded() -> None:
+    message = described(SPACE, SPACE, metadata={str(key): 0 for key in range(1 << 17)})
+    with pytest.raises(FrameError, match="expected at most 131072 objects"):
+        decode(encode(message), (Described,))
+
+
+def test_the_type_of_an_exception_is_as_harmless_as_its_text() -> None:
+    error = start_error(Failed(0, 1, "Odd\x1b[31m", "\x1b[2J" * 10_000_000, "\x07" * 99), 7, 0)
+    assert "\x1b" not in str(error)
+    assert len(str(error)) < 8 * MAX_TEXT
+    assert "\x07" not in "".join(error.__notes__)
+
+
+class TellingEnv(CountingEnv):
+    """Tells the same info in each step."""
+
+    def __init__(self, info: dict[str, Any]) -> None:
+        super().__init__(1000)
+        self.info = info
+
+    def step(self, action: Any) -> Any:
+        return (*super().step(action)[:4], self.info)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        (1, 10**30, [1, 10**30]),
+        (10**30, 1, [10**30, 1]),
+        (1, {"b": 1}, [1, {"b": 1}]),
+        (1, None, [1, None]),
+        (1.5, "text", [1.5, "text"]),
+        (np.uint8(3), 300, [3, 300]),
+        ([1], 2, [[1], 2]),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_infos_of_honest_environments_that_do_not_go_together_are_kept_as_objects(
+    one: Any, other: Any, expected: list[Any], *, nested: bool
+) -> None:
+    makers = [partial(TellingEnv, {"k": {"a": v}} if nested else {"a": v}) for v in (one, other)]
+    with VecCheckedSession(makers, 2, workers=0) as vec:
+        vec.reset(seed=0)
+        observations, *_, infos = vec.step(zeros(2))
+        told = infos["k"] if nested else infos
+        assert told["a"].tolist() == expected
+        assert told["_a"].tolist() == [True, True]
+        np.testing.assert_array_equal(observations[:, 1], 1)
+
+
+def test_an_info_of_too_many_objects_is_left_out_with_a_warning() -> None:
+    makers = [partial(TellingEnv, {"a": [{}] * (1 << 20)})]
+    with VecCheckedSession(makers, 1, workers=0) as vec:
+        vec.reset(seed=0)
+        with pytest.warns(UserWarning, match="VECSESS_MAX_OBJECTS raises the bound"):
+            *_, infos = vec.step(zeros(1))
+    assert not infos
+
+
+def test_a_key_that_is_a_tuple_is_left_out_with_a_warning() -> None:
+    makers = [partial(TellingEnv, {"a": 1, "b": {(1, 2): 3}})]
+    with VecCheckedSession(makers, 1, workers=0) as vec:
+        vec.reset(seed=0)
+        with pytest.warns(UserWarning, match="can't send a key of type tuple"):
+            *_, infos = vec.step(zeros(1))
+    assert infos["a"] == [1]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import gymnasium
 from gymnasium.spaces.utils import is_space_dtype_shape_equiv
 from gymnasium.vector.utils import batch_differing_spaces, batch_space
 
-from vecsess.errors import ProtocolError, SpaceMismatchError
+from vecsess.errors import ProtocolError, SpaceMismatchError, VecsessError
+from vecsess.fleet.reports import MAX_BRIEF, printable, spec_of
 from vecsess.fleet.worker import Worker
 from vecsess.wire.generators import seed_space
-from vecsess.wire.leaves import Space, all_leaves_of
+from vecsess.wire.leaves import Space, UnsupportedSpaceError, all_leaves_of
 from vecsess.wire.messages import Described
-from vecsess.wire.spaces import build_space
+from vecsess.wire.spaces import build_space, check_bytes
 from vecsess.wire.values import FrameError, pack_value
 
 ObservationMode = Literal["same", "different"] | tuple[Space, Space]
@@ -74,10 +76,18 @@ def agree(workers: list[Worker], described: list[Described], mode: ObservationMo
         ProtocolError: not the description of a space.
     """
     try:
-        observation_spaces, action_spaces = zip(*_each(workers, described), strict=True)
-        _seed(observation_spaces[0], action_spaces[0], described[0].generators)
-    except FrameError as error:
-        raise ProtocolError(f"a worker described its spaces wrongly: {error}") from error
+        return _agree(workers, described, mode)
+    except (VecsessError, UnsupportedSpaceError):
+        raise
+    except Exception as error:  # a custom space's own code may trip over what it was told
+        raise ProtocolError(f"expected spaces that agree, got {error!r:.200}") from error
+
+
+def _agree(workers: list[Worker], described: list[Described], mode: ObservationMode) -> Description:
+    observation_spaces, action_spaces = zip(*_each(workers, described), strict=True)
+    head = described[0]
+    spec = _told_by(workers[0], _spec, head.spec)
+    _told_by(workers[0], _seed, observation_spaces[0], action_spaces[0], head.generators)
     single, batch = _observation_spaces(mode, list(observation_spaces))
     for env, space in enumerate(observation_spaces):
         _check_observations(env, single, space, mode)
@@ -88,23 +98,39 @@ def agree(workers: list[Worker], described: list[Described], mode: ObservationMo
                 f"that of env 0, {action_spaces[0]}, got {space}",
                 env=env,
             )
-    head = described[0]
-    return Description(
-        single, action_spaces[0], batch, _spec(head.spec), head.metadata, head.render_mode or None
-    )
+    render_mode = printable(head.render_mode, MAX_BRIEF) or None
+    return Description(single, action_spaces[0], batch, spec, head.metadata, render_mode)
+
+
+T = TypeVar("T")
+
+
+def _told_by(worker: Worker, read: Callable[..., T], *told: Any) -> T:
+    """Returns what `read` makes of what a worker told; what it refuses, the worker is to blame."""
+    try:
+        return read(*told)
+    except Exception as error:
+        what = f"expected a description of its environments, got another: {error}"
+        raise ProtocolError(what, worker=worker.index) from error
 
 
 def _each(workers: list[Worker], described: list[Described]) -> list[tuple[Space, Space]]:
     """Returns the spaces of each environment; equal ones are built once."""
+    told = [
+        (worker, entry or description.spaces[0])
+        for worker, description in zip(workers, described, strict=True)
+        for entry in description.spaces
+    ]
+    largest = max(told, key=lambda one: len(pack_value(one[1])))[0]
+    _told_by(largest, check_bytes, [space for _, pair in told for space in pair])
     built: dict[bytes, tuple[Space, Space]] = {}
     pairs = []
-    for worker, description in zip(workers, described, strict=True):
-        for row in range(worker.rows):
-            plain = description.spaces[row] or description.spaces[0]
-            key = pack_value(plain)
-            if key not in built:
-                built[key] = build_space(plain[0]), build_space(plain[1])
-            pairs.append(built[key])
+    for worker, plain in told:
+        key = pack_value(plain)
+        if key not in built:
+            observed, acted = (_told_by(worker, build_space, one) for one in plain)
+            built[key] = observed, acted
+        pairs.append(built[key])
     return pairs
 
 
@@ -162,9 +188,4 @@ def _leaves(space: Space) -> list[Any]:
 
 
 def _spec(text: str) -> Any:
-    if not text:
-        return None
-    try:
-        return gymnasium.envs.registration.EnvSpec.from_json(text)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ProtocolError(f"a worker described its spec wrongly: {error}") from error
+    return spec_of(text) if text else None

@@ -429,6 +429,8 @@ class Flight:
     def _end(self, worker: Worker, kind: type[WorkerError], message: str) -> WorkerError:
         """Kills a worker that can't be trusted any more; returns the error that says why."""
         env = self._guilty(worker)
+        if env is None and worker.rows == 1 and issubclass(kind, ProtocolError):
+            env = worker.first_env  # who else
         if self._supervisor is not None:
             ask_ms = STACK_MS if kind is WorkerTimeout else 0
             self._supervisor.kill(worker, ask_ms)

@@ -177,9 +177,9 @@ class InfoReader:
                     "final_obs": self._one_of(finals, last[env]),
                     "final_info": own.get("final_info", {}),
                 }
-                infos = add(infos, final, env)
+                add_info(add, infos, final, env)
             if "info" in own:
-                infos = add(infos, own["info"], env)
+                add_info(add, infos, own["info"], env)
         return infos
 
     def _laid(self, finals: Finals | None) -> Infos:
@@ -261,6 +261,32 @@ class InfoReader:
         parts = zip(self._leaves, leaves(finals.observations), strict=True)
         ones: list[Any] = [int(array[k]) if leaf.discrete else array[k] for leaf, array in parts]
         return assemble(self._space, iter(ones))
+
+
+def add_info(add: AddInfo, infos: Infos, info: dict[Any, Any], env: int) -> None:
+    """Adds an environment's info; what does not fit beside the others' is kept as an object.
+
+    Gymnasium's own raises there, such as for another shape than before, or an integer of more
+    than 64 bits. The lockstep's rows are worth more.
+    """
+    for key, value in info.items():
+        try:
+            add(infos, {key: value}, env)
+        except Exception:  # whatever NumPy says no with
+            if type(value) is dict and type(infos.get(key, {})) is dict:
+                add(infos, {key: {}}, env)
+                add_info(add, infos[key], value, env)
+            else:
+                _keep_object(add, infos, key, value, env)
+
+
+def _keep_object(add: AddInfo, infos: Infos, key: Any, value: Any, env: int) -> None:
+    before, told = infos.pop(key, None), infos.get(f"_{key}")
+    add(infos, {key: None}, env)  # an array of objects, and which of them are told
+    if before is not None and told is not None:
+        for other in np.flatnonzero(told[: len(before)]).tolist():
+            infos[key][other] = before[other]
+    infos[key][env] = value
 
 
 def _grouped(numbers: Array) -> Iterator[tuple[int, Array]]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import os
 import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from vecsess.wire.leaves import MAX_LEAF_BYTES, Array
+from vecsess.wire.leaves import MAX_LEAF_BYTES, Array, told
 from vecsess.wire.leaves import FormError as FormError
 from vecsess.wire.leaves import Leaf as Leaf
 from vecsess.wire.leaves import Space as Space
@@ -23,6 +26,10 @@ from vecsess.wire.values import FrameError, array_from, pack_value
 
 _NUMERIC = "biuf"
 MAX_DEPTH = 32  # of spaces within spaces
+MAX_PARTS = 1 << 12  # of one space
+# Of the values of all environments. The spaces of their batch have bounds: some times as much.
+MAX_SPACE_BYTES = int(os.environ.get("VECSESS_MAX_SPACE_BYTES", str(1 << 28)))
+_PART_BYTES, _CHARACTER_BYTES = 1024, 200  # what an object that has neither shape nor values takes
 
 
 def describe(space: Space) -> dict[str, Any]:
@@ -78,29 +85,68 @@ def build_space(plain: Any) -> Space:
     Raises:
         FrameError: not the description of a space.
     """
+    check_bytes([plain], MAX_LEAF_BYTES)
     try:
-        if _box_bytes(plain, 0) > MAX_LEAF_BYTES:
-            raise FrameError(f"expected boxes of at most {MAX_LEAF_BYTES} bytes altogether")
         return _build(plain)
     except FrameError:
         raise
     except Exception as error:  # Gymnasium's constructors say no with whatever they trip over
-        raise FrameError(f"not the description of a space: {error!r}") from error
+        raise FrameError(f"not the description of a space: {error!r:.200}") from error
 
 
-def _box_bytes(plain: Any, depth: int) -> int:
-    """Returns how much memory the boxes of a description say that they take, building none."""
+def check_bytes(plains: Iterable[Any], most: int = MAX_SPACE_BYTES) -> None:
+    """Refuses descriptions of spaces that take more memory than that, before any is built.
+
+    Raises:
+        FrameError: they do, or one of them has too many parts.
+    """
+    left = most
+    for plain in plains:
+        parts = list(_parts_of(plain, 0))
+        if len(parts) > MAX_PARTS:
+            raise FrameError(f"expected a space of at most {MAX_PARTS} parts, got {len(parts)}")
+        left -= sum(map(_bytes_of, parts))
+        if left < 0:
+            raise FrameError(
+                f"expected spaces whose values take at most {most} bytes altogether; the variable "
+                "VECSESS_MAX_SPACE_BYTES raises the bound for all environments"
+            )
+
+
+def _parts_of(plain: Any, depth: int) -> Iterator[dict[str, Any]]:
+    """Yields every dict in a description of a space: it is one, and what it is made of are some."""
     if depth > 2 * MAX_DEPTH:  # a space and its list of parts are a level each
         raise FrameError(f"expected at most {MAX_DEPTH} spaces within each other")
+    if type(plain) is dict:
+        yield plain
+        plain = list(plain.values())
     if type(plain) is list:
-        return sum(_box_bytes(part, depth + 1) for part in plain)
-    if type(plain) is not dict:
-        return 0
-    total = sum(_box_bytes(part, depth + 1) for part in plain.values())
-    if plain.get("type") == "Box" and type(plain.get("shape")) is list:
-        sides = [side for side in plain["shape"] if type(side) is int and side > 0]
-        total += math.prod(sides) * _checked_dtype(plain.get("dtype")).itemsize
-    return total
+        for part in plain:
+            yield from _parts_of(part, depth + 1)
+
+
+def _bytes_of(plain: dict[str, Any]) -> int:
+    """Returns about how much memory a space takes, and a value of it, but for its parts."""
+    kind = plain.get("type")
+    match kind if type(kind) is str else "":
+        case "Box":
+            size = _size(plain.get("shape")) * _checked_dtype(plain.get("dtype")).itemsize
+        case "MultiBinary":
+            size = _size(plain.get("n"))
+        case "MultiDiscrete":
+            size = 8 * np.asarray(plain.get("nvec")).size
+        case "Text":
+            size = _CHARACTER_BYTES * len(str(plain.get("characters")))
+        case _:
+            size = 0
+    return _PART_BYTES + size
+
+
+def _size(shape: Any) -> int:
+    sides = shape if type(shape) is list else [shape]
+    if not all(type(side) is int and 0 <= side < 1 << 32 for side in sides) or len(sides) > 8:
+        raise FrameError(f"expected a shape, got {told(shape)}")
+    return math.prod(sides)
 
 
 def _build(plain: Any) -> Space:
@@ -115,9 +161,11 @@ def _build(plain: Any) -> Space:
             return spaces.Box(low, high, shape, dtype.type)
         case "Discrete":
             dtype = _checked_dtype(plain["dtype"])
-            return spaces.Discrete(int(plain["n"]), start=int(plain["start"]), dtype=dtype.type)
+            _require_integers(plain["n"], plain["start"], dtype)
+            return spaces.Discrete(plain["n"], start=plain["start"], dtype=dtype.type)
         case "MultiDiscrete":
             dtype = _checked_dtype(plain["dtype"])
+            _require_integers(plain["nvec"], plain["start"], dtype)
             return spaces.MultiDiscrete(plain["nvec"], dtype.type, start=plain["start"])
         case "MultiBinary":
             return spaces.MultiBinary(plain["n"])
@@ -134,24 +182,29 @@ def _build(plain: Any) -> Space:
         case "Custom":
             return build_custom(plain)
         case other:
-            raise FrameError(f"unknown space {other!r}")
+            raise FrameError(f"unknown space {told(other)}")
+
+
+def _require_integers(n: Any, start: Any, dtype: np.dtype[Any]) -> None:
+    """Refuses a range of integers whose last one the dtype can't hold: its sums would overflow."""
+    counts, starts, bounds = np.asarray(n), np.asarray(start), np.iinfo(dtype)
+    whole = counts.dtype.kind in "iu" and starts.dtype.kind in "iu"
+    fits = whole and counts.shape == starts.shape and bool((counts > 0).all())
+    last = min(int(bounds.max), (1 << 63) - 1)
+    if not fits or (starts < bounds.min).any() or (starts > last - (counts - 1)).any():
+        raise FrameError(f"expected integers of {dtype}, got {told(n)} from {told(start)}")
 
 
 def _checked_dtype(text: Any) -> np.dtype[Any]:
     dtype: np.dtype[Any] = array_from(text, [0], b"").dtype
     if dtype.kind not in _NUMERIC:
-        raise FrameError(f"a space can't have the dtype {text!r}")
+        raise FrameError(f"a space can't have the dtype {told(text)}")
     return dtype
 
 
 def _expand(bound: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    size = 1
-    for side in shape:
-        if type(side) is not int or side < 0:
-            raise FrameError(f"bad shape {shape!r}")
-        size *= side
-    if size * dtype.itemsize > MAX_LEAF_BYTES or len(shape) > 8 or bound.dtype != dtype:
-        raise FrameError(f"a Box of {shape} {dtype} is too large, or its bounds do not fit")
+    if bound.dtype != dtype:
+        raise FrameError(f"expected bounds of {dtype}, got {bound.dtype}")
     return np.broadcast_to(bound.reshape(()), shape) if bound.size == 1 else bound.reshape(shape)
 
 
@@ -233,8 +286,11 @@ def build_custom(plain: dict[str, Any]) -> Space:
     if type(module) is not str or type(name) is not str:
         raise FrameError("a custom space is named by texts")
     kind = _find(module, name)
-    if kind is None or type(state) is not dict or not all(type(key) is str for key in state):
+    if kind is None or type(state) is not dict:
         return CustomSpace(f"{module}.{name}")
+    if not all(type(key) is str and _is_data(kind, key) for key in state):
+        raise FrameError(f"expected the data of a {told(name)}, got what replaces its methods")
+    _size(plain["shape"] or [])
     space = kind.__new__(kind)
     spaces.Space.__init__(space, plain["shape"], plain["dtype"] or None)
     vars(space).update({key: part for key, part in state.items() if key not in _OWN})
@@ -245,10 +301,19 @@ def _find(module: str, name: str) -> type[Space] | None:
     """Returns the class if the trainer has it; nothing is imported because a worker says so."""
     found: Any = sys.modules.get(module)
     for part in name.split("."):
-        found = getattr(found, part, None)
+        try:  # not `getattr`, which would have a lazy module import what was named
+            found = object.__getattribute__(found, "__dict__").get(part)
+        except AttributeError:
+            return None
     own = module.partition(".")[0] == "gymnasium"
     is_space = isinstance(found, type) and issubclass(found, spaces.Space)
     return found if is_space and not own else None
+
+
+def _is_data(kind: type[Space], key: str) -> bool:
+    """Whether an attribute is neither a method nor a property of the class, nor Python's own."""
+    of_class = inspect.getattr_static(kind, key, None)
+    return not (key.startswith("__") or callable(of_class) or hasattr(of_class, "__get__"))
 
 
 def is_custom(space: Space) -> bool:
