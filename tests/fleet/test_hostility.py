@@ -169,14 +169,14 @@ def test_a_generator_takes_only_what_is_within_its_bounds(state: Any) -> None:
     reports = Reports(LAYOUT.observation_space, LAYOUT.views(bytearray(LAYOUT.stride_bytes)))
     reply = Done(1, [[0, "generator", pack_value(state)]], [])
     with pytest.raises(FrameError):
-        reports.read(WORKER, reply)
+        reports.read(WORKER, reply, Done)
 
 
 @pytest.mark.parametrize("name", ["PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"])
 def test_the_state_of_every_generator_of_numpy_comes_as_it_was(name: str) -> None:
     reports = Reports(LAYOUT.observation_space, LAYOUT.views(bytearray(LAYOUT.stride_bytes)))
     reply = Done(1, [[0, "generator", pack_value(generator(name))]], [])
-    got = reports.read(WORKER, reply).values[0][2]
+    got = reports.read(WORKER, reply, Done).values[0][2]
     assert got.random() == np.random.Generator(getattr(np.random, name)(0)).random()
 
 
