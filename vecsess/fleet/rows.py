@@ -91,6 +91,19 @@ class Rows:
         for field, part in zip(self._views.actions, action, strict=True):
             field[self._places[env]] = part
 
+    def dump_piped(self) -> list[list[Any]]:
+        """Returns the parts of observations that have no place in shared memory, `[n]` a leaf."""
+        fields = [field for field in self._own.observations if field.dtype == object]
+        return [[field[place] for place in self._places] for field in fields]
+
+    def load_piped(self, parts: list[list[Any]], without: set[int]) -> None:
+        """Puts back what `dump_piped` returned, but for the environments in `without`."""
+        fields = [field for field in self._own.observations if field.dtype == object]
+        for field, values in zip(fields, parts, strict=True):
+            for env, value in enumerate(values):
+                if env not in without:
+                    field[self._places[env]] = value
+
     def read_step(self, rows: StepRows, observations: list[Array]) -> Array | None:
         """Copies a finished step into the caller's arrays.
 

@@ -205,7 +205,12 @@ class Journal:
             rows: `[N]`, its row there.
         """
         chunks = [
-            [index, chunk.actions, chunk.checksums[:, workers, rows]]
+            # What goes by pipe is msgpack already, in an array of objects.
+            [
+                index,
+                [each.tolist() if each.dtype == object else each for each in chunk.actions],
+                chunk.checksums[:, workers, rows],
+            ]
             for index, chunk in self._chunks.items()
         ]
         events = [
@@ -231,7 +236,8 @@ class Journal:
         ]
         self._chunks.clear()
         for index, actions, checksums in plain["chunks"]:
-            chunk = _Chunk(list(actions), self._no_checksums())
+            arrays = [np.array(e, object) if isinstance(e, list) else e for e in actions]
+            chunk = _Chunk(arrays, self._no_checksums())
             chunk.checksums[:, workers, rows] = checksums
             self._chunks[index] = chunk
 

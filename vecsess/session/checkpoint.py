@@ -2,44 +2,84 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from typing import TYPE_CHECKING, Any
 
+from vecsess.contract import Contract
 from vecsess.errors import StateError
+from vecsess.fleet.worker import Timeouts
+from vecsess.recovery.policy import RestartPolicy
 from vecsess.wire.values import FrameError, pack_value, unpack_value
 
-FORMAT = 3
+if TYPE_CHECKING:
+    from vecsess.session.vector import VecCheckedSession
+
+FORMAT = 4
+_CLASSES = {"contract": Contract, "timeouts": Timeouts, "restart_policy": RestartPolicy}
 
 
-def pack_session(session: Any, recipe: dict[str, Any]) -> dict[str, Any]:
+def write_recipe(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns how to make a session again: what is plain data, and the names of what is not.
+
+    Args:
+        arguments: of `VecCheckedSession`, by name.
+    """
+    given: dict[str, bytes] = {}
+    missing = []
+    for name, value in arguments.items():
+        plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        try:
+            given[name] = pack_value(plain)
+        except (TypeError, ValueError):
+            missing.append(name)
+    return {"given": given, "missing": missing}
+
+
+def read_recipe(data: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of the session in a checkpoint, with `settings` instead of its own.
+
+    Raises:
+        StateError: it is not a checkpoint of this format, it is damaged, or something is missing
+            that it can't hold.
+    """
+    if type(data) is not dict or data.get("format") != FORMAT:
+        found = data.get("format") if isinstance(data, dict) else type(data).__name__
+        raise StateError(f"expected a checkpoint of format {FORMAT}, got {found!r}")
+    recipe = data["recipe"]
+    missing = [name for name in recipe["missing"] if settings.get(name) is None]
+    if missing:
+        raise StateError(
+            f"expected {', '.join(f'{name}=...' for name in missing)}: a checkpoint holds plain "
+            "data alone, so what was a callable or another object must be given again"
+        )
+    try:
+        given = {name: unpack_value(packed) for name, packed in recipe["given"].items()}
+        for name, kind in _CLASSES.items():
+            if given.get(name) is not None:
+                given[name] = kind(**given[name])
+    except (FrameError, TypeError, ValueError) as error:
+        raise StateError(f"expected a checkpoint, got a damaged one: {error}") from error
+    return {**given, **settings}
+
+
+def pack_session(session: VecCheckedSession, recipe: dict[str, Any]) -> dict[str, Any]:
     """Returns a session as plain data.
 
     Args:
         session: one that is ready to step.
-        recipe: how to make one like it, plain data.
+        recipe: how to make one like it; see `write_recipe`.
     """
     state = {
         "noise": [session.noise_seed, session.noise_counter],
         "returns": session.episode_returns,
         "lengths": session.episode_lengths,
-        "recovery": session.engine.recovery.dump(),
+        "engine": session.engine.dump(),
     }
     return {"format": FORMAT, "recipe": recipe, "state": pack_value(state)}
 
 
-def recipe_of(data: Any) -> dict[str, Any]:
-    """Returns how to make a session like the one in a checkpoint.
-
-    Raises:
-        StateError: it is not a checkpoint of this format.
-    """
-    if type(data) is not dict or data.get("format") != FORMAT:
-        found = data.get("format") if isinstance(data, dict) else type(data).__name__
-        raise StateError(f"expected a checkpoint of format {FORMAT}, got {found!r}")
-    recipe: dict[str, Any] = data["recipe"]
-    return recipe
-
-
-def unpack_session(session: Any, data: dict[str, Any]) -> dict[int, str]:
+def unpack_session(session: VecCheckedSession, data: dict[str, Any]) -> dict[int, str]:
     """Puts a new session into the state of a checkpoint.
 
     Returns:
@@ -52,7 +92,7 @@ def unpack_session(session: Any, data: dict[str, Any]) -> dict[int, str]:
     session.noise_seed, session.noise_counter = state["noise"]
     session.episode_returns[:] = state["returns"]
     session.episode_lengths[:] = state["lengths"]
-    failed: dict[int, str] = session.engine.recovery.load(state["recovery"])
+    failed = session.engine.load(state["engine"])
     for env in failed:
         session.episode_returns[env], session.episode_lengths[env] = 0.0, 0
     return failed

@@ -68,18 +68,6 @@ class Conventions:
         seed_of = self.episode_seeds if callable(self.episode_seeds) else episode_seed
         return partial(of_part, seed_of, self.first_env) if self.first_env else seed_of
 
-    def recipe(self) -> dict[str, Any]:
-        """Returns the arguments that make a session like this one, as far as plain data can."""
-        mode, seeds, options = self.observation_mode, self.episode_seeds, self.episode_options
-        return {
-            "autoreset_mode": self.autoreset_mode.name.lower(),
-            "observation_mode": mode if isinstance(mode, str) else "same",
-            "copy": self.copy,
-            "infos": self.infos,
-            "episode_seeds": "continue" if callable(seeds) else seeds,
-            "episode_options": options if isinstance(options, dict) else None,
-        }
-
     def for_workers(self) -> dict[str, Any]:
         """Returns what workers must know of them, as plain data and pickles.
 
@@ -213,3 +201,11 @@ class SeedChain:
                 )
             self._seeds[env] = chosen[env]
         return chosen
+
+    def dump(self) -> list[int | None]:
+        """Returns the seeds that the chains have begun with."""
+        return self._seeds
+
+    def load(self, seeds: list[int | None]) -> None:
+        """Goes on with such chains."""
+        self._seeds = seeds

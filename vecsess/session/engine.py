@@ -338,6 +338,33 @@ class Engine:
             error.step = self.progress.step_of(error.env)
         return error
 
+    # --- checkpoints -----------------------------------------------------------------------------
+
+    def dump(self) -> dict[str, Any]:
+        """Returns what later steps and recoveries depend on, as plain data.
+
+        Raises:
+            StateError: there is no log to take it from.
+        """
+        return {
+            "recovery": self.recovery.dump(),
+            "chain": None if self._chain is None else self._chain.dump(),
+            # A replay brings back an environment, not what went by pipe before.
+            "piped": self.lockstep.rows.dump_piped(),
+        }
+
+    def load(self, plain: dict[str, Any]) -> dict[int, str]:
+        """Brings every environment to where `dump` found it.
+
+        Returns:
+            Those that could not be brought back, and why; they have begun new episodes.
+        """
+        if self._chain is not None and plain["chain"] is not None:
+            self._chain.load(plain["chain"])
+        failed = self.recovery.load(plain["recovery"])
+        self.lockstep.rows.load_piped(plain["piped"], set(failed))
+        return failed
+
     # --- arrays ----------------------------------------------------------------------------------
 
     def new_batch(self) -> Tree:

@@ -31,7 +31,7 @@ from vecsess.fleet.plan import (
 from vecsess.fleet.worker import Timeouts
 from vecsess.recovery.policy import FailureReaction, Incident, Reaction, Reactions, RestartPolicy
 from vecsess.recovery.recycling import check_limits
-from vecsess.session.checkpoint import pack_session, recipe_of, unpack_session
+from vecsess.session.checkpoint import pack_session, read_recipe, unpack_session, write_recipe
 from vecsess.session.conventions import (
     NO_INFOS,
     Conventions,
@@ -175,7 +175,29 @@ class VecCheckedSession(GymVector):
         except BaseException:
             fleet.close(0.5, in_order=False)
             raise
-        self._recipe = {**_made(env, make_kwargs), "n": n, **conventions.recipe()}
+        self._recipe = write_recipe(
+            {
+                "env": env,
+                "n": n,
+                "make_kwargs": make_kwargs,
+                "contract": contract,
+                "autoreset_mode": conventions.autoreset_mode.name.lower(),
+                "observation_mode": observation_mode,
+                "copy": conventions.copy,
+                "infos": infos,
+                "episode_seeds": episode_seeds,
+                "episode_options": episode_options,
+                "preload": list(preload),
+                "timeouts": timeouts,
+                "start_method": start_method,
+                "on_crash": on_crash,
+                "on_error": on_error,
+                "on_violation": on_violation,
+                "on_limit": on_limit,
+                "restart_policy": terms.restart_policy,
+                **limits,
+            }
+        )
         self._unrestored: dict[int, str] = {}
         self.first_env = first_env
         self.noise_seed = secrets.randbits(63)
@@ -328,15 +350,15 @@ class VecCheckedSession(GymVector):
         Args:
             data: what `checkpoint` returned.
             env: as for the constructor; needed where the environments came from callables.
-            settings: as for the constructor, such as `workers`; the rest is as it was.
+            settings: as for the constructor. What is not given is as it was, but for `workers`,
+                `affinity` and `niceness`, which are this machine's. What was no plain data, such as
+                a callable for `episode_seeds`, must be given again.
 
         Raises:
-            StateError: `data` is not a checkpoint, or `env` is missing.
+            StateError: `data` is not a checkpoint, or something is missing: it is named.
         """
-        recipe = {**recipe_of(data), **settings}
-        if env is None and recipe["env"] is None:
-            raise StateError("expected env: the checkpoint's environments came from callables")
-        session = cls(**{**recipe, "env": recipe["env"] if env is None else env})
+        given = settings if env is None else {**settings, "env": env}
+        session = cls(**read_recipe(data, given))
         try:
             with session._gate.during("restore"):
                 session._resume(data)
@@ -415,11 +437,6 @@ def _count(env: EnvLike, n: int | None) -> int:
     if type(n) is not int or n < 1:
         raise ValueError(f"n: expected a positive number of environments, got {n!r}")
     return n
-
-
-def _made(env: EnvLike, make_kwargs: dict[str, Any] | None) -> dict[str, Any]:
-    """Returns how the environments are made, as plain data; callables are for who restores them."""
-    return {"env": env, "make_kwargs": make_kwargs} if isinstance(env, str) else {"env": None}
 
 
 _sessions: weakref.WeakSet[VecCheckedSession] = weakref.WeakSet()
