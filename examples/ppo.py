@@ -135,9 +135,9 @@ class Trainer:
         shapes = vec.single_observation_space, vec.single_action_space
         self.vec, self.settings = vec, (s := settings.filled(*shapes))
         self.agent = Agent(*shapes, s.lstm)
-        # Where actor and critic share layers, large returns would drown the policy's gradient.
-        scaled = self.agent.shared or not self.agent.discrete
-        self.rewards = RewardScale(s.n, s.gamma) if scaled else nn.Identity()
+        # With returns of 100 the critic, which may change by `clip` in each update, stays behind
+        # for the whole run, and its gradient drowns the policy's where both are clipped together.
+        self.rewards = RewardScale(s.n, s.gamma)
         parameters = self.agent.parameters()
         self.optimizer = torch.optim.Adam(parameters, lr=s.learning_rate, eps=1e-5)
         self.player = Player(self.agent, s.n)
@@ -171,8 +171,7 @@ class Trainer:
         s = self.settings
         rate = s.learning_rate * (1 - self.update / self.updates)
         self.optimizer.param_groups[0]["lr"] = rate
-        if isinstance(self.rewards, RewardScale):
-            self.rewards.apply_to(rollout)
+        self.rewards.apply_to(rollout)
         tensors, seen = rollout.to_torch(gamma=s.gamma, lam=s.lam), []
         for epoch in range(s.epochs):
             # A generator for each epoch: there is no state of it to be saved.
