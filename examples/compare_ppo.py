@@ -4,9 +4,9 @@
     python examples/compare_ppo.py --env HalfCheetah-v5 --steps 65536 --rounds 3
 
 Everything but the environments is the same: the agent, the hyperparameters, the noise that actions
-are made from, the seeds of the environments. So the curves are the same, bit for bit, which is
-checked (but for the pipelined pace, where rounding may differ). The contenders take turns, round
-by round, and the time of each is the median: shared machines vary.
+are made from, the seeds of the environments. So the curves are the same, bit for bit on one kind
+of CPU, which is checked (but for the pipelined pace, where rounding may differ). The contenders
+take turns, round by round, and the time of each is the median: shared machines vary.
 """
 
 import argparse

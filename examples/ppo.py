@@ -1,6 +1,6 @@
 """PPO (Schulman et al. 2017, arXiv 1707.06347) in one file, on `VecCheckedSession`.
 
-    python examples/ppo.py                                     # CartPole-v1, half a minute
+    python examples/ppo.py                                     # CartPole-v1, ten seconds
     python examples/ppo.py --env Pendulum-v1 --logdir runs/pendulum --curve runs/pendulum.png
     python examples/ppo.py --chaos                             # workers are killed; the same curve
     python examples/ppo.py --checkpoint run.pt --stop-at 100000
@@ -8,7 +8,8 @@
 
 All randomness is a function of the seed: the first weights, the noise that actions are made from
 (`collect_rollout` derives it from seed, lockstep and env), the order of the minibatches. So runs
-with the same settings are the same, bit for bit.
+with the same settings are the same, bit for bit, on one kind of CPU; on another, BLAS adds up in
+another order, and a run goes another way to the same end.
 
 Beside this file: the agent as a policy (`acting.py`), the hyperparameters and the command line
 (`settings.py`), normalisation (`scaling.py`), progress bar, scalars, curve and chaos

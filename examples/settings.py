@@ -48,7 +48,7 @@ class Settings:
         if box:
             found |= {"learning_rate": 3e-4, "minibatches": 32, "epochs": 10, "entropy": 0.0}
         elif not image and not self.lstm:
-            # CleanRL's rate is Atari's; what changes by less than a thousandth goes astray in noise.
+            # CleanRL's rate is Atari's: an update's KL divergence would be 0.0006, and not 0.003.
             found |= {"steps": 100_000, "learning_rate": 1e-3}
         found["horizon"] = max(1, rows // self.n)
         missing = {name: found[name] for name in found if getattr(self, name) is None}

@@ -5,8 +5,8 @@
 the slowest worker's steps together, and not as long as each step's slowest worker.
 
 Every environment sees the actions, and the policy the observations and the noise, that they would
-in lockstep. So the batch is the same, bit for bit, for a policy that computes each row by itself;
-a matrix product may round differently with another number of rows.
+in lockstep. So the batch is the same, bit for bit on one kind of CPU, for a policy that computes
+each row by itself; a matrix product may round differently with another number of rows.
 """
 
 from __future__ import annotations

@@ -52,8 +52,8 @@ class VecCheckedSession(GymVector):
     """N Gymnasium environments in worker processes, stepped together, every transition checked.
 
     It is a `gymnasium.vector.VectorEnv`, and the session that `collect_rollout` fills batches
-    from. Whatever `workers` is, the results are the same, bit for bit, for environments whose
-    randomness is in `np_random`.
+    from. Whatever `workers` is, the results are the same, bit for bit on one kind of CPU, for
+    environments whose randomness is in `np_random`.
 
     Args:
         env: an id (also `module:EnvId`) or an `EnvSpec`, a zero-argument callable that returns a
