@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vecsess.contract import Contract
 from vecsess.errors import StateError
 from vecsess.fleet.worker import Timeouts
+from vecsess.recovery.journal import CHUNK_STEPS
 from vecsess.recovery.policy import RestartPolicy
 from vecsess.wire.values import FrameError, pack_value, unpack_value
 
@@ -63,20 +64,37 @@ def read_recipe(data: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**given, **settings}
 
 
-def pack_session(session: VecCheckedSession, recipe: dict[str, Any]) -> dict[str, Any]:
+def pack_session(
+    session: VecCheckedSession, recipe: dict[str, Any], *, trim: bool = False
+) -> dict[str, Any]:
     """Returns a session as plain data.
 
     Args:
         session: one that is ready to step.
         recipe: how to make one like it; see `write_recipe`.
+        trim: leave out of the log what the episodes under way can do without.
     """
+    engine = session.engine.dump()
     state = {
         "noise": [session.noise_seed, session.noise_counter],
         "returns": session.episode_returns,
         "lengths": session.episode_lengths,
-        "engine": session.engine.dump(),
+        "engine": {**engine, "recovery": trim_log(engine["recovery"])} if trim else engine,
     }
     return {"format": FORMAT, "recipe": recipe, "state": pack_value(state)}
+
+
+def state_of(data: dict[str, Any]) -> dict[str, Any]:
+    """Returns what `pack_session` packed.
+
+    Raises:
+        StateError: it is damaged.
+    """
+    try:
+        state: dict[str, Any] = unpack_value(data["state"])
+    except FrameError as error:
+        raise StateError(f"expected a checkpoint, got a damaged one: {error}") from error
+    return state
 
 
 def unpack_session(session: VecCheckedSession, data: dict[str, Any]) -> dict[int, str]:
@@ -85,10 +103,7 @@ def unpack_session(session: VecCheckedSession, data: dict[str, Any]) -> dict[int
     Returns:
         The environments that could not be brought back, and why.
     """
-    try:
-        state = unpack_value(data["state"])
-    except FrameError as error:
-        raise StateError(f"expected a checkpoint, got a damaged one: {error}") from error
+    state = state_of(data)
     session.noise_seed, session.noise_counter = state["noise"]
     session.episode_returns[:] = state["returns"]
     session.episode_lengths[:] = state["lengths"]
@@ -96,3 +111,27 @@ def unpack_session(session: VecCheckedSession, data: dict[str, Any]) -> dict[int
     for env in failed:
         session.episode_returns[env], session.episode_lengths[env] = 0.0, 0
     return failed
+
+
+def trim_log(recovery: dict[str, Any]) -> dict[str, Any]:
+    """Returns a log without what came before the episodes that are under way.
+
+    Where an episode can't be begun from its own RNG state or seed, what leads to it stays.
+    """
+    progress, journal = recovery["progress"], recovery["journal"]
+    events, starts = [], []
+    for env, begun in enumerate(progress["begun"]):
+        told = journal["events"][env]
+        at, first = begun, 0
+        resets = [index for index, event in enumerate(told) if event[1] == "reset"]
+        seed = told[resets[-1]][2][0] if resets else None
+        if journal["rng"][env, 0] or (not progress["episodes"][env] and seed is not None):
+            first = resets[-1] if resets else 0
+        elif resets:
+            at = told[resets[0]][0]
+        kept = [event for event in told[:first] if event[1] == "set"]
+        events.append([*kept, *told[first:]])
+        starts.append(at)
+    oldest = min(starts) // CHUNK_STEPS
+    chunks = [chunk for chunk in journal["chunks"] if chunk[0] >= oldest]
+    return {**recovery, "journal": {**journal, "events": events, "chunks": chunks}}

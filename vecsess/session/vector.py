@@ -326,17 +326,21 @@ class VecCheckedSession(GymVector):
 
     # --- checkpoints -----------------------------------------------------------------------------
 
-    def checkpoint(self) -> dict[str, Any]:
+    def checkpoint(self, *, trim: bool = False) -> dict[str, Any]:
         """Returns the session as plain data, which msgpack can pack: see `restore`.
 
         It holds the log of resets, actions and checksums, not the environments' memory, so it is
         small, and good on another day, in another process, with other `workers`.
 
+        Args:
+            trim: leave out what the episodes under way can do without. An environment whose
+                randomness is not all in `np_random` may need just that to be brought back.
+
         Raises:
             StateError: not between two steps, or without a log (`on_crash` is not "replay").
         """
         with self._gate.during("checkpoint"):
-            return pack_session(self, self._recipe)
+            return pack_session(self, self._recipe, trim=trim)
 
     @classmethod
     def restore(
