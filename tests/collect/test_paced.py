@@ -129,8 +129,9 @@ def test_a_refused_action_names_its_environment_and_a_reset_goes_on() -> None:
         with pytest.raises(ActionError) as caught:
             collect_rollout(vec, OutOfRange(), 16, seed=0, pace="pipelined")
         assert caught.value.env in (1, 3)
-        with pytest.raises(StateError):
-            vec.observe()
+        for call in (vec.observe, lambda: collect_rollout(vec, OutOfRange(), 16)):
+            with pytest.raises(StateError, match=r"expected reset\(\) first"):
+                call()
         vec.reset(seed=0)
         policy = RandomPolicy(vec.single_action_space)
         again = collect_rollout(vec, policy, 16, seed=0, pace="free")

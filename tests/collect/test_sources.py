@@ -759,3 +759,43 @@ class TestSingleSessions:
         assert rollout.observations.shape == (20, 1, 2)
         assert rollout.observations.dtype == np.float64
         assert set(rollout.rewards.ravel().tolist()) == {0.5}
+
+
+class Interrupting:
+    """Is interrupted at a call of its choice, as by Ctrl-C."""
+
+    noise_size = 1
+
+    def __init__(self, at: int) -> None:
+        self.calls, self.at = 0, at
+
+    def act(self, observations: Any, *, noise: Any, **_: Any) -> Any:
+        self.calls += 1
+        if self.calls == self.at:
+            raise KeyboardInterrupt
+        return (noise[:, 0] * 2).astype(np.int64), np.zeros(len(noise)), np.zeros(len(noise))
+
+    def value(self, observations: Any, **_: Any) -> Any:
+        return np.zeros(len(observations))
+
+
+@pytest.mark.parametrize("pace", ["lockstep", "pipelined", "free"])
+def test_a_rollout_that_was_interrupted_is_never_begun_anew_unasked(pace: str) -> None:
+    resets: list[Any] = []
+
+    def unasked(*args: Any, **given: Any) -> Any:
+        resets.append((args, given))
+
+    with VecCheckedSession("CartPole-v1", 4, workers=2) as vec:
+        vec.start(seed=3)
+        vec.start = unasked  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            collect_rollout(vec, Interrupting(5), 16, seed=0, pace=pace)
+        if pace == "lockstep":  # between two steps, so it goes on where it was
+            assert collect_rollout(vec, Interrupting(0), 4).observations.shape == (4, 4, 4)
+        else:  # some workers are ahead of others
+            with pytest.raises(StateError, match=r"expected reset\(\) first"):
+                collect_rollout(vec, Interrupting(0), 4, pace=pace)
+            vec.reset(seed=1)
+            assert collect_rollout(vec, Interrupting(0), 4, pace=pace).valid.all()
+        assert resets == []

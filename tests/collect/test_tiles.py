@@ -111,7 +111,7 @@ def test_a_policy_that_answers_for_another_number_of_rows_is_told() -> None:
 def test_a_part_of_a_session_has_the_noise_and_places_of_the_whole() -> None:
     def batch(n: int, first: int) -> Rollout:
         with VecCheckedSession("CartPole-v1", n=n, workers=0) as vec:
-            vec.first_env = first  # type: ignore[attr-defined]  # a part of a session has it
+            vec.first_env = first  # as a part of a larger session has it
             vec.start(list(range(first, first + n)))
             return collect_rollout(vec, Mlp(4, 2, act_rows=4), 32, seed=5)
 

@@ -22,6 +22,7 @@ from vecsess.contract import Finals, StepRows, Transition
 from vecsess.errors import StateError
 from vecsess.session.checked import CheckedSession, Session
 from vecsess.session.client import Client
+from vecsess.session.gate import Phase
 from vecsess.tree import Tree
 
 S = TypeVar("S")
@@ -66,7 +67,8 @@ def collect_rollout(
         ValueError: a horizon below 1, an `out` that does not fit, an answer of the policy in
             another shape, a kind of noise that there is not.
         TypeError: no policy, or an answer of it in another dtype.
-        StateError: a vector session that does not reset in the same step.
+        StateError: a vector session that does not reset in the same step, or whose last call
+            failed or is under way: it is never reset unasked.
 
     Example:
         >>> import numpy as np
@@ -80,6 +82,7 @@ def collect_rollout(
     if not hasattr(session, "step_into"):
         return collect_from_session(session, policy, horizon, seed=seed, counter=counter, out=out)
     _require_same_step(session)
+    _require_whole(session)
     if pace not in PACES:
         raise ValueError(f"pace: expected one of {PACES}, got {pace!r}")
     books = books_of(session)
@@ -250,6 +253,14 @@ def _is_started(session: CheckedSession) -> bool:
     except StateError:
         return False
     return True
+
+
+def _require_whole(vec: Any) -> None:
+    """Refuses a session in the middle of something, which a reset would silently throw away."""
+    engine = getattr(vec, "engine", None)  # a source of one's own has none
+    if engine is not None and engine.gate.phase is not Phase.NEW:
+        with engine.gate.during("observe"):  # refuses, and says what to do
+            return
 
 
 def _require_same_step(vec: Any) -> None:
