@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+from tests.losses import kill
 from tests.train.extras import NEEDS
 from tests.train.train_envs import BrightSideEnv, Env, MoreShifted, Shifted, TalkativeEnv
 from vecsess import VecCheckedSession
@@ -158,6 +159,43 @@ def test_an_attribute_is_there_whatever_its_type(talkative: Any) -> None:
     assert talkative.get_attr("asked") == [0] * N  # asking did not call it
     with pytest.raises(EnvError, match="plain data"):
         talkative.get_attr("multiply")
+
+
+def test_what_only_reads_leaves_an_episode_replayable() -> None:
+    with VecCheckedSession(lambda: TalkativeEnv(render_mode="rgb_array"), 2, workers=2) as vec:
+        env = SB3VecEnv(vec, pure_calls=["multiply"])
+        env.seed(0)
+        env.reset()
+        assert env.has_attr("difficulty")
+        assert env.get_attr("asked") == [0, 0]
+        assert len(env.get_images()) == 2
+        assert env.env_method("multiply", 2) == [4, 4]
+        env.step(np.zeros(2, np.int64))
+        kill(vec, 0, wait=True)
+        env.step(np.zeros(2, np.int64))
+        assert [text for one in vec.incidents for text in one.outcomes.values()] == [
+            "replayed episode"
+        ]
+        with pytest.raises(ValueError, match="use `step` directly"):
+            SB3VecEnv(vec, pure_calls=["step"])
+
+
+@pytest.mark.parametrize("level", ["final", "none"])
+def test_less_of_infos_may_be_asked_for(level: Any) -> None:
+    with VecCheckedSession(MAKERS["infos"], N, workers=2) as vec:
+        env, ended = SB3VecEnv(vec, infos=level), 0
+        env.reset()
+        assert all("length" in info for info in env.reset_infos)
+        for _ in range(12):
+            _, _, dones, infos = env.step(np.zeros(N, np.int64))
+            assert [("step" in info) for info in infos] == [
+                bool(done) and level == "final" for done in dones
+            ]
+            assert [("terminal_observation" in info) for info in infos] == dones.tolist()
+            ended += int(dones.sum())
+        assert ended > N
+        with pytest.raises(ValueError, match="expected one of"):
+            SB3VecEnv(vec, infos="some")  # type: ignore[arg-type]
 
 
 def test_wrappers_are_found_by_class(talkative: Any) -> None:

@@ -139,20 +139,35 @@ class InfoReader:
         self._blocks.gather(field, rows)
         return Part(_WHATS[which], schema, envs, rows if envs is None else rows[envs])
 
-    def of_each(self, answers: dict[int, Done]) -> dict[int, dict[str, Any]]:
-        """Returns `{"info": ..., "final_info": ...}` of each environment that has one.
+    def of_each(
+        self, answers: dict[int, Done]
+    ) -> tuple[list[dict[str, Any]], dict[int, dict[str, Any]]]:
+        """Returns each environment's info `[N]`, {} where it has none, and the final ones.
 
         Args:
             answers: what came beside the slab, by worker.
         """
-        found: dict[int, dict[str, Any]] = {}
+        infos: list[dict[str, Any]] = []
+        finals: dict[int, dict[str, Any]] = {}
         for part in self.parts:
+            told = records(part.schema.entries, part.rows)
+            if part.envs is None and part.what == "info":
+                infos = told
+                continue
             envs = range(self._n) if part.envs is None else part.envs.tolist()
-            for env, info in zip(envs, records(part.schema.entries, part.rows), strict=True):
-                found.setdefault(env, {})[part.what] = info
-        for env, what, value in values_of(answers, self._workers):
-            found.setdefault(env, {})[what] = value
-        return found
+            if part.what == "final_info":
+                finals.update(zip(envs, told, strict=True))
+                continue
+            infos = infos or [{} for _ in range(self._n)]
+            for env, info in zip(envs, told, strict=True):
+                infos[env] = info
+        infos = infos or [{} for _ in range(self._n)]
+        for env, what, value in values_of(answers, self._workers) if answers else ():
+            if what == "info":
+                infos[env] = value
+            elif what == "final_info":
+                finals[env] = value
+        return infos, finals
 
     def merged(self, add: AddInfo, answers: dict[int, Done], finals: Finals | None) -> Infos:
         """Returns the infos of a step or a reset, equal to those of Gymnasium's `SyncVectorEnv`.
@@ -167,19 +182,18 @@ class InfoReader:
                 return self._laid(finals)
             except _MixedError:
                 pass
-        found = self.of_each(answers)
+        told, ends = self.of_each(answers)
         last = {} if finals is None else {int(env): k for k, env in enumerate(finals.envs)}
         infos: Infos = {}
-        for env in sorted(found.keys() | last.keys()):
-            own = found.get(env, {})
+        for env, info in enumerate(told):
             if finals is not None and env in last:
                 final = {
                     "final_obs": self._one_of(finals, last[env]),
-                    "final_info": own.get("final_info", {}),
+                    "final_info": ends.get(env, {}),
                 }
                 add_info(add, infos, final, env)
-            if "info" in own:
-                add_info(add, infos, own["info"], env)
+            if info:
+                add_info(add, infos, info, env)
         return infos
 
     def _laid(self, finals: Finals | None) -> Infos:

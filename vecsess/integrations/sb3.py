@@ -6,11 +6,14 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import cloudpickle
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from vecsess.contract import Finals
 from vecsess.errors import StateError, extra
+from vecsess.session.conventions import InfoLevel, level_of
+from vecsess.session.gym_vector import refuse_own_verbs
 from vecsess.session.vector import VecCheckedSession
 from vecsess.tree import Tree, row
 
@@ -36,6 +39,10 @@ class SB3VecEnv(VecEnv):
 
     Args:
         vec: a session with same-step auto-reset; closing this closes it.
+        infos: what of infos is asked for: "all"; "final" for those of an episode's last step, which
+            is all that SB3's own algorithms read; None for what the session asks for.
+        pure_calls: names of methods that change nothing in the environments, so that an episode can
+            be replayed though they were called in it.
 
     Example:
         >>> with VecCheckedSession("CartPole-v1", n=4, workers=2) as vec:
@@ -43,11 +50,21 @@ class SB3VecEnv(VecEnv):
         (4, 4)
     """
 
-    def __init__(self, vec: VecCheckedSession) -> None:
+    def __init__(
+        self,
+        vec: VecCheckedSession,
+        *,
+        infos: InfoLevel | None = None,
+        pure_calls: Sequence[str] = ("action_masks",),
+    ) -> None:
         mode = vec.metadata.get("autoreset_mode")
         if mode is not AutoresetMode.SAME_STEP:
             raise StateError(f"expected a session with same-step auto-reset, got {mode}")
         self.session = vec
+        self._level = vec.engine.terms.conventions.info_level if infos is None else level_of(infos)
+        self._pure_calls = frozenset(pure_calls)
+        for name in self._pure_calls:
+            refuse_own_verbs(name)
         super().__init__(vec.num_envs, vec.single_observation_space, vec.single_action_space)
 
     # --- reset and step --------------------------------------------------------------------------
@@ -60,9 +77,9 @@ class SB3VecEnv(VecEnv):
             if number or (len(envs) < self.num_envs and self.session.started):
                 chosen["reset_mask"] = np.isin(np.arange(self.num_envs), envs)
             observations, _ = self.session.reset(seed=self._seeds, options=chosen or None)
-            found = self._told()
+            infos, _ = self._told()
             for env in envs:
-                self.reset_infos[env] = found.get(env, {}).get("info", {})
+                self.reset_infos[env] = infos[env]
         # Seeds and options are only used once.
         self._reset_seeds()
         self._reset_options()
@@ -70,7 +87,9 @@ class SB3VecEnv(VecEnv):
 
     def step_async(self, actions: Any) -> None:
         """Sends an action to each environment."""
-        self.session.step_async(actions)
+        engine = self.session.engine
+        with engine.gate.during("step_async"):
+            engine.begin_step(actions, self._level)
 
     def step_wait(self) -> tuple[Tree, np.ndarray[Any, Any], np.ndarray[Any, Any], list[Any]]:
         """Waits for the step; returns observations, rewards, dones and infos."""
@@ -78,29 +97,28 @@ class SB3VecEnv(VecEnv):
         rows = engine.new_rows()
         with engine.gate.during("step_wait"):
             finals = engine.finish_step(rows, None)
-        found = self._told()
-        infos = [found.get(env, {}).get("info", {}) for env in range(self.num_envs)]
+        infos, last = self._told()
         if finals is not None:
-            self._end_episodes(infos, finals, found)
+            self._end_episodes(infos, finals, last)
         cut_off = (rows.truncated & ~rows.terminated).tolist()
-        for env, info in enumerate(infos):
-            info["TimeLimit.truncated"] = cut_off[env]
-            if not rows.valid[env]:
-                info["invalid"] = True
+        for info, cut in zip(infos, cut_off, strict=True):
+            info["TimeLimit.truncated"] = cut
+        for env in np.flatnonzero(~rows.valid).tolist():
+            infos[env]["invalid"] = True
         dones = rows.terminated | rows.truncated
         return rows.next_observations, rows.rewards.astype(np.float32), dones, infos
 
     def _end_episodes(
-        self, infos: list[dict[str, Any]], finals: Finals, found: dict[int, dict[str, Any]]
+        self, infos: list[dict[str, Any]], finals: Finals, last: dict[int, dict[str, Any]]
     ) -> None:
         """Parts the last step's info from the reset's, which came in the same step."""
         for k, env in enumerate(finals.envs.tolist()):
             self.reset_infos[env] = infos[env]
-            infos[env] = found.get(env, {}).get("final_info", {})
+            infos[env] = last.get(env, {})
             infos[env]["terminal_observation"] = row(finals.observations, k)
 
-    def _told(self) -> dict[int, dict[str, Any]]:
-        """Returns what came beside the arrays, by environment: each info as it was."""
+    def _told(self) -> tuple[list[dict[str, Any]], dict[int, dict[str, Any]]]:
+        """Returns each environment's info as it was, and by environment those of ended episodes."""
         flight = self.session.engine.lockstep.flight
         return flight.infos.of_each(flight.answers)
 
@@ -116,7 +134,7 @@ class SB3VecEnv(VecEnv):
 
     def has_attr(self, attr_name: str) -> bool:
         """Returns whether every environment has an attribute, of any type."""
-        return all(self.session.call("has_wrapper_attr", attr_name))
+        return all(self._read("has_wrapper_attr", None, attr_name))
 
     def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
         """Sets an attribute of the environments to one value."""
@@ -127,6 +145,8 @@ class SB3VecEnv(VecEnv):
         self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any
     ) -> list[Any]:
         """Calls a method of the environments; the results are plain data."""
+        if method_name in self._pure_calls:
+            return self._read(method_name, indices, *method_args, **method_kwargs)
         envs = list(self._get_indices(indices))
         return list(self.session.call(method_name, *method_args, indices=envs, **method_kwargs))
 
@@ -147,10 +167,14 @@ class SB3VecEnv(VecEnv):
                 stacklevel=2,
             )
             return [None] * self.num_envs
-        return self.env_method("render")
+        return list(self.session.render())
 
-    def _ask(self, verb: str, name: str, indices: Indices) -> list[Any]:
-        return list(self.session.ask(verb, name, list(self._get_indices(indices)), b""))
+    def _read(self, name: str, indices: Indices, *args: Any, **kwargs: Any) -> list[Any]:
+        """Calls a method that changes nothing."""
+        return self._ask("read", name, indices, cloudpickle.dumps((args, kwargs)))
+
+    def _ask(self, verb: str, name: str, indices: Indices, packed: bytes = b"") -> list[Any]:
+        return list(self.session.ask(verb, name, list(self._get_indices(indices)), packed))
 
 
 def _groups(options: list[dict[str, Any]]) -> list[tuple[dict[str, Any], list[int]]]:

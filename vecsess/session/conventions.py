@@ -26,6 +26,17 @@ NO_INFOS, FINAL_INFOS, ALL_INFOS = 0, 1, 2
 _LEVELS = {"none": NO_INFOS, "final": FINAL_INFOS, "all": ALL_INFOS}
 
 
+def level_of(infos: InfoLevel) -> int:
+    """Returns what workers are told of how much of infos is wanted.
+
+    Raises:
+        ValueError: no level.
+    """
+    if infos not in _LEVELS:
+        raise ValueError(f"infos: expected one of {list(_LEVELS)}, got {infos!r}")
+    return _LEVELS[infos]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conventions:
     """What a session promises of resets, infos and arrays; see `VecCheckedSession`."""
@@ -42,8 +53,7 @@ class Conventions:
         check_observation_mode(self.observation_mode)
         if type(self.first_env) is not int or self.first_env < 0:
             raise ValueError(f"first_env: expected an index from 0 on, got {self.first_env!r}")
-        if self.infos not in _LEVELS:
-            raise ValueError(f"infos: expected one of {list(_LEVELS)}, got {self.infos!r}")
+        level_of(self.infos)
         seeds, options = self.episode_seeds, self.episode_options
         if seeds not in ("continue", "per_episode") and not callable(seeds):
             raise ValueError(
@@ -58,7 +68,7 @@ class Conventions:
     @property
     def info_level(self) -> int:
         """`infos` as the workers are told it."""
-        return _LEVELS[self.infos]
+        return level_of(self.infos)
 
     @property
     def seed_of(self) -> EpisodeSeed | None:

@@ -208,14 +208,14 @@ class GymVector(VectorEnv[Any, Any, Any]):
             ValueError: `reset`, `step` and `close` are the session's.
             EnvError: it raised, is not there, or its result is no plain data.
         """
-        _refuse_own_verbs(name)
+        refuse_own_verbs(name)
         return self.ask("call", name, indices, cloudpickle.dumps((args, kwargs)))
 
     def call_async(
         self, name: str, /, *args: Any, indices: Sequence[int] | None = None, **kwargs: Any
     ) -> None:
         """Sends what `call` sends, without waiting."""
-        _refuse_own_verbs(name)
+        refuse_own_verbs(name)
         envs = self._calls.chosen(indices)
         packed = [cloudpickle.dumps((args, kwargs))] * len(envs)
         with self._gate.during("call_async"):
@@ -295,7 +295,8 @@ class GymVector(VectorEnv[Any, Any, Any]):
             return self._calls.finish(None)
 
 
-def _refuse_own_verbs(name: str) -> None:
+def refuse_own_verbs(name: str) -> None:
+    """Raises `ValueError` for a verb of the session itself."""
     if name in _OWN_VERBS:
         raise ValueError(
             f"Trying to call function `{name}` with `call`, use `{name}` directly instead."
