@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
 import json
+import os
+import pickle
 import socket
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +26,40 @@ def _find_package() -> None:
             return
 
 
+class _FilesOffThePath:
+    """Finds what the trainer had loaded by path; each file by the name that it has there."""
+
+    def __init__(self, files: dict[str, str]) -> None:
+        self._files = files
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Returns where a module is, None for those that any `import` finds."""
+        del path, target
+        if name not in self._files:
+            return None
+        return importlib.util.spec_from_file_location(name, self._files[name])
+
+
+def _take_on(surroundings_fd: int) -> None:
+    """Makes this interpreter look like the trainer's; nothing else may be imported before."""
+    data = os.pread(surroundings_fd, os.fstat(surroundings_fd).st_size, 0)
+    surroundings = pickle.loads(data)  # noqa: S301  # from the manager: code goes this way only
+    own = [entry for entry in sys.path if entry not in surroundings["path"]]
+    sys.path[:] = [*surroundings["path"], *own]
+    sys.argv[:] = surroundings["arguments"]
+    sys.meta_path.insert(0, _FilesOffThePath(surroundings["files"]))
+    if surroundings["directory"] is not None:
+        with contextlib.suppress(OSError):
+            os.chdir(surroundings["directory"])
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the server that the arguments ask for; returns the exit code."""
     parser = argparse.ArgumentParser(prog="gym_server", description=__doc__)
     parser.add_argument("--fork-server", type=int, metavar="FD", help="a socket to the manager")
     parser.add_argument("--manager", type=int, metavar="PID", help="end with this process")
     parser.add_argument("--worker", metavar="FDS", help="command pipe, reply pipe and slab")
+    parser.add_argument("--surroundings", type=int, metavar="FD", help="those of the trainer")
     parser.add_argument("--env-id", default="CartPole-v1", help="as for gymnasium.make")
     parser.add_argument(
         "--make-kwargs", type=_json_object, default={}, metavar="JSON", help="its arguments"
@@ -36,13 +69,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.worker is None and options.fork_server is None:
         return _serve_env(options)
+    _take_on(options.surroundings)
     from vecsess.workers.fork_server import ForkServer
     from vecsess.workers.process import run_worker
 
     if options.worker:
+        os.close(options.surroundings)
         return run_worker(lambda: [int(fd) for fd in options.worker.split(",")])
     with socket.socket(fileno=options.fork_server) as connection:
-        ForkServer(connection, options.manager).run()
+        ForkServer(connection, options.manager, options.surroundings).run()
     return 0
 
 

@@ -52,10 +52,11 @@ class ForkServer:
     Args:
         connection: a SOCK_SEQPACKET socket to the manager.
         manager_pid: whose end is this server's end too, even if a copy keeps the socket open.
+        surroundings_fd: what workers with an interpreter of their own must read, too.
     """
 
-    def __init__(self, connection: socket.socket, manager_pid: int) -> None:
-        self._connection = connection
+    def __init__(self, connection: socket.socket, manager_pid: int, surroundings_fd: int) -> None:
+        self._connection, self._surroundings_fd = connection, surroundings_fd
         self._children: dict[int, Child] = {}  # by pid
         self._spare: Child | None = None
         self._chances, self._due_s = _CHANCES, 0.0  # when a spare one is, on the monotonic clock
@@ -190,7 +191,8 @@ class ForkServer:
         """Starts a worker with an interpreter of its own."""
         self._chances = 0  # what the server has loaded is of no use to it
         stderr_read, stderr_write = os.pipe()
-        return self._watch(_spawn_worker(fds, stderr_write), stderr_read, stderr_write)
+        pid = _spawn_worker(fds, self._surroundings_fd, stderr_write)
+        return self._watch(pid, stderr_read, stderr_write)
 
     def _watch(self, pid: int, stderr_read: int, stderr_write: int) -> Child:
         os.close(stderr_write)
@@ -208,7 +210,7 @@ class ForkServer:
         code = 1
         try:
             self._connection.close()
-            for fd in (self._manager_fd, stderr_read):
+            for fd in (self._manager_fd, self._surroundings_fd, stderr_read):
                 os.close(fd)
             for child in self._children.values():
                 os.close(child.pidfd)
@@ -271,26 +273,24 @@ class ForkServer:
         self._kill_orphans()
 
 
-def _spawn_worker(fds: list[int], stderr_fd: int) -> int:
+def _spawn_worker(fds: list[int], surroundings_fd: int, stderr_fd: int) -> int:
     """Starts a worker with an interpreter of its own; returns its pid."""
     program = Path(sys.modules["__main__"].__file__ or "").absolute()
-    for fd in fds:
+    for fd in (*fds, surroundings_fd):
         os.set_inheritable(fd, True)
-    arguments = [sys.executable, "-P", str(program), "--worker", ",".join(map(str, fds))]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    options = sys.orig_argv[1 : sys.orig_argv.index("-P")]  # -O, -W, -X and so on
+    arguments = [sys.executable, *options, "-P", str(program), "--worker", ",".join(map(str, fds))]
+    arguments += ["--surroundings", str(surroundings_fd)]
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_DUP2, stderr_fd, 1),
         (os.POSIX_SPAWN_DUP2, stderr_fd, 2),
     ]
-    return os.posix_spawn(sys.executable, arguments, environment, file_actions=actions)
+    return os.posix_spawn(sys.executable, arguments, os.environ, file_actions=actions)
 
 
 def _prepare(prepare: Prepare) -> None:
-    """Makes this interpreter look like the manager's: path, directory, modules."""
-    sys.path[:] = prepare.path
-    with contextlib.suppress(OSError):
-        os.chdir(prepare.directory)
+    """Imports what the workers would, each for itself."""
     for module in prepare.modules:
         try:
             importlib.import_module(module)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes import run_script
+from vecsess.fleet.plan import group
 
 # Number of the call on x86-64. A filter holds for this process and all that it starts.
 EPERM, ENOSYS = 1, 38
@@ -74,3 +75,13 @@ def test_the_filter_refuses(tmp_path: Path) -> None:
         pytest.skip("this system allows no filter of system calls")
     assert "PermissionError" in done.stderr
     assert os.getpgid(0) > 0
+
+
+@pytest.mark.parametrize(("quota", "expected"), [("150000", 1), ("20000", 1), ("max", None)])
+def test_auto_counts_the_quota_of_a_container(
+    quota: str, expected: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpu.max").write_text(f"{quota} 100000\n")
+    monkeypatch.setattr("vecsess.fleet.quota._CGROUPS", tmp_path)
+    affine = len(os.sched_getaffinity(0))
+    assert len(group(64, "auto")) == min(64, affine, expected or affine)

@@ -13,6 +13,7 @@ import gymnasium
 
 from vecsess.errors import SpawnError
 from vecsess.wire.values import pack_value
+from vecsess.fleet.quota import own_limits, usable_cores
 
 Env = gymnasium.Env[Any, Any]
 EnvSpec = gymnasium.envs.registration.EnvSpec
@@ -20,8 +21,8 @@ EnvLike = str | EnvSpec | Callable[[], Env] | Sequence[Callable[[], Env]]
 
 
 def cores() -> int:
-    """Returns how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    """Returns how many cores this process may use, by affinity and by the quota of a container."""
+    return max(1, int(usable_cores(own_limits())))
 
 
 def group(n: int, workers: int | str | None) -> list[tuple[int, int]]:

@@ -19,10 +19,12 @@ from pathlib import Path
 from vecsess.errors import ProtocolError, ServerDied, SpawnError
 from vecsess.fleet.surroundings import (
     environment,
+    interpreter_flags,
     kill_marked,
     require_descriptors,
     require_linux,
     start_process,
+    surroundings_file,
 )
 from vecsess.fleet.worker import Worker, describe_exit
 from vecsess.wire.channel import Channel, DeadlineError, EndOfStreamError
@@ -50,6 +52,7 @@ _WORKER_CODE = "vecsess.workers.spare"  # by name: this side never imports it
 class _Owned:
     """What must be given back even where nobody calls `close`; free of references to the owner."""
 
+    surroundings_fd: int  # as they were when the session began
     server: subprocess.Popen[bytes] | None = None
     connection: socket.socket | None = None
     descriptors: dict[int, list[int]] = field(default_factory=dict)  # by worker
@@ -66,6 +69,7 @@ class _Owned:
                 with contextlib.suppress(OSError):
                     os.close(fd)
         self.descriptors.clear()
+        os.close(self.surroundings_fd)
         self._end_server(foreign, close_s)
 
     def release_server(self) -> None:
@@ -103,7 +107,7 @@ class Supervisor:
     ) -> None:
         require_linux()
         require_descriptors(len(groups))
-        self._owned = _Owned()
+        self._owned = _Owned(surroundings_file())
         self._finalizer = weakref.finalize(self, _Owned.release, self._owned)
         self._groups = groups
         # One that spawns never forks, so what it imported would serve nobody.
@@ -127,16 +131,16 @@ class Supervisor:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._owned.connection = ours
-            command = [sys.executable, "-P", str(_PROGRAM)]
+            command = [sys.executable, *interpreter_flags(), "-P", str(_PROGRAM)]
             command += ["--fork-server", str(theirs.fileno()), "--manager", str(os.getpid())]
+            command += ["--surroundings", str(self._owned.surroundings_fd)]
             self._owned.server = start_process(
                 command,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), self._owned.surroundings_fd],
                 stdin=subprocess.DEVNULL,
                 env=environment(self._mark),
             )
-        path = [entry or str(Path.cwd()) for entry in sys.path]
-        self._tell(Prepare(path, str(Path.cwd()), self._preload), [])
+        self._tell(Prepare(self._preload), [])
 
     def restart_server(self, deadline: float | None) -> None:
         """Replaces a dead fork server, and starts a successor of every worker."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import pickle
 import resource
 import signal
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,51 @@ def environment(mark: str) -> dict[str, str]:
     environment.setdefault("PYTHONHASHSEED", "0")
     environment[_MARK] = mark
     return environment
+
+
+def surroundings_file() -> int:
+    """Returns a memfd with what a worker needs to import what the trainer does, as a pickle.
+
+    It is read before anything but Python's own library can be imported: bridge/gym_server.py.
+    """
+    try:
+        directory = str(Path.cwd())
+    except OSError:  # it was deleted
+        directory = None
+    entries: list[Any] = sys.path  # Python passes over what is no text, too
+    path = [entry or directory for entry in entries if isinstance(entry, str)]
+    surroundings = {
+        "path": [entry for entry in path if entry is not None],
+        "arguments": sys.argv,
+        "directory": directory,
+        "files": dict(_files_off_the_path()),
+    }
+    fd = os.memfd_create("vecsess-surroundings")
+    with open(fd, "wb", closefd=False) as file:
+        pickle.dump(surroundings, file)
+    return fd
+
+
+def _files_off_the_path() -> Iterator[tuple[str, str]]:
+    """Yields name and file of each module that was loaded by path: no `import` would find it."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if name == "__main__" or "." in name or not isinstance(file, str):
+            continue
+        path = Path(file)
+        folder = path.parents[1] if path.stem == "__init__" else path.parent
+        if str(folder) not in sys.path and path.is_file():
+            yield name, str(path.absolute())
+
+
+def interpreter_flags() -> list[str]:
+    """Returns the options of Python that this process was started with: -O, -W, -X and so on."""
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    told = {flag.partition("=")[0] for flag in flags}
+    for name, value in sys._xoptions.items():
+        if name not in told:
+            flags += ["-X", name if value is True else f"{name}={value}"]
+    return flags
 
 
 def start_process(command: list[str], **options: Any) -> subprocess.Popen[bytes]:

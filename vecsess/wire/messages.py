@@ -189,11 +189,9 @@ class Failed(Reply):
 
 @dataclass(frozen=True, slots=True)
 class Prepare(Message):
-    """Put these on `sys.path`, change directory, import these modules."""
+    """Import these modules."""
 
     KIND: ClassVar[int] = 65
-    path: list[str]
-    directory: str
     modules: list[str]
 
 

@@ -1,0 +1,108 @@
+"""Workers find what the trainer finds: path, folder, arguments, options, modules loaded by path."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.processes import ROOT
+
+MODULE = """
+import sys
+import gymnasium
+
+def make():
+    env = gymnasium.make("CartPole-v1")
+    env.unwrapped.told = {says}
+    return env
+"""
+SCRIPT = """
+import os, signal, sys
+here = {here!r}
+{before}
+from vecsess import VecCheckedSession
+method = os.environ["METHOD"]
+with VecCheckedSession(mine.make, n=2, workers=1, start_method=method) as vec:
+    vec.reset(seed=0)
+    first = vec.get_attr("told")
+    vec.reset(seed=0)
+    os.kill(vec.health()[0].pid, signal.SIGKILL)
+    vec.step([0, 1])
+    assert vec.get_attr("told") == first, (vec.get_attr("told"), first)
+    print(ascii(first[0]))
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A trainer in odd surroundings, and what its environments say of theirs."""
+
+    says: str  # an expression, evaluated where the environment is made
+    expected: str
+    before: str = "sys.path.insert(0, here)\nimport mine"  # the beginning of the script
+    options: tuple[str, ...] = ()  # of Python
+    arguments: tuple[str, ...] = ()  # of the script
+
+
+MOVED = """
+there = os.path.join(here, os.fsdecode({name!r}))
+os.mkdir(there)
+os.rename(os.path.join(here, "mine.py"), os.path.join(there, "mine.py"))
+"""
+LOADED = """
+from importlib.util import module_from_spec, spec_from_file_location
+spec = spec_from_file_location("mine", os.path.join(there, "mine.py"))
+mine = sys.modules["mine"] = module_from_spec(spec)
+spec.loader.exec_module(mine)
+"""
+BESIDE = "\nsys.path.insert(0, here)\nimport mine"
+LONG = "sys.path[:0] = [f'/nowhere/{i:0200}' for i in range(1000)]"
+GONE = "os.mkdir('gone')\nos.chdir('gone')\nos.rmdir(os.path.join(here, 'gone'))"
+OTHERS = "from pathlib import Path\nsys.path[:0] = [Path(here), here.encode(), 3, None]"
+FOLDER = "__import__('os').getcwd()[-3:]"
+CASES = {
+    "a path of other things than texts": Case("1", "1", OTHERS + BESIDE),
+    "a path that is not UTF-8": Case(
+        "2", "2", MOVED.format(name=b"caf\xe9 \xff") + "sys.path.insert(0, there)\nimport mine"
+    ),
+    "a path of 200 KB": Case("3", "3", LONG + BESIDE),
+    "a folder that was deleted": Case("4", "4", GONE + BESIDE),
+    "a folder that is not UTF-8": Case(
+        FOLDER, r"'dd\udcff'", "os.mkdir(b'odd\\xff')\nos.chdir(b'odd\\xff')" + BESIDE
+    ),
+    "a folder of its own": Case(FOLDER, "'lse'", "os.mkdir('else')\nos.chdir('else')" + BESIDE),
+    "the trainer's arguments": Case("sys.argv[1:]", "['--size', '3']", arguments=("--size", "3")),
+    "-O": Case("sys.flags.optimize", "1", options=("-O",)),
+    "-W": Case("sys.warnoptions[-1:]", "['once::Warning']", options=("-Wonce::Warning",)),
+    "-X": Case(
+        "[sys._xoptions['mine'], sys.flags.utf8_mode]",
+        "['yes', 1]",
+        options=("-Xmine=yes", "-Xutf8"),
+    ),
+    "-I": Case("sys.flags.isolated", "1", f"sys.path.append({str(ROOT)!r})" + BESIDE, ("-I",)),
+    "a module loaded by path": Case("6", "6", MOVED.format(name=b"apart") + LOADED),
+}
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("name", CASES)
+def test_workers_see_what_the_trainer_sees(name: str, method: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    (tmp_path / "mine.py").write_text(MODULE.format(says=case.says))
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(here=str(tmp_path), before=case.before))
+    done = subprocess.run(
+        [sys.executable, *case.options, str(script), *case.arguments],
+        env={**os.environ, "METHOD": method},
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=100,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == case.expected + "\n", done.stderr
