@@ -69,12 +69,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.worker is None and options.fork_server is None:
         return _serve_env(options)
-    _take_on(options.surroundings)
+    if options.surroundings is not None:
+        _take_on(options.surroundings)
     from vecsess.workers.fork_server import ForkServer
     from vecsess.workers.process import run_worker
 
     if options.worker:
-        os.close(options.surroundings)
+        if options.surroundings is not None:
+            os.close(options.surroundings)
         return run_worker(lambda: [int(fd) for fd in options.worker.split(",")])
     with socket.socket(fileno=options.fork_server) as connection:
         ForkServer(connection, options.manager, options.surroundings).run()

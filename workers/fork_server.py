@@ -134,19 +134,27 @@ class ForkServer:
         self._connection.sendmsg([encode(message)], ancillary)
 
     def _spawn(self, spawn: Spawn, fds: list[int]) -> None:
-        child = self._exec(fds) if spawn.method == "spawn" else self._employ(fds)
+        start = self._exec if spawn.method == "spawn" else self._employ
+        child = start(fds, spawn.variables)
         child.worker, child.generation = spawn.worker, spawn.generation
         self._tell(Spawned(child.worker, child.generation, child.pid), [child.pidfd])
         # Where one was lost, more will be.
         self._due_s = time.monotonic() + (0.0 if spawn.generation else _REST_S)
 
-    def _employ(self, fds: list[int]) -> Child:
+    def _employ(self, fds: list[int], variables: dict[str, str]) -> Child:
         """Returns a worker over these descriptors, the spare one if there is any."""
+        if variables:
+            self._chances = 0  # a spare one has imported too much without them
+
+        def part() -> list[int]:
+            os.environ.update(variables)
+            return fds
+
         spare = self._spare
         if spare is not None and spare.employ(fds):
             self._spare = None
             return spare
-        return self._fork(lambda: fds)
+        return self._fork(part)
 
     def _keep_spare(self) -> None:
         """Forks a worker that nobody needs yet, where that is to be had."""
@@ -187,11 +195,11 @@ class ForkServer:
             self._become_worker(part, stderr_read, stderr_write)
         return self._watch(pid, stderr_read, stderr_write)
 
-    def _exec(self, fds: list[int]) -> Child:
+    def _exec(self, fds: list[int], variables: dict[str, str]) -> Child:
         """Starts a worker with an interpreter of its own."""
         self._chances = 0  # what the server has loaded is of no use to it
         stderr_read, stderr_write = os.pipe()
-        pid = _spawn_worker(fds, self._surroundings_fd, stderr_write)
+        pid = _spawn_worker(fds, self._surroundings_fd, stderr_write, variables)
         return self._watch(pid, stderr_read, stderr_write)
 
     def _watch(self, pid: int, stderr_read: int, stderr_write: int) -> Child:
@@ -273,7 +281,9 @@ class ForkServer:
         self._kill_orphans()
 
 
-def _spawn_worker(fds: list[int], surroundings_fd: int, stderr_fd: int) -> int:
+def _spawn_worker(
+    fds: list[int], surroundings_fd: int, stderr_fd: int, variables: dict[str, str]
+) -> int:
     """Starts a worker with an interpreter of its own; returns its pid."""
     program = Path(sys.modules["__main__"].__file__ or "").absolute()
     for fd in (*fds, surroundings_fd):
@@ -286,7 +296,8 @@ def _spawn_worker(fds: list[int], surroundings_fd: int, stderr_fd: int) -> int:
         (os.POSIX_SPAWN_DUP2, stderr_fd, 1),
         (os.POSIX_SPAWN_DUP2, stderr_fd, 2),
     ]
-    return os.posix_spawn(sys.executable, arguments, os.environ, file_actions=actions)
+    environment = {**os.environ, **variables}
+    return os.posix_spawn(sys.executable, arguments, environment, file_actions=actions)
 
 
 def _prepare(prepare: Prepare) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.losses import kill
 from tests.processes import ROOT
+from vecsess import VecCheckedSession
 
 MODULE = """
 import sys
@@ -18,7 +22,7 @@ import gymnasium
 
 def make():
     env = gymnasium.make("CartPole-v1")
-    env.unwrapped.told = {says}
+    env.unwrapped.told = ascii({says})
     return env
 """
 SCRIPT = """
@@ -34,7 +38,7 @@ with VecCheckedSession(mine.make, n=2, workers=1, start_method=method) as vec:
     os.kill(vec.health()[0].pid, signal.SIGKILL)
     vec.step([0, 1])
     assert vec.get_attr("told") == first, (vec.get_attr("told"), first)
-    print(ascii(first[0]))
+    print(first[0])
 """
 
 
@@ -106,3 +110,70 @@ def test_workers_see_what_the_trainer_sees(name: str, method: str, tmp_path: Pat
         check=False,
     )
     assert done.stdout == case.expected + "\n", done.stderr
+
+
+# --- variables of the workers' environment -------------------------------------------------------
+
+EARLY = """
+import importlib
+import os
+import gymnasium
+seen = [os.environ.get(name) for name in ("DEVICE", "BOTH")]
+
+def make():
+    env = gymnasium.make("CartPole-v1")
+    env.unwrapped.seen = list(seen)
+    return env
+"""
+SHARED = {"DEVICE": "7", "BOTH": "set"}
+
+
+def device(worker: int) -> dict[str, str]:
+    return {"DEVICE": str(worker)}
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        (SHARED, [["7", "set"]] * 2),
+        (device, [["0", "ours"], ["1", "ours"]]),
+        ({}, [[None, "ours"]] * 2),
+        (None, [[None, "ours"]] * 2),
+    ],
+    ids=["for all", "for each", "none", "not asked"],
+)
+def test_variables_are_set_before_modules_are_imported(
+    variables: Any, expected: Any, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "early_module.py").write_text(EARLY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("BOTH", "ours")
+    early = importlib.import_module("early_module")
+    try:
+        with VecCheckedSession(early.make, n=2, start_method=method, worker_env=variables) as vec:
+            vec.reset(seed=0)
+            assert list(vec.get_attr("seen")) == expected
+            vec.reset(seed=0)
+            for env in (0, 1):
+                kill(vec, env)
+                vec.step([0, 1])
+            assert list(vec.get_attr("seen")) == expected
+    finally:
+        del sys.modules["early_module"]
+    assert os.environ.get("DEVICE") is None
+
+
+@pytest.mark.parametrize(
+    ("variables", "workers", "error"),
+    [
+        ({"A": 1}, 1, TypeError),
+        ({1: "A"}, 1, TypeError),
+        ("A=1", 1, TypeError),
+        (lambda worker: None, 1, TypeError),
+        ({"A": "1"}, 0, ValueError),
+    ],
+)
+def test_what_can_not_be_set(variables: Any, workers: int, error: type[Exception]) -> None:
+    with pytest.raises(error, match="worker_env: expected"):
+        VecCheckedSession(n=2, workers=workers, worker_env=variables)

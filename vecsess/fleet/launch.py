@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from vecsess.errors import ProtocolError, SpaceError, SpawnError, VecsessError, WorkerDied
 from vecsess.fleet.description import Description, ObservationMode, agree
 from vecsess.fleet.lockstep import Lockstep
-from vecsess.fleet.plan import Source, WorkerSettings
+from vecsess.fleet.plan import Source, Variables, WorkerEnv, WorkerSettings
 from vecsess.fleet.reports import breach_type, check_description, start_error
 from vecsess.fleet.supervisor import Supervisor
 from vecsess.fleet.worker import Timeouts, Worker, describe_exit
@@ -43,6 +43,7 @@ class Fleet:
         preload: modules that are imported before the workers are forked.
         start_method: "fork" or "spawn".
         observation_mode: as Gymnasium's.
+        worker_env: environment variables, for all workers or by index.
 
     Attributes:
         lockstep: of all workers.
@@ -68,6 +69,7 @@ class Fleet:
         preload: Sequence[str],
         start_method: str,
         observation_mode: ObservationMode = "same",
+        worker_env: WorkerEnv = None,
     ) -> None:
         if start_method not in ("fork", "spawn"):
             raise ValueError(f"start_method: expected 'fork' or 'spawn', got {start_method!r}")
@@ -76,12 +78,14 @@ class Fleet:
         self.supervisor: Supervisor | None = None
         self.local: LocalHost | None = None
         self.pickled = b""
+        variables = Variables.of(worker_env, len(groups))
         if not groups:
             self._host(source, n)
             return
         self.pickled = source.pickled()
-        modules = (*source.modules, *preload)
-        self.supervisor = Supervisor(groups, modules, start_method)
+        # Where each worker has variables of its own, its modules are imported with those.
+        modules = preload if any(variables.own) else (*source.modules, *preload)
+        self.supervisor = Supervisor(groups, modules, start_method, variables)
         try:
             self._start(self.supervisor)
         except BaseException:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -150,6 +150,47 @@ def _modules_of_id(env_id: str, spec: Any) -> tuple[str, ...]:
     entry_point = getattr(spec, "entry_point", None)
     names = [entry_point.partition(":")[0]] if isinstance(entry_point, str) else []
     return (*names, "ale_py") if rest.startswith("ALE/") else tuple(names)
+
+
+WorkerEnv = Mapping[str, str] | Callable[[int], Mapping[str, str]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Variables:
+    """What is set in the environment of worker processes, beside what the trainer has.
+
+    Attributes:
+        shared: set before anything is imported.
+        own: of each worker, set before the modules of its environments are imported.
+    """
+
+    shared: dict[str, str]
+    own: list[dict[str, str]]
+
+    @classmethod
+    def of(cls, worker_env: WorkerEnv, workers: int) -> Variables:
+        """Returns them for so many workers.
+
+        Raises:
+            ValueError: there are no workers.
+            TypeError: names or values are no texts.
+        """
+        if worker_env is not None and not workers:
+            raise ValueError(
+                "worker_env: expected workers, got workers=0; set os.environ for this process"
+            )
+        if not callable(worker_env):
+            return cls(_texts(worker_env or {}), [{}] * workers)
+        return cls({}, [_texts(worker_env(index)) for index in range(workers)])
+
+
+def _texts(given: Mapping[str, str]) -> dict[str, str]:
+    each: Any = given  # whatever a caller passes
+    if not isinstance(each, Mapping) or not all(
+        isinstance(part, str) for pair in each.items() for part in pair
+    ):
+        raise TypeError(f"worker_env: expected a dict of texts, got {given!r}")
+    return dict(each)
 
 
 Affinity = Literal["spread"] | Sequence[int] | None

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vecsess.errors import ProtocolError, ServerDied, SpawnError
+from vecsess.fleet.plan import Variables
 from vecsess.fleet.surroundings import (
     environment,
     interpreter_flags,
@@ -100,10 +101,15 @@ class Supervisor:
         groups: `(first_env, rows)` of each worker.
         preload: modules that the fork server imports before it forks.
         start_method: "fork" or "spawn".
+        variables: of the environment of processes.
     """
 
     def __init__(
-        self, groups: list[tuple[int, int]], preload: Iterable[str], start_method: str
+        self,
+        groups: list[tuple[int, int]],
+        preload: Iterable[str],
+        start_method: str,
+        variables: Variables,
     ) -> None:
         require_linux()
         require_descriptors(len(groups))
@@ -113,7 +119,7 @@ class Supervisor:
         # One that spawns never forks, so what it imported would serve nobody.
         self._preload = [_WORKER_CODE, *preload] if start_method == "fork" else []
         self._mark = secrets.token_hex(8)
-        self._start_method = start_method
+        self._start_method, self._variables = start_method, variables
         self.workers: list[Worker] = []
         self._spawned: dict[tuple[int, int], Spawned] = {}
 
@@ -138,7 +144,7 @@ class Supervisor:
                 command,
                 pass_fds=[theirs.fileno(), self._owned.surroundings_fd],
                 stdin=subprocess.DEVNULL,
-                env=environment(self._mark),
+                env=environment(self._mark, self._variables.shared),
             )
         self._tell(Prepare(self._preload), [])
 
@@ -179,7 +185,8 @@ class Supervisor:
         os.set_blocking(command_write, False)
         os.set_blocking(reply_read, False)
         try:
-            spawn = Spawn(index, generation, self._start_method)
+            own = self._variables.own[index]
+            spawn = Spawn(index, generation, self._start_method, own)
             self._tell(spawn, [command_read, reply_write, slab])
         finally:
             os.close(command_read)

@@ -22,9 +22,9 @@ _MARK = "VECSESS_SESSION"
 _DESCRIPTORS_PER_WORKER = 8  # three stay; the others are open while a worker starts
 
 
-def environment(mark: str) -> dict[str, str]:
+def environment(mark: str, variables: dict[str, str]) -> dict[str, str]:
     """Returns the fork server's environment; what is set after an import has no effect."""
-    environment = dict(os.environ)
+    environment = {**os.environ, **variables}
     for name in _ONE_THREAD:
         environment.setdefault(name, "1")
     environment.setdefault("PYTHONHASHSEED", "0")

@@ -22,6 +22,7 @@ from vecsess.fleet.plan import (
     Affinity,
     EnvLike,
     Source,
+    WorkerEnv,
     WorkerSettings,
     check_niceness,
     cores,
@@ -93,6 +94,8 @@ class VecCheckedSession(GymVector):
         niceness: how much nicer the workers are than the trainer, 0 to 19.
         first_env: index of the first environment, where the session is a part of a larger one:
             seeds, options, noise and policies count from it; errors and arrays from 0.
+        worker_env: environment variables of the workers: a dict, or a callable that returns one
+            for a worker's index; set before the modules of its environments are imported.
 
     Raises:
         EnvError: an environment could not be made; also the builtin exception that it raised.
@@ -133,6 +136,7 @@ class VecCheckedSession(GymVector):
         affinity: Affinity = None,
         niceness: int = 0,
         first_env: int = 0,
+        worker_env: WorkerEnv = None,
     ) -> None:
         n = _count(env, n)
         contract, timeouts = contract or Contract(), timeouts or Timeouts()
@@ -168,7 +172,15 @@ class VecCheckedSession(GymVector):
         )
         source = Source.of(env, make_kwargs, n)
         self._fleet = fleet = Fleet(
-            source, groups, n, settings, timeouts, preload, start_method, observation_mode
+            source,
+            groups,
+            n,
+            settings,
+            timeouts,
+            preload,
+            start_method,
+            observation_mode,
+            worker_env,
         )
         try:
             super().__init__(Engine(fleet, n, terms))

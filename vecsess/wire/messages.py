@@ -203,6 +203,7 @@ class Spawn(Message):
     worker: int
     generation: int
     method: str  # "fork" or "spawn"
+    variables: dict[str, Any]  # texts, for its environment
 
 
 @dataclass(frozen=True, slots=True)
