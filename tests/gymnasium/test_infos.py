@@ -102,6 +102,13 @@ def test_an_array_that_is_used_again_is_sent_as_it_was(workers: int) -> None:
         assert infos["buffer"].tolist() == [[0, 0], [1, 3], [2, 3]]
 
 
+KEPT = ["step", "inner", "step again", "axes", "empty"]
+
+
+class Size(int):
+    """A number of a class of its own, as members of an IntEnum are."""
+
+
 class TestWhatCanNotBeSent:
     @staticmethod
     def info(_index: int, step: int) -> dict[Any, Any]:
@@ -111,6 +118,10 @@ class TestWhatCanNotBeSent:
             "inner": {"function": print, "kept": 1, "set": {1}},
             "objects": np.array([object()], object),
             ("an", object): 3,
+            "masked": np.ma.array([1, 2], mask=[True, False]),
+            "step again": Size(step),
+            "axes": np.zeros((1,) * 9),
+            "empty": np.zeros((0, 10**6)),
         }
 
     @pytest.mark.parametrize("workers", [0, 2, None])
@@ -126,11 +137,15 @@ class TestWhatCanNotBeSent:
                     "info['inner']['set']",
                     "info['objects']",
                     "info[('an', <class 'object'>)]",
+                    "info['masked']",
                 ]
             )
             assert infos["step"].tolist() == [0] * N
             assert infos["inner"]["kept"].tolist() == [1] * N
-            assert list(infos) == ["step", "_step", "inner", "_inner"]
+            assert [name for name in infos if name[0] != "_"] == KEPT
+            assert infos["step again"].tolist() == [0] * N
+            assert infos["axes"].shape == (N, *(1,) * 9)
+            assert infos["empty"].shape == (N, 0, 10**6)
             for _ in range(4):  # warnings are errors here
                 infos = vec.step([0] * N)[4]
             assert infos["step"].tolist() == [1, 0, 4]

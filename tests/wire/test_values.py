@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import datetime
+import enum
 from typing import Any, NamedTuple
 
 import msgpack
@@ -38,6 +39,54 @@ def assert_same(one: Any, other: Any) -> None:
 @given(plain_data())
 def test_what_is_packed_comes_back(value: Any) -> None:
     assert_same(unpack_value(pack_value(value)), value)
+
+
+class Number(enum.IntEnum):
+    ONE = 1
+
+
+class Word(enum.StrEnum):
+    A = "a"
+
+
+class Choice(enum.Enum):
+    X = "x"
+    ODD = object
+
+
+class Metres(float):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (Number.ONE, 1),
+        (Word.A, "a"),
+        (Choice.X, "x"),
+        ({Number.ONE: 1, Word.A: Word.A, Choice.X: [Number.ONE]}, {1: 1, "a": "a", "x": [1]}),
+        (Metres(1.5), 1.5),
+        (collections.OrderedDict(a=1), {"a": 1}),
+    ],
+    ids=repr,
+)
+def test_what_derives_from_plain_data_arrives_as_that(value: Any, plain: Any) -> None:
+    assert_same(unpack_value(pack_value(value)), plain)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(), (1,) * 9, (1,) * 64, (0,), (0, 10**6), (10**6, 0, 10**6), (0,) * 64, (2, 3)],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", ["f8", "?", "U3", "S1"])
+def test_an_array_of_any_shape_that_numpy_has_arrives(shape: Any, dtype: str) -> None:
+    assert_same(unpack_value(pack_value(np.zeros(shape, dtype))), np.zeros(shape, dtype))
+
+
+def test_what_would_lose_something_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match="masked array"):
+        pack_value({"a": np.ma.array([1, 2], mask=[True, False])})
 
 
 def test_arrays_that_come_back_belong_to_the_receiver() -> None:

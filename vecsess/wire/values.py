@@ -1,15 +1,18 @@
 """Plain data on the wire: what an info may hold, as msgpack, and nothing that is code.
 
 None, bool, int, float, str, bytes, lists, tuples and dicts as they are; NumPy arrays and scalars
-as extensions whose dtype and size are checked before an array is made. What derives from a dict,
-a list or a tuple arrives as one, without its class. Keys are texts, bytes or numbers of 64 bits:
-of others many with the same hash can be made, and a dict of those takes hours to build.
+as extensions whose dtype and size are checked before an array is made. What derives from one of
+these arrives as one, without its class; an enum's member as its value. Keys are texts, bytes or
+numbers of 64 bits: of others many with the same hash can be made, and a dict of those takes hours
+to build.
 """
 
 from __future__ import annotations
 
+import enum
 import os
 import re
+import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -18,11 +21,14 @@ import msgpack
 import numpy as np
 
 ARRAY, SCALAR, TUPLE, WIDE_INT = 1, 2, 3, 4
-MAX_NDIM = 8
+MAX_NDIM = 64  # NumPy's own
 MAX_INT_BYTES = 128
+_MAX_SIDE = 1 << 31  # of an array without elements: it takes no bytes, so nothing else bounds it
+_MAX_EMPTY_ITEM = 65536  # likewise one of its elements
 # Of what one reply holds. A byte may become an object of 100, so bytes alone are no bound.
 MAX_OBJECTS = int(os.environ.get("VECSESS_MAX_OBJECTS", str(1 << 20)))
 MAX_TUPLES = 32  # within each other; each one costs 40 KB of the C stack when it is unpacked
+_PLAIN: tuple[Any, ...] = (dict, list, str, bytes, int, float)
 _KINDS = frozenset("biufcSU")  # bool, integers, floats, complex, bytes, text: no objects
 _DTYPE = re.compile("[<>|][biufcSU][1-9][0-9]{0,9}")  # as `dtype.str` writes them
 
@@ -48,10 +54,13 @@ def _encode(depth: int, keylike: list[Any], value: Any) -> Any:
 
     What can be a key of a dict is put into `keylike` too: only few of these may be one.
     """
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError("can't send a masked array, whose masked values would be lost: fill it")
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in _KINDS:
         code = ARRAY if isinstance(value, np.ndarray) else SCALAR
         if not value.dtype.itemsize:  # an empty text: NumPy pads it to one character anyway
             value = np.asarray(value).astype(f"{value.dtype.kind}1")
+        check_shape(list(value.shape), value.dtype)
         parts = [value.dtype.str, list(value.shape), value.tobytes()]
         keylike += [value] if code == SCALAR else []
         return msgpack.ExtType(code, msgpack.packb(parts))
@@ -64,10 +73,11 @@ def _encode(depth: int, keylike: list[Any], value: Any) -> Any:
         if len(data) > MAX_INT_BYTES:
             raise ValueError(f"can't send an integer of more than {MAX_INT_BYTES} bytes")
         return msgpack.ExtType(WIDE_INT, data)
-    if isinstance(value, dict):
-        return dict(value)
-    if isinstance(value, list):
-        return list(value)
+    if isinstance(value, enum.Enum):
+        return value.value
+    for plain in _PLAIN:  # what derives from one arrives as one
+        if isinstance(value, plain):
+            return plain(value)
     raise TypeError(f"can't send a {type(value).__module__}.{type(value).__qualname__}")
 
 
@@ -90,7 +100,9 @@ def pack_value(value: Any, depth: int = 0) -> bytes:
 
 
 def _is_key(value: Any) -> bool:
-    if type(value) is int:
+    if isinstance(value, enum.Enum):
+        value = value.value
+    if isinstance(value, int):
         return value.bit_length() <= 64
     return isinstance(value, _KEYS)
 
@@ -140,19 +152,32 @@ def array_from(dtype_text: str, shape: list[Any], data: bytes) -> np.ndarray[Any
         dtype = np.dtype(dtype_text)
     except (TypeError, ValueError) as error:
         raise FrameError(f"unknown dtype {dtype_text!r}") from error
-    # A side beside a 0 takes no bytes, so it needs a bound of its own.
-    most = max(len(data), 65536)
-    fits = len(shape) <= MAX_NDIM and dtype.itemsize <= most
-    if not fits or not all(type(side) is int and 0 <= side <= most for side in shape):
-        raise FrameError(f"bad shape {shape[:MAX_NDIM]!r:.200} of {dtype}")
-    count = 1
-    for side in shape:
-        count *= side
-    if count * dtype.itemsize != len(data):
+    if check_shape(shape, dtype) != len(data):
         raise FrameError(f"{len(data)} bytes do not fill {shape} of {dtype}")
     if not data:
         return np.empty(shape, dtype)
     return np.frombuffer(data, dtype).reshape(shape).copy()
+
+
+def check_shape(shape: list[Any], dtype: np.dtype[Any]) -> int:
+    """Returns how many bytes an array of this shape has; what one side sends the other takes.
+
+    Raises:
+        FrameError: it has too many axes, or too long ones.
+    """
+    if len(shape) > MAX_NDIM:
+        raise FrameError(f"expected at most {MAX_NDIM} axes, got {len(shape)}")
+    count, most = 1, 1
+    for side in shape:
+        if type(side) is not int or not 0 <= side <= _MAX_SIDE:
+            raise FrameError(f"expected sides from 0 to {_MAX_SIDE}, got the shape {shape!r:.80}")
+        count *= side
+        most *= side or 1
+    if most * dtype.itemsize > sys.maxsize:
+        raise FrameError(f"expected a size that NumPy can hold, got the shape {shape!r:.80}")
+    if not count and dtype.itemsize > _MAX_EMPTY_ITEM:
+        raise FrameError(f"expected elements of at most {_MAX_EMPTY_ITEM} bytes, got {dtype}")
+    return count * dtype.itemsize
 
 
 def _unpack(data: bytes | memoryview, **options: Any) -> Any:
