@@ -138,7 +138,13 @@ class Countdown(gymnasium.Env[Any, Any]):
         return self.left, float(action), self.left == 0, False, {}
 
 
-SETTINGS = {"autoreset_mode": "same_step", "exact": False, "keep_rng": False, "spin_ns": 0}
+SETTINGS = {
+    "autoreset_mode": "same_step",
+    "exact": False,
+    "lenient": False,
+    "keep_rng": False,
+    "spin_ns": 0,
+}
 SOURCE = cloudpickle.dumps(("callables", [Countdown]))
 LAYOUT = Layout(Countdown.observation_space, Countdown.action_space, rows=1)
 

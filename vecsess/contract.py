@@ -7,12 +7,14 @@ checked here, on the manager's private copy, a whole batch at once.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from vecsess.tree import Tree, leaves
+from vecsess.wire.leaves import TRY_LENIENT
 
 Array = npt.NDArray[Any]
 Range = tuple[float, float]
@@ -34,8 +36,11 @@ class Contract:
         require_exclusive_done_flags: a step never ends as terminated and truncated at once.
         action_range: what to do with a Box action outside of its bounds: "raise" an `ActionError`,
             "clip" it, or "allow" it, as Gymnasium's own vector environments do.
-        dtype: "cast" observations of another dtype of the same kind, with one warning, or demand
-            the "exact" one.
+        dtype: "cast" observations of another dtype of the same kind, and bools for integers, with
+            one warning, or demand the "exact" one.
+        form: "strict", or "lenient" for what Gymnasium's own classes take and is common:
+            observations as lists, integers for floats, extra keys of a dict, infinity in
+            observations, bool rewards, 0 and 1 as done flags.
 
     Example:
         >>> Contract(reward_range=(-1.0, 1.0)).reward_range
@@ -49,11 +54,13 @@ class Contract:
     require_exclusive_done_flags: bool = False
     action_range: Literal["raise", "clip", "allow"] = "raise"
     dtype: Literal["cast", "exact"] = "cast"
+    form: Literal["strict", "lenient"] = "strict"
 
     def __post_init__(self) -> None:
         for name, allowed in (
             ("action_range", ("raise", "clip", "allow")),
             ("dtype", ("cast", "exact")),
+            ("form", ("strict", "lenient")),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(
@@ -127,9 +134,12 @@ def check_observations(
 ) -> Violation | None:
     """Returns the first row whose observation breaks the contract; each leaf `[N, *leaf]`."""
     for leaf, field in zip(arrays, fields, strict=True):
-        violation = _check(contract.check_obs_finite, contract.obs_range, leaf, field)
+        lenient = contract.form == "lenient"
+        look = partial(_check, contract.check_obs_finite, contract.obs_range, leaf, field)
+        violation = look(lenient)
         if violation is not None:
-            return violation
+            hint = "" if look(True) else TRY_LENIENT
+            return replace(violation, message=violation.message + hint)
     return None
 
 
@@ -185,11 +195,15 @@ def _is_range(bounds: Any) -> bool:
         return False
 
 
-def _check(finite: bool, bounds: Range | None, array: Array, field: str) -> Violation | None:
+def _check(
+    finite: bool, bounds: Range | None, array: Array, field: str, lenient: bool = False
+) -> Violation | None:
     if finite and array.dtype.kind == "f" and not _all_finite(array):
-        return _first(~np.isfinite(array), array, field, "a finite number")
+        bad = np.isnan(array) if lenient else ~np.isfinite(array)
+        if np.count_nonzero(bad):
+            return _first(bad, array, field, "a finite number")
     if array.dtype.kind == "O":
-        return _check_objects(finite, bounds, array, field)
+        return _check_objects(finite, bounds, array, field, lenient)
     if bounds is not None and array.size:
         low, high = bounds
         outside = ~((array >= low) & (array <= high))  # written so that NaN is outside
@@ -198,13 +212,15 @@ def _check(finite: bool, bounds: Range | None, array: Array, field: str) -> Viol
     return None
 
 
-def _check_objects(finite: bool, bounds: Range | None, rows: Array, field: str) -> Violation | None:
+def _check_objects(
+    finite: bool, bounds: Range | None, rows: Array, field: str, lenient: bool
+) -> Violation | None:
     """Looks at the floats of values without a fixed shape: sequences, graphs, choices."""
     for env, value in enumerate(rows):
         for part in leaves(value):
             numbers = np.asarray(part) if isinstance(part, _NUMBERS) else _NONE
             if numbers.dtype.kind == "f":
-                violation = _check(finite, bounds, numbers.reshape(1, -1), field)
+                violation = _check(finite, bounds, numbers.reshape(1, -1), field, lenient)
                 if violation is not None:
                     return replace(violation, env=env)
     return None

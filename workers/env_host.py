@@ -83,15 +83,16 @@ class EnvHost:
         """Returns each row's observation and action space."""
         return [(env.observation_space, env.action_space) for env in self.envs]
 
-    def attach(self, layout: Layout, views: Views, *, exact: bool) -> None:
+    def attach(self, layout: Layout, views: Views, *, exact: bool, lenient: bool = False) -> None:
         """Takes the rows `[0]` of `views` as its own.
 
         Args:
             layout: the layout that `views` was made with.
             views: the fields of one range.
             exact: refuse observations of another dtype instead of casting them.
+            lenient: take what is common though of another form, as Gymnasium's own classes do.
         """
-        self.views = views
+        self.views, self._lenient = views, lenient
         self._resetting = layout.rows
         self._rows = Rows(views, self.envs[0].action_space)
         self._infos = InfoWriter(views, lambda data: self.asides.append([0, "schema", data]))
@@ -101,7 +102,13 @@ class EnvHost:
         for row, env in enumerate(self.envs):
             observations = [array[0] for array in views.written]
             finals = [array[0] for array in views.written_finals]
-            make = partial(Form, env.observation_space, exact=exact, warn=partial(self._warn, row))
+            make = partial(
+                Form,
+                env.observation_space,
+                exact=exact,
+                lenient=lenient,
+                warn=partial(self._warn, row),
+            )
             pipe, final_pipe = (partial(self._pipe, what) for what in ("observation", "final"))
             first = make(observations, "observation", pipe=pipe)
             form = make(observations, "next_observation", pipe=pipe)
@@ -162,16 +169,16 @@ class EnvHost:
                     continue
                 observation, reward, terminated, truncated, info = env_step(action)
                 if type(terminated) is not bool:
-                    terminated = flag_of(terminated, "terminated")
+                    terminated = flag_of(terminated, "terminated", lenient=self._lenient)
                 if type(truncated) is not bool:
-                    truncated = flag_of(truncated, "truncated")
+                    truncated = flag_of(truncated, "truncated", lenient=self._lenient)
                 if terminated or truncated:
                     info = self._end(row, observation, info, values, infos)
                     rows.terminated[row], rows.truncated[row] = terminated, truncated
                 else:
                     write(observation)
                 if type(reward) is not float and type(reward) is not float64:
-                    reward = reward_of(reward)
+                    reward = reward_of(reward, lenient=self._lenient)
                 rewards[row] = reward
                 if type(info) is not dict:
                     refuse_info(info)

@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from vecsess.wire.leaves import FormError
+from vecsess.wire.leaves import TRY_LENIENT, FormError
 from vecsess.wire.spaces import describe
 from vecsess.wire.values import FrameError, check_objects, pack_value
 from vecsess.workers.env_source import Env
@@ -19,24 +19,42 @@ from vecsess.workers.env_source import Env
 _NUMBERS = (float, np.floating, np.integer)
 
 
-def reward_of(value: Any) -> float:
-    """Returns a reward as float; a bool, a text, None or an array with axes is none."""
-    scalar = value[()] if isinstance(value, np.ndarray) and value.shape == () else value
-    if type(scalar) is int or isinstance(scalar, _NUMBERS):
+def _scalar(value: Any, lenient: bool) -> Any:
+    """Returns the number in an array without axes; if `lenient`, in any array of one number."""
+    single = isinstance(value, np.ndarray) and (value.shape == () or (lenient and value.size == 1))
+    return value.reshape(())[()] if single else value
+
+
+def reward_of(value: Any, *, lenient: bool = False) -> float:
+    """Returns a reward as float; a text, None, an array with axes, or a bool is none.
+
+    Args:
+        value: what an environment gave.
+        lenient: take a bool, too.
+    """
+    scalar = _scalar(value, False)
+    bools = isinstance(scalar, bool | np.bool_)
+    if (lenient and bools) or type(scalar) is int or isinstance(scalar, _NUMBERS):
         try:
             return float(scalar)
         except OverflowError:
             pass  # an int beyond float64 is none, either
     got = f"shape {list(value.shape)}" if isinstance(value, np.ndarray) else repr(value)[:80]
-    raise FormError("reward", f"expected a number, got {type(value).__name__} {got}")
+    got = f"{type(value).__name__} {got}{TRY_LENIENT if bools else ''}"
+    raise FormError("reward", f"expected a number, got {got}")
 
 
-def flag_of(value: Any, name: str) -> bool:
-    """Returns a done flag as bool; a number or a text is none."""
-    scalar = value[()] if isinstance(value, np.ndarray) and value.shape == () else value
+def flag_of(value: Any, name: str, *, lenient: bool = False) -> bool:
+    """Returns a done flag as bool; a number or a text is none, unless `lenient` takes 0 and 1."""
+    scalar = _scalar(value, lenient)
     if isinstance(scalar, np.bool_ | bool):
         return bool(scalar)
-    raise FormError(name, f"expected a bool, got {type(value).__name__} {repr(value)[:80]}")
+    whole = _scalar(value, True)
+    number = isinstance(whole, int | np.integer | np.bool_) and whole in (0, 1)
+    if lenient and number:
+        return bool(whole)
+    got = f"{type(value).__name__} {repr(value)[:80]}{TRY_LENIENT if number else ''}"
+    raise FormError(name, f"expected a bool, got {got}")
 
 
 def refuse_info(info: Any) -> None:

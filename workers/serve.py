@@ -57,7 +57,7 @@ def serve(channel: Channel, slab_fd: int) -> None:
         return
     attach = _next(channel)
     assert isinstance(attach, Attach), "a worker that has described itself gets its slab next"
-    views = _attach(host, attach, slab_fd, exact=bool(start.settings["exact"]))
+    views = _attach(host, attach, slab_fd, start.settings)
     channel.send(acknowledgement(attach.seq), None)
     views.reply[0] = attach.seq
     try:
@@ -195,11 +195,11 @@ def describe_host(host: EnvHost, seq: int) -> Described:
     return Described(seq, spaces, *about, generators)
 
 
-def _attach(host: EnvHost, attach: Attach, slab_fd: int, *, exact: bool) -> Views:
+def _attach(host: EnvHost, attach: Attach, slab_fd: int, settings: dict[str, Any]) -> Views:
     """Maps the slab and lets the environments write into it."""
     first = host.envs[0]
     layout = Layout(first.observation_space, first.action_space, attach.rows)
     assert layout.stride_bytes == attach.stride_bytes, "both sides compute the same layout"
     views = layout.views(mmap.mmap(slab_fd, layout.stride_bytes))
-    host.attach(layout, views, exact=exact)
+    host.attach(layout, views, exact=settings["exact"], lenient=settings["lenient"])
     return views

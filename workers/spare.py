@@ -32,7 +32,13 @@ from vecsess.workers.serve import serve
 
 _ENV_ID = "CartPole-v1"  # comes with gymnasium, needs numpy and no more, takes microseconds
 _STEPS = 16
-_SETTINGS = {"autoreset_mode": "same_step", "keep_rng": True, "exact": False, "spin_ns": 1}
+_SETTINGS = {
+    "autoreset_mode": "same_step",
+    "keep_rng": True,
+    "spin_ns": 1,
+    "exact": False,
+    "lenient": False,
+}
 
 
 def stand_by(call: socket.socket) -> list[int]:

@@ -115,7 +115,7 @@ class LocalHost:
             failed = Failed(0, error.row, *account_of(error.reason))
             raise start_error(failed, 0, 0) from error.reason
         self.channel = LocalChannel(self.host)
-        self._exact = bool(settings["exact"])
+        self._exact, self._lenient = settings["exact"], settings["lenient"]
 
     def describe(self) -> Described:
         """Returns what a worker would have told of itself."""
@@ -124,7 +124,7 @@ class LocalHost:
     def attach(self, layout: Layout) -> Views:
         """Returns the views of a slab that only this process has."""
         views = layout.views(mmap.mmap(-1, layout.stride_bytes))
-        self.host.attach(layout, views, exact=self._exact)
+        self.host.attach(layout, views, exact=self._exact, lenient=self._lenient)
         self.channel.attach(views)
         return views
 

@@ -12,8 +12,8 @@ import cloudpickle
 import gymnasium
 
 from vecsess.errors import SpawnError
-from vecsess.wire.values import pack_value
 from vecsess.fleet.quota import own_limits, usable_cores
+from vecsess.wire.values import pack_value
 
 Env = gymnasium.Env[Any, Any]
 EnvSpec = gymnasium.envs.registration.EnvSpec
@@ -240,6 +240,7 @@ class WorkerSettings:
         episode_seeds: "continue", "per_episode", or a pickled callable.
         episode_options: a pickle, empty for none.
         exact: whether an observation of another dtype is refused.
+        lenient: whether what is common is taken though of another form.
         cpus: the cores that workers take in turn; empty for any.
         niceness: how much nicer than the trainer they are.
         spin_ns: how long a wait may spin.
@@ -249,13 +250,17 @@ class WorkerSettings:
     episode_seeds: str | bytes
     episode_options: bytes
     exact: bool
+    lenient: bool
     cpus: list[int]
     niceness: int
     spin_ns: int
 
     def for_worker(self, index: int) -> dict[str, Any]:
         """Returns them as plain data, for one worker."""
-        names = ("autoreset_mode", "episode_seeds", "episode_options", "exact", "niceness")
+        names = (
+            *("autoreset_mode", "episode_seeds", "episode_options"),
+            *("exact", "lenient", "niceness", "spin_ns"),
+        )
         cpu = self.cpus[index % len(self.cpus)] if self.cpus else -1
         told = {name: getattr(self, name) for name in names}
-        return {**told, "keep_rng": True, "spin_ns": self.spin_ns, "cpu": cpu}
+        return {**told, "keep_rng": True, "cpu": cpu}

@@ -166,6 +166,7 @@ class VecCheckedSession(GymVector):
         settings = WorkerSettings(
             **conventions.for_workers(),
             exact=contract.dtype == "exact",
+            lenient=contract.form == "lenient",
             cpus=cpus_in_turn(affinity),
             niceness=check_niceness(niceness),
             spin_ns=SPIN_NS if len(groups) <= cores() else 0,

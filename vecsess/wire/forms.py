@@ -16,6 +16,7 @@ import numpy as np
 from gymnasium import spaces
 
 from vecsess.wire.leaves import (
+    TRY_LENIENT,
     Array,
     FormError,
     Leaf,
@@ -39,6 +40,7 @@ class Form:
             that goes by pipe.
         name: the field to name in errors, such as "observation".
         exact: refuse another dtype of the same kind instead of casting it.
+        lenient: take lists, other kinds of numbers, and dicts with more keys, too.
         warn: called with a text when a value is cast.
         pipe: called with row, leaf and msgpack for each value that has no place in an array.
     """
@@ -52,9 +54,10 @@ class Form:
         exact: bool,
         warn: Callable[[str], None],
         pipe: Callable[[int, int, bytes], None],
+        lenient: bool = False,
     ) -> None:
         self._space, self._arrays, self._name = space, arrays, name
-        self._exact, self._warn, self._pipe = exact, warn, pipe
+        self._exact, self._lenient, self._warn, self._pipe = exact, lenient, warn, pipe
         self._leaves = list(all_leaves_of(space))
 
     def write(self, row: int, value: Any) -> None:
@@ -70,7 +73,9 @@ class Form:
             if leaf.piped:
                 self._write_piped(row, index, part, field)
             else:
-                array = coerce(part, leaf, field, exact=self._exact, warn=self._warn)
+                array = coerce(
+                    part, leaf, field, exact=self._exact, warn=self._warn, lenient=self._lenient
+                )
                 self._arrays[index][row] = array
 
     def _write_piped(self, row: int, index: int, value: Any, field: str) -> None:
@@ -131,13 +136,16 @@ class Form:
 
     def _check_containers(self, space: Space, value: Any, field: str) -> None:
         if isinstance(space, spaces.Dict):
-            if not isinstance(value, dict) or value.keys() != space.spaces.keys():
+            more = isinstance(value, dict) and value.keys() >= space.spaces.keys()
+            if not more or (value.keys() != space.spaces.keys() and not self._lenient):
                 got = list(value)[:40] if isinstance(value, dict) else told(value)
+                got = f"{got}{TRY_LENIENT if more else ''}"
                 raise FormError(field, f"expected a dict with {list(space.spaces)}, got {got}")
             for key, part in space.spaces.items():
                 self._check_containers(part, value[key], f"{field}[{key!r}]")
         elif isinstance(space, spaces.Tuple):
-            if not isinstance(value, tuple) or len(value) != len(space.spaces):
+            kinds = (tuple, list) if self._lenient else (tuple,)
+            if not isinstance(value, kinds) or len(value) != len(space.spaces):
                 raise FormError(
                     field, f"expected a tuple of {len(space.spaces)}, got {told(value)}"
                 )

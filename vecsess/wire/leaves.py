@@ -121,15 +121,27 @@ def field_name(name: str, path: Path) -> str:
     return name + "".join(f"[{key!r}]" for key in path)
 
 
-_SAME_KIND = {"b": "b", "i": "iu", "u": "iu", "f": "f"}
+# What may be cast, where no integer changes by it; a bool is 0 or 1.
+_CASTS = {"b": "b", "i": "iub", "u": "iub", "f": "f"}
+_LENIENT_CASTS = {"b": "biu", "i": "iub", "u": "iub", "f": "fiub"}
+TRY_LENIENT = "; with Contract(form='lenient') it is taken"
 
 
-def coerce(value: Any, leaf: Leaf, field: str, *, exact: bool, warn: Callable[[str], None]) -> Any:
+def coerce(
+    value: Any,
+    leaf: Leaf,
+    field: str,
+    *,
+    exact: bool,
+    warn: Callable[[str], None],
+    lenient: bool = False,
+) -> Any:
     """Returns `value` as the leaf holds it, or says why it can't be.
 
     Accepted are arrays of the leaf's shape, NumPy scalars and 0-d arrays for a scalar leaf, and
-    integers for a discrete one. Another dtype of the same kind is cast with a warning, and only
-    where no integer changes by it.
+    integers for a discrete one. Another dtype of the same kind, and a bool for an integer, is cast
+    with a warning, and only where no integer changes by it. If `lenient`, lists are taken too,
+    and other kinds of numbers, without a warning.
 
     Raises:
         FormError: wrong type, shape or dtype.
@@ -138,22 +150,33 @@ def coerce(value: Any, leaf: Leaf, field: str, *, exact: bool, warn: Callable[[s
     expected += "" if leaf.discrete else f" {list(leaf.shape)}"
     plain_scalar = type(value) in (int, float, bool) and leaf.shape == ()
     if not isinstance(value, np.ndarray | np.generic) and not plain_scalar:
-        raise FormError(field, f"{expected}, got {told(value)}")
-    array = np.asarray(value)
+        listed = isinstance(value, list | tuple)
+        if not (lenient and listed):
+            raise FormError(field, f"{expected}, got {told(value)}{TRY_LENIENT if listed else ''}")
+    array = _as_array(value, field)
     if array.shape != leaf.shape:
         raise FormError(field, f"{expected}, got shape {list(array.shape)}")
     if array.dtype == leaf.dtype:
         return array
-    free_width = leaf.discrete or plain_scalar
-    if array.dtype.kind not in _SAME_KIND[leaf.dtype.kind] or (exact and not free_width):
-        raise FormError(field, f"{expected}, got {array.dtype}")
+    free_width = leaf.discrete or plain_scalar or lenient
+    kind, given = leaf.dtype.kind, array.dtype.kind
+    if given not in (_LENIENT_CASTS if lenient else _CASTS)[kind] or (exact and not free_width):
+        hint = TRY_LENIENT if given in _LENIENT_CASTS[kind] else ""
+        raise FormError(field, f"{expected}, got {array.dtype}{hint}")
     with np.errstate(over="ignore"):  # what overflows is inf, and the value check says so
         cast = array.astype(leaf.dtype)
-    if leaf.dtype.kind in "iu" and not np.array_equal(cast, array):
+    if kind in "iub" and not np.array_equal(cast, array):
         raise FormError(field, f"{expected}, got {array.dtype} values that do not fit: {array}")
     if not free_width:
         warn(f"{field}: cast from {array.dtype} to {leaf.dtype}, as its space declares")
     return cast
+
+
+def _as_array(value: Any, field: str) -> Array:
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # lists of unequal lengths
+        raise FormError(field, f"expected an array, got {told(value)}: {error}") from error
 
 
 def told(value: Any) -> str:

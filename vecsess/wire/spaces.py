@@ -22,7 +22,7 @@ from vecsess.wire.leaves import coerce as coerce
 from vecsess.wire.leaves import field_name as field_name
 from vecsess.wire.leaves import leaves_of as leaves_of
 from vecsess.wire.leaves import pick as pick
-from vecsess.wire.values import MAX_NDIM, FrameError, array_from, pack_value
+from vecsess.wire.values import FrameError, array_from, pack_value
 
 _NUMERIC = "biuf"
 MAX_DEPTH = 32  # of spaces within spaces
