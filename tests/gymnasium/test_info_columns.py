@@ -126,9 +126,10 @@ def test_they_are_gymnasiums_whatever_environments_tell(twins: Twins, script: An
         side.set_attr("calls", [0] * N)
     pairs = [outcome(side.reset) for side in sides]
     for _ in range(9):
-        assert_same(pairs[0], pairs[1])
         if isinstance(pairs[1], Exception):
+            assert not isinstance(pairs[0], Exception)  # ours keeps as objects what does not fit
             return  # theirs has taken half a step
+        assert_same(pairs[0], pairs[1])
         done = twins.ours.engine.progress.ended.copy()
         if twins.ours.autoreset_mode is AutoresetMode.DISABLED and done.any():
             resets = [partial(side.reset, options={"reset_mask": done}) for side in sides]
