@@ -17,7 +17,7 @@ import msgpack
 import numpy as np
 
 from tests.envs import CountingEnv
-from vecsess.wire.slab import LINE
+from vecsess.wire.slab import LINE, RUNNING
 from vecsess.wire.values import WIDE_INT, pack_value
 
 
@@ -98,7 +98,47 @@ def scribble() -> None:
     libc.pwrite(fd, b"\xff" * size, size, 0)
 
 
+def for_ever(deed: Callable[[], object], pause_s: float = 0.0) -> Callable[[], None]:
+    """Does it until the process is killed."""
+
+    def deeds() -> None:
+        while True:
+            deed()
+            time.sleep(pause_s)
+
+    return deeds
+
+
+def move_on() -> None:
+    """Tells of another environment that is running, and of a reset, in turns."""
+    for place in (0, 1, -1):
+        os.pwrite(slab_fd(), struct.pack("<q", place), RUNNING * LINE)
+
+
+def drip() -> None:
+    """Writes a long frame, byte by byte."""
+    os.write(reply_fd(), struct.pack("<I", 60_000))
+    for_ever(lambda: os.write(reply_fd(), b"\x00"), 0.03)()
+
+
+def answer_ahead() -> None:
+    """Answers the next commands before they are given."""
+    number = command_number()
+    for ahead in range(1, 4):
+        send(pack_value([DONE, number + ahead, [], []]))
+
+
+def stale() -> None:
+    send(pack_value([DONE, command_number() - 1, [], []]))
+
+
 DONE = 34
+ENDLESS: dict[str, Callable[[], object]] = {
+    "move on for ever": for_ever(move_on),
+    "drip": drip,
+    "stale replies": for_ever(stale, 0.03),
+    "a flood of stale replies": for_ever(stale),
+}
 COLLIDING = [
     msgpack.ExtType(WIDE_INT, (key * ((1 << 61) - 1)).to_bytes(12, "little"))
     for key in range(1, 1000)
@@ -134,19 +174,25 @@ DEEDS: dict[str, Callable[[], object]] = {
     "cut the slab": cut_the_slab,
     "scribble": scribble,
     "hang up": lambda: os.close(reply_fd()),
+    "answer ahead": answer_ahead,
+    **ENDLESS,
     **ODD_ANSWERS,
 }
 
 
 class HostileEnv(CountingEnv):
-    """Does one of its deeds in its second step."""
+    """Does one of its deeds in its second step, or when it is closed."""
 
-    def __init__(self, deed: str) -> None:
+    def __init__(self, deed: str, *, at_close: bool = False) -> None:
         super().__init__(length=1000)
-        self.deed = deed
+        self.deed, self.at_close = deed, at_close
 
     def step(self, action: Any) -> Any:
         result = super().step(action)
-        if self.steps == 2:
+        if self.steps == 2 and not self.at_close:
             DEEDS[self.deed]()
         return result
+
+    def close(self) -> None:
+        if self.at_close:
+            DEEDS[self.deed]()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tracemalloc
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,11 +15,19 @@ import pytest
 from gymnasium import spaces
 
 from tests.envs import CountingEnv
-from tests.hostility import ODD_ANSWERS, HostileEnv
+from tests.hostility import ENDLESS, ODD_ANSWERS, HostileEnv
 from tests.sessions import open_session, zeros
-from vecsess import ContractViolation, EnvError, Timeouts, VecCheckedSession, WorkerDied
+from vecsess import (
+    ContractViolation,
+    EnvError,
+    Timeouts,
+    VecCheckedSession,
+    WorkerDied,
+    WorkerTimeout,
+)
 from vecsess.errors import ProtocolError, WorkerError
 from vecsess.fleet.description import agree
+from vecsess.fleet.lockstep import _growing
 from vecsess.fleet.reports import MAX_TEXT, Reports, start_error
 from vecsess.fleet.worker import Worker
 from vecsess.wire.messages import Described, Done, Failed, decode, encode
@@ -98,6 +107,40 @@ def test_a_scribbled_slab_harms_its_own_rows_alone() -> None:
             step_often(vec)
         assert caught.value.worker == 1
         others_are_unharmed(vec)
+
+
+@pytest.mark.parametrize("deed", list(ENDLESS))
+def test_no_deed_holds_the_manager_past_a_deadline(deed: str) -> None:
+    with hostile(deed) as vec:
+        with pytest.raises((WorkerTimeout, ProtocolError)) as caught:
+            vec.step(zeros(N))
+        assert caught.value.worker == 1
+        others_are_unharmed(vec)
+
+
+@pytest.mark.parametrize("deed", list(ENDLESS))
+def test_nor_does_it_hold_close(deed: str) -> None:
+    makers: list[Any] = [partial(CountingEnv, 1000)] * N
+    makers[1] = partial(HostileEnv, deed, at_close=True)
+    vec = open_session(makers, N, timeouts=BRIEF)
+    vec.reset(seed=0)
+    with pytest.warns(ResourceWarning, match="a worker did not close in order"):
+        vec.close()
+
+
+def test_an_answer_that_comes_before_its_command_is_a_breach() -> None:
+    with hostile("answer ahead") as vec:
+        with pytest.raises(ProtocolError, match=r"expected the reply to|expected one reply"):
+            step_often(vec)
+        others_are_unharmed(vec)
+
+
+def test_the_number_of_the_next_command_can_not_be_told_from_those_before() -> None:
+    numbers = list(islice(_growing(), 3000))
+    leaps = np.diff(numbers)
+    assert (leaps > 0).all()
+    assert len(set(leaps.tolist())) > 2900
+    assert leaps.max() > 1 << 23
 
 
 @pytest.mark.parametrize("deed", list(ODD_ANSWERS))

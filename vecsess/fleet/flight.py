@@ -83,7 +83,7 @@ class Flight:
         self._supervisor, self.timeouts = supervisor, timeouts
         self._views, self._rows = views, layout.rows
         self._numbers = numbers
-        self.seq, self._side_seq = 0, _SIDE
+        self.seq = 0
         self._make: Make = _nothing
         self._acknowledgement = b""
         self._reply_cap = CONTROL_BYTES
@@ -92,6 +92,8 @@ class Flight:
         self.answers: dict[int, Done] = {}
         self.unread, self.resumable = False, True
         self._moved: dict[int, tuple[int, float]] = {}
+        self._sent_s = 0.0  # when the last command had been sent
+        self._resent_s: dict[int, float] = {}  # likewise, to successors
         self._on_lost: OnLost = _raise
         self.on_pause: Callable[[], None] | None = None
         self.patience = Patience(spin_ns)
@@ -137,6 +139,7 @@ class Flight:
             except EndOfStreamError:
                 pass  # a dead worker: `gather` finds that out, and says why
         self._commands[:] = seq  # after the pipes: who sees the hint finds the command
+        self._sent_s = time.monotonic()
 
     def command(
         self, make: Callable[[Worker, int], Command | None], limit_s: float | None
@@ -165,6 +168,7 @@ class Flight:
             if message is not None:
                 self._send(worker, frame(encode(message)))
         self._commands[:] = seq
+        self._sent_s = time.monotonic()
 
     def _next_seq(self, reply_cap: int, limit_s: float | None) -> int:
         """Returns the number of a new command, and prepares for the replies to it.
@@ -173,15 +177,25 @@ class Flight:
             reply_cap: bytes that a reply may have.
             limit_s: how long one call of an environment may take.
         """
+        for worker in self._pending:
+            _give_up(worker, self.seq)
         seq = self.seq = next(self._numbers)
+        if self._resent_s:
+            self._resent_s = {}
         self._acknowledgement = acknowledgement(seq)
         self._reply_cap, self._limit_s = reply_cap, limit_s
         self.answers = {}
         self.unread = True
         if self.active and self.active[-1].flight is not self:
             for worker in self.active:
+                if hasattr(worker, "flight"):
+                    _give_up(worker, worker.flight.owed_by(worker))
                 worker.flight = self
         return seq
+
+    def owed_by(self, worker: Worker) -> int | None:
+        """Returns the number of the last command if a worker has yet to answer it."""
+        return self.seq if worker in self._pending else None
 
     def _send(self, worker: Worker, data: bytes) -> None:
         # Half a command would be taken for a whole one with the next: a busy worker may take as
@@ -213,8 +227,8 @@ class Flight:
         Raises:
             WorkerError: it died, was too slow, or answered what it should not.
         """
-        self._side_seq += 1
-        seq, until = self._side_seq, None if limit_s is None else time.monotonic() + limit_s
+        seq = _SIDE + next(self._numbers)
+        until = None if limit_s is None else time.monotonic() + limit_s
         try:
             worker.channel.send(frame(encode(make(seq))), until)
             self._views.command[worker.index] = seq
@@ -258,6 +272,7 @@ class Flight:
         self._moved.pop(worker.index, None)
         self._send(worker, frame(encode(message)))
         self._views.command[worker.index] = self.seq
+        self._resent_s[worker.index] = time.monotonic()
         if worker not in self._pending:
             self._pending.append(worker)
 
@@ -360,6 +375,11 @@ class Flight:
             what = f"expected the reply to command {self.seq}, got one to {reply.seq}"
             raise self._end(worker, ProtocolError, what)
         if reply.seq < self.seq:
+            owed = (worker.generation, reply.seq)
+            if owed not in worker.owed:
+                what = f"expected one reply to each command, got another to {reply.seq}"
+                raise self._end(worker, ProtocolError, what)
+            worker.owed.remove(owed)
             return False
         done = self._reports.read(worker, reply, Done)
         if self._asks_infos:
@@ -384,7 +404,10 @@ class Flight:
         if ready:
             self.patience.over()
             self._take_acknowledgements()
-            return worker in self._pending and self._answered_or_lost(worker)
+            if worker not in self._pending:
+                return False
+            if self._answered_or_lost(worker):
+                return True
         for other in self._pending[:-1]:
             if supervisor.wait(other, 0.0) and self._answered_or_lost(other):
                 self._pending.remove(other)
@@ -409,22 +432,35 @@ class Flight:
             self._lose(self._workers[error.worker or 0], error)
 
     def _check_deadlines(self, now: float) -> None:
-        """Ends a worker whose environment has been in one call for too long."""
+        """Ends a worker whose environment has been in one call for too long.
+
+        Which call that is the worker's memory tells. It may be wrong, so it can shorten a wait,
+        but what was sent and received alone says how long the whole command may take.
+        """
         for worker in self._pending:
             place = int(self._running[worker.index])
-            before, since = self._moved.get(worker.index, (None, now - SLICE_S))
-            if place != before:
-                self._moved[worker.index] = (place, since if before is None else now)
-                continue
+            before, since = self._moved.get(worker.index, (place, now - SLICE_S))
+            since = since if place == before else now
+            self._moved[worker.index] = (place, since)
             in_reset = place >= self._rows
             limit_s = self.timeouts.reset_s if in_reset else self._limit_s
-            if limit_s is not None and now - since > limit_s:
+            most_s = self._most_s(worker)
+            sent_s = self._resent_s.get(worker.index, self._sent_s)
+            late = limit_s is not None and now - since > limit_s
+            if late or (most_s is not None and now - sent_s > most_s):
                 what = (
                     f"expected an answer to {'reset' if in_reset else 'its call'} within "
-                    f"{limit_s} s; the worker was killed. Raise it with Timeouts(...), or None "
-                    "to wait for ever"
+                    f"{limit_s if late else most_s} s; the worker was killed. Raise it with "
+                    "Timeouts(...), or None to wait for ever"
                 )
                 raise self._end(worker, WorkerTimeout, what)
+
+    def _most_s(self, worker: Worker) -> float | None:
+        """Returns how long a command may take: a call for each row, and a reset after a step."""
+        call_s, reset_s = self._limit_s, self.timeouts.reset_s
+        if not isinstance(self.message(worker), Step | StepSome | StepWith):
+            reset_s = 0.0
+        return None if call_s is None or reset_s is None else worker.rows * (call_s + reset_s)
 
     def _end(self, worker: Worker, kind: type[WorkerError], message: str) -> WorkerError:
         """Kills a worker that can't be trusted any more; returns the error that says why."""
@@ -476,6 +512,12 @@ def _raise(worker: Worker | None, error: WorkerError) -> None:
 
 # By what of infos is asked for: what `message` says of a step.
 _STEPS = [lambda worker, seq, infos=infos: Step(seq, infos) for infos in range(3)]
+
+
+def _give_up(worker: Worker, seq: int | None) -> None:
+    """Notes a command whose reply nobody waits for any more: one may still come."""
+    if seq is not None:
+        worker.owed.add((worker.generation, seq))
 
 
 def _nothing(worker: Worker, seq: int) -> Command | None:

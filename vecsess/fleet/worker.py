@@ -39,6 +39,10 @@ class Sender(Protocol):
 
     unread: bool
 
+    def owed_by(self, worker: Worker) -> int | None:
+        """Returns the number of the command whose reply it owes."""
+        ...
+
     def message(self, worker: Worker) -> Command | None:
         """Returns the last command as this worker got it."""
         ...
@@ -72,6 +76,7 @@ class Worker:
     dead: bool = False
     watch: select.poll = field(default_factory=select.poll)  # its replies and its end
     flight: Sender = field(init=False)  # what sent it its last command
+    owed: set[tuple[int, int]] = field(default_factory=set)  # given up: generation, number
     losses: int = 0  # how often it was lost, and replaced
     waited_s: float = 0.0  # how long the manager has slept for it
 
