@@ -279,6 +279,34 @@ class TestLoading:
             bad[name] = good
         load_one(bad, contract)
 
+    @given(st.data())
+    def test_whatever_a_file_holds_each_transition_is_read_or_refused(self, data: Any) -> None:
+        plain = st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner),
+            max_leaves=8,
+        )
+        fields = st.fixed_dictionaries({}, optional=dict.fromkeys(GOOD, plain))
+        records = data.draw(st.lists(plain | fields.map(lambda bad: {**GOOD, **bad}), max_size=4))
+        pixels, nested = spaces.Box(0, 9, (2, 0, 3), np.uint8), spaces.Dict({"a": PAIR, "b": TWO})
+        for space in (PAIR, TWO, pixels, nested, spaces.Text(3)):
+            results = load_transitions_all(text_of(*records), Contract(), space, TWO)
+            assert len(results) == len(records)
+            for index, result in enumerate(results):
+                if isinstance(result, TransitionError):
+                    assert result.index == index
+                    assert "expected " in result.reason
+                else:
+                    assert space.contains(result.observation)
+
+    @pytest.mark.parametrize("depth", [63, 64, 65, 200])
+    def test_numbers_nested_too_deeply_are_refused(self, depth: int) -> None:
+        deep: Any = 1.0
+        for _ in range(depth):
+            deep = [deep]
+        with pytest.raises(TransitionError, match=r"expected shape \[2\], got"):
+            load_one({**GOOD, "obs": deep})
+
     def test_texts_are_read_where_their_space_has_them(self) -> None:
         text = spaces.Dict({"mission": spaces.Text(5), "view": PAIR})
         view = {"mission": "go", "view": [0, 1]}
