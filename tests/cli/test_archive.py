@@ -94,6 +94,16 @@ def test_inspect_shows_shapes_ranges_and_nans(tmp_path: Path) -> None:
     assert rows["invalid"].split() == ["invalid", "rows", "8"]
 
 
+@pytest.mark.parametrize("width", ["40", "60", "100"])
+def test_inspect_leaves_columns_out_instead_of_cutting_them(width: str, tmp_path: Path) -> None:
+    path = tmp_path / "batch.npz"
+    archive.save(path, nested_rollout(), {"env": "Nested-v0", "seed": 3})
+    said = run("-m", "vecsess", "inspect", path, cwd=CHECKOUT, COLUMNS=width).stdout
+    assert "…" not in said
+    (speed,) = [line for line in said.splitlines() if line.startswith(" observations.speed")]
+    assert speed.split()[-1] == "2", "how many are NaN"
+
+
 @pytest.mark.parametrize("content", [None, b"", b"no zip file", b"PK\x03\x04 broken"])
 def test_inspect_refuses_what_is_no_batch(content: bytes | None, tmp_path: Path) -> None:
     path = tmp_path / "batch.npz"

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
+import threading
 from collections.abc import Iterator
 
 import psutil
 import pytest
+from rich.console import Console
 
 from tests.documents import CHECKOUT
 from tests.processes import all_gone, wait_until
 from tests.programs import run
-from vecsess.cli.top import sessions
+from vecsess.cli.tables import worker_cells
+from vecsess.cli.top import session_table, sessions
 
 TRAINER = """
 import numpy as np
@@ -72,6 +79,70 @@ def test_a_restart_is_seen(trainer: subprocess.Popen[bytes]) -> None:
         return [worker["restarts"] for worker in now["workers"]]
 
     assert wait_until(lambda: restarts() == [0, 1], 30)
+
+
+def test_a_stopped_worker_is_told_of_as_stopped(trainer: subprocess.Popen[bytes]) -> None:
+    (content,) = sessions(trainer.pid)
+    pid = content["workers"][1]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert wait_until(lambda: states(trainer.pid)[1] == "stopped", 30)
+        assert states(trainer.pid)[0] != "stopped"
+        assert "stopped" in top(str(trainer.pid), "--once")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert wait_until(lambda: states(trainer.pid)[1] != "stopped", 30)
+
+
+def states(pid: int) -> list[str]:
+    (content,) = sessions(pid)
+    return [worker["state"] for worker in content["workers"]]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 110, 160])
+def test_columns_are_left_out_and_never_cut(trainer: subprocess.Popen[bytes], width: int) -> None:
+    (content,) = sessions(trainer.pid)
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(session_table(console, content))
+    lines = console.export_text().splitlines()
+    assert all(len(line) <= width for line in lines)
+    assert "…" not in "".join(lines)
+    (heading,) = [line for line in lines if "worker" in line and "state" in line]
+    assert "steps/s" in heading, "a number can be read"
+    assert ("files" in heading) == (width >= 110)
+    whole = worker_cells(content["workers"][0])
+    row = lines[lines.index(heading) + 2]
+    for name in ("worker", "state", "steps/s"):
+        assert whole[name] in row
+
+
+@pytest.mark.parametrize("key", [b"q", b" \x1b[Aq", b"\x1b", b"\x04"])
+def test_a_key_ends_it_and_leaves_the_terminal_as_it_was(
+    trainer: subprocess.Popen[bytes], key: bytes
+) -> None:
+    controller, terminal = pty.openpty()
+    before = termios.tcgetattr(terminal)
+    command = [sys.executable, "-m", "vecsess", "top", str(trainer.pid), "--every", "60"]
+    with subprocess.Popen(
+        command, cwd=CHECKOUT, stdin=terminal, stdout=terminal, stderr=terminal
+    ) as process:
+        shown = b""
+        while b"q ends" not in shown:
+            shown += os.read(controller, 65536)
+        os.write(controller, key)
+        reading = threading.Thread(target=drain, args=(controller,), daemon=True)
+        reading.start()
+        assert process.wait(30) == 0
+    assert termios.tcgetattr(terminal) == before
+    os.close(terminal)
+    reading.join(30)
+    os.close(controller)
+
+
+def drain(fd: int) -> None:
+    with contextlib.suppress(OSError):  # that is how a pty ends
+        while os.read(fd, 65536):
+            pass
 
 
 def test_nothing_lies_on_disk_and_an_ended_session_is_gone(

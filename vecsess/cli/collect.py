@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ class _Collection:
             console.print("interrupted; what was collected so far:")
         if self.tally.steps:
             console.print(summary_table(self.tally))
-            console.print(workers_table(self._vec.health()))
+            console.print(workers_table(console, map(asdict, self._vec.health())))
         if self._vec.incidents:
             console.print(incidents_table(self._vec.incidents))
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from vecsess.cli.archive import Archive, load
 from vecsess.cli.figures import short
-from vecsess.cli.tables import spread
+from vecsess.cli.tables import fitted, spread
 
 Array = npt.NDArray[Any]
 
@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     archive = load(options.file)
     console = Console()
     console.print(_headline(archive), highlight=False)
-    console.print(arrays_table(archive.arrays))
+    console.print(arrays_table(console, archive.arrays))
     console.print(_episodes_table(archive.arrays))
     return 0
 
@@ -43,21 +43,17 @@ def _headline(archive: Archive) -> str:
     )
 
 
-def arrays_table(arrays: dict[str, Array]) -> Table:
+def arrays_table(console: Console, arrays: dict[str, Array]) -> Table:
     """Returns a row for each array."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("array")
-    table.add_column("shape")
-    table.add_column("dtype")
-    for name in ("min", "max", "NaN"):
-        table.add_column(name, justify="right")
+    rows = []
     for name, array in arrays.items():
         nans = count_nans(array)
         low, high = _ends(array)
         shape = "[" + ", ".join(map(str, array.shape)) + "]"
-        cells = (name, shape, str(array.dtype), low, high, f"{nans:,}")
-        table.add_row(*cells, style="red" if nans else "")
-    return table
+        cells = {"array": name, "shape": shape, "dtype": str(array.dtype)}
+        rows.append((cells | {"min": low, "max": high, "NaN": f"{nans:,}"}, "red" * bool(nans)))
+    order = ("array", "shape", "NaN", "dtype", "max", "min")
+    return fitted(console, rows, order, left=("array", "shape", "dtype"))
 
 
 def count_nans(array: Array) -> int:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
 from vecsess.cli.figures import plural, short
 from vecsess.cli.tally import Tally
@@ -16,6 +16,7 @@ Show = Callable[[Tally, dict[str, int]], None]
 
 BAR_EVERY_S, LINE_EVERY_S = 0.2, 2.0
 _TEXT_WIDTH = 68  # of what stands beside the bar, with room for larger numbers
+_FIGURES_WIDTH = 48  # of that without the states; what there is no room for is left out, not cut
 
 
 @contextlib.contextmanager
@@ -53,15 +54,18 @@ def states_text(states: dict[str, int]) -> str:
 def _bar(console: Console) -> Progress:
     # Refreshed by hand: a refresh from a thread of its own would take turns with the collection.
     # Not as wide as the terminal, whose echo of Ctrl-C would break the line otherwise.
-    return Progress(
-        BarColumn(bar_width=max(8, min(40, console.width - _TEXT_WIDTH))),
+    width = console.width
+    columns: list[ProgressColumn] = [
         TextColumn("{task.fields[counts]}", style="bold"),
         TextColumn("{task.fields[figures]}"),
-        TextColumn("{task.fields[states]}", style="dim"),
-        TimeElapsedColumn(),
-        console=console,
-        auto_refresh=False,
-    )
+    ]
+    if width >= _TEXT_WIDTH:
+        columns.append(TextColumn("{task.fields[states]}", style="dim"))
+    if width >= _FIGURES_WIDTH:
+        columns.append(TimeElapsedColumn())
+    if width >= _TEXT_WIDTH + 8:
+        columns.insert(0, BarColumn(bar_width=min(40, width - _TEXT_WIDTH)))
+    return Progress(*columns, console=console, auto_refresh=False)
 
 
 def _bar_show(progress: Progress, rollouts: int, horizon: int) -> Show:

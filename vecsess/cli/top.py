@@ -5,20 +5,27 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import select
+import sys
+import termios
 import time
-from collections.abc import Iterator
+import tty
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
 from vecsess.cli.failures import CommandError
-from vecsess.cli.figures import plural, seconds, size
+from vecsess.cli.figures import plural, seconds
+from vecsess.cli.tables import workers_table
 from vecsess.fleet.health import NAME, read_health
 
+KEYS = "q ends, any other key looks again"
+ENDING, ESCAPE = set("qQ\x04"), "\x1b"  # also Ctrl-D; an arrow key begins with Escape
 _LINK = f"/memfd:{NAME} (deleted)"
 _WIDTH = 120
 _TRIES = 5  # a sample that is being written is whole a moment later
@@ -33,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Shows until the sessions have ended, or Ctrl-C."""
+    """Shows until the sessions have ended, or until q or Ctrl-C is pressed."""
     console = Console()
     if console.width < _WIDTH and not console.is_terminal:
         console = Console(width=_WIDTH)  # in a file nothing is to be cut off
@@ -45,12 +52,15 @@ def run(options: argparse.Namespace) -> int:
             "stepping on, to the same user on the same machine"
         )
     if options.once or not console.is_terminal:
-        console.print(Group(*map(session_table, found)))
+        console.print(Group(*(session_table(console, content) for content in found)))
         return 0
-    with Live(Group(*map(session_table, found)), console=console, auto_refresh=False) as live:
+    with _keys() as key, Live(console=console, auto_refresh=False) as live:
         while found := sessions(options.pid):
-            live.update(Group(*map(session_table, found)), refresh=True)
-            time.sleep(options.every)
+            tables = [session_table(console, content) for content in found]
+            live.update(Group(*tables, KEYS), refresh=True)
+            pressed = key(options.every)
+            if ENDING & set(pressed) or pressed == ESCAPE:
+                return 0
     console.print("the session has ended")
     return 0
 
@@ -87,36 +97,32 @@ def _read(link: Path) -> dict[str, Any] | None:
         os.close(fd)
 
 
-def session_table(content: dict[str, Any]) -> Table:
+def session_table(console: Console, content: dict[str, Any]) -> Table:
     """Returns a session's table, a row per worker."""
     age_s = max(0.0, time.time() - content["time_s"])
-    table = Table(
-        title=f"pid {content['pid']}: {content['env'] or 'environments'} x{content['n']}, "
-        f"{plural(content['locksteps'], 'lockstep')}, {seconds(age_s)} ago",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
+    title = (
+        f"pid {content['pid']}: {content['env'] or 'environments'} x{content['n']}, "
+        f"{plural(content['locksteps'], 'lockstep')}, {seconds(age_s)} ago"
     )
-    for name in ("worker", "pid", "state", "restarts", "unique", "rss", "cpu"):
-        table.add_column(name, justify="left" if name == "state" else "right")
-    for name in ("files", "threads", "steps/s", "step p50", "p99", "waited for"):
-        table.add_column(name, justify="right")
-    for worker in content["workers"]:
-        cpu = worker["cpu_percent"]
-        table.add_row(
-            str(worker["worker"]),
-            str(worker["pid"]),
-            worker["state"],
-            str(worker["restarts"]),
-            size(worker["unique_bytes"]),
-            size(worker["rss_bytes"]),
-            "-" if cpu is None else f"{cpu:.0f} %",
-            str(worker["open_files"] or "-"),
-            str(worker["threads"] or "-"),
-            f"{worker['steps_per_s']:,.0f}",
-            seconds(worker["step_p50_s"]),
-            seconds(worker["step_p99_s"]),
-            seconds(worker["waited_s"]),
-            style="red" if worker["state"] in ("dead", "quarantined") else "",
-        )
-    return table
+    return workers_table(console, content["workers"], title)
+
+
+@contextlib.contextmanager
+def _keys() -> Iterator[Callable[[float], str]]:
+    """Yields what waits for a key, so many seconds at most; "" where there was none."""
+    if not sys.stdin.isatty():
+        yield lambda wait_s: time.sleep(wait_s) or ""
+        return
+    fd = sys.stdin.fileno()
+    before = termios.tcgetattr(fd)
+    tty.setcbreak(fd)  # a key counts as it is pressed; Ctrl-C stays what it is
+    try:
+        yield partial(_key, fd)
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+def _key(fd: int, wait_s: float) -> str:
+    if not select.select([fd], [], [], wait_s)[0]:
+        return ""
+    return os.read(fd, 16).decode(errors="replace") or "q"  # the terminal is gone

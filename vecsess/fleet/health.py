@@ -13,7 +13,7 @@ import weakref
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +38,7 @@ class WorkerHealth:
     Attributes:
         worker: its index.
         pid: of its process.
-        state: "ready", "stepping", "resetting", "dead" or "quarantined".
+        state: "ready", "stepping", "resetting", "stopped", "dead" or "quarantined".
         generation: how often it was replaced, for whatever reason.
         restarts: how often it was replaced because it was lost.
         rss_bytes: resident memory, what it shares with others included.
@@ -104,7 +104,7 @@ class Health:
             self._finalizer = weakref.finalize(self, os.close, self._fd)
         now = time.monotonic()
         for worker, seen in zip(lockstep.workers, self._seen, strict=True):
-            cpu_s, *_ = _process_figures(worker.pid, seen)
+            cpu_s = _process_figures(worker.pid, seen).cpu_s
             seen.since = seen.latest = (now, worker.pid, cpu_s or 0.0, 0)
         lockstep.flight.on_pause = self.tick
 
@@ -155,7 +155,7 @@ class Health:
     def _sample(self, worker: Worker, seen: _Seen, now: float) -> WorkerHealth:
         counts = self._counts(worker, seen)
         steps = int(counts.sum()) * worker.rows
-        cpu_s, rss, unique, files, threads = _process_figures(worker.pid, seen)
+        cpu_s, rss, unique, files, threads, stopped = _process_figures(worker.pid, seen)
         if now - seen.latest[0] > _EVERY_S:
             seen.since = seen.latest
             seen.latest = (now, worker.pid, cpu_s or 0.0, steps)
@@ -165,7 +165,7 @@ class Health:
         return WorkerHealth(
             worker=worker.index,
             pid=worker.pid,
-            state=self._state(worker, alive=cpu_s is not None),
+            state="stopped" if stopped else self._state(worker, alive=cpu_s is not None),
             generation=worker.generation,
             restarts=worker.losses,
             rss_bytes=rss,
@@ -199,22 +199,33 @@ class Health:
         return "resetting" if place >= self._lockstep.layout.rows else "stepping"
 
 
-def _process_figures(
-    pid: int, seen: _Seen
-) -> tuple[float | None, int | None, int | None, int | None, int | None]:
-    """Returns CPU seconds, resident and unique bytes, descriptors and threads."""
+class _Figures(NamedTuple):
+    """What the system says of a process; None where it is gone."""
+
+    cpu_s: float | None = None
+    rss_bytes: int | None = None
+    unique_bytes: int | None = None
+    open_files: int | None = None
+    threads: int | None = None
+    stopped: bool = False  # by a signal or a debugger: it is alive, and does nothing
+
+
+def _process_figures(pid: int, seen: _Seen) -> _Figures:
     try:
         if seen.process is None or seen.process.pid != pid:
             seen.process = psutil.Process(pid)
         with seen.process.oneshot():
-            if seen.process.status() == psutil.STATUS_ZOMBIE:
-                return None, None, None, None, None
+            status = seen.process.status()
+            if status == psutil.STATUS_ZOMBIE:
+                return _Figures()
             times, memory = seen.process.cpu_times(), seen.process.memory_info()
             shared = getattr(memory, "shared", 0)
             files, threads = seen.process.num_fds(), seen.process.num_threads()
-        return times.user + times.system, memory.rss, memory.rss - shared, files, threads
     except psutil.Error:
-        return None, None, None, None, None
+        return _Figures()
+    stopped = status in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+    cpu_s, unique = times.user + times.system, memory.rss - shared
+    return _Figures(cpu_s, memory.rss, unique, files, threads, stopped)
 
 
 def unique_bytes(pid: int) -> int | None:
