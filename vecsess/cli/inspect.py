@@ -52,7 +52,7 @@ def arrays_table(console: Console, arrays: dict[str, Array]) -> Table:
         shape = "[" + ", ".join(map(str, array.shape)) + "]"
         cells = {"array": name, "shape": shape, "dtype": str(array.dtype)}
         rows.append((cells | {"min": low, "max": high, "NaN": f"{nans:,}"}, "red" * bool(nans)))
-    order = ("array", "shape", "NaN", "dtype", "max", "min")
+    order = ("array", "NaN", "shape", "dtype", "max", "min")
     return fitted(console, rows, order, left=("array", "shape", "dtype"))
 
 

@@ -111,7 +111,7 @@ def session_table(console: Console, content: dict[str, Any]) -> Table:
 def _keys() -> Iterator[Callable[[float], str]]:
     """Yields what waits for a key, so many seconds at most; "" where there was none."""
     if not sys.stdin.isatty():
-        yield lambda wait_s: time.sleep(wait_s) or ""
+        yield _no_key
         return
     fd = sys.stdin.fileno()
     before = termios.tcgetattr(fd)
@@ -120,6 +120,11 @@ def _keys() -> Iterator[Callable[[float], str]]:
         yield partial(_key, fd)
     finally:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+def _no_key(wait_s: float) -> str:
+    time.sleep(wait_s)
+    return ""
 
 
 def _key(fd: int, wait_s: float) -> str:
