@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -139,9 +140,10 @@ class _Collection:
             console.print(f"{out} was not written: no rollout was whole yet")
             return
         archive.save(out, self._last, {"env": self._options.env, "seed": self._options.seed})
-        shown_by = f"inspect {out}"
+        name = shlex.quote(str(out))
+        shown_by = f"inspect {name}"
         if out.suffix == ".json":
-            shown_by = f"check {out} --env {self._options.env}"
+            shown_by = f"check {name} --env {self._options.env}"
         console.print(
             f"the last batch is in {out}; `vecsess {shown_by}` looks at it", soft_wrap=True
         )
