@@ -15,7 +15,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 run: $(VENV)/.installed-cli  ## collect 50 rollouts from 16 CartPoles
-	$(PY) -m vecsess collect --env CartPole-v1 -n 16 --horizon 128 --rollouts 50 $(ARGS)
+	$(PY) -m vecsess collect --env CartPole-v1 -n 16 --workers auto --horizon 128 --rollouts 50 $(ARGS)
 
 test: check  ## style, types, layers, tests; those that train are skipped where torch is missing
 	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
@@ -41,6 +41,9 @@ clean:  ## remove what was built or cached; keeps .venv
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 $(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  "vecsess needs Python 3.11 or newer, and $(PYTHON) is %d.%d: make PYTHON=python3.12 ..." \
+	  % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 

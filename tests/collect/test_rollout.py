@@ -306,3 +306,11 @@ class TestActorCriticBatch:
     def test_a_minibatch_has_a_row_at_least(self) -> None:
         with pytest.raises(ValueError, match="positive minibatch size, got 0"):
             next(filled().to_actor_critic_batch().minibatches(0, np.random.default_rng(0)))
+
+
+def test_it_shows_itself_on_one_line() -> None:
+    space = spaces.Dict({"image": spaces.Box(0, 255, (84, 84), np.uint8)})
+    shown = repr(Rollout.empty(128, 16, space, spaces.Discrete(2)))
+    assert "horizon=128, num_envs=16" in shown
+    assert "uint8[128, 16, 84, 84]" in shown
+    assert len(shown) < 200

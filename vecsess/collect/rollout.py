@@ -44,7 +44,7 @@ class Episode(NamedTuple):
     end_step: int
 
 
-@dataclass(eq=False, kw_only=True, slots=True)
+@dataclass(eq=False, kw_only=True, slots=True, repr=False)
 class Rollout:
     """`T` locksteps of `N` environments, with what the policy said of each.
 
@@ -91,6 +91,16 @@ class Rollout:
     episodes: list[Episode]
     counter: int
     action_space: gymnasium.Space[Any]
+
+    def __repr__(self) -> str:
+        observations = tree.map_leaves(
+            lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", self.observations
+        )
+        return (
+            f"Rollout(horizon={self.horizon}, num_envs={self.num_envs}, "
+            f"observations={observations}, valid={int(self.valid.sum())} of {self.valid.size}, "
+            f"episodes={len(self.episodes)}, counter={self.counter})"
+        )
 
     @classmethod
     def empty(

@@ -81,7 +81,7 @@ class Incident:
         'WorkerDied'
     """
 
-    what: str
+    what: str = field(repr=False)  # with a traceback, as long as it gets
     kind: str
     worker: int
     generation: int
