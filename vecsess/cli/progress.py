@@ -22,8 +22,9 @@ from vecsess.cli.tally import Tally
 Show = Callable[[Tally, dict[str, int]], None]
 
 BAR_EVERY_S, LINE_EVERY_S = 0.2, 2.0
-_TEXT_WIDTH = 84  # of what stands beside the bar, with room for larger numbers
-_FIGURES_WIDTH = 56  # of that without the states; what there is no room for is left out, not cut
+_TEXT_WIDTH = 68  # of what stands beside the bar, with room for larger numbers
+_FIGURES_WIDTH = 48  # of that without the states; what there is no room for is left out, not cut
+_LABELS_WIDTH = 112  # with names beside the clocks
 
 
 @contextlib.contextmanager
@@ -69,8 +70,9 @@ def _bar(console: Console) -> Progress:
     if width >= _TEXT_WIDTH:
         columns.append(TextColumn("{task.fields[states]}", style="dim"))
     if width >= _FIGURES_WIDTH:
-        columns += [TextColumn("elapsed", style="dim"), TimeElapsedColumn()]
-    if width >= _TEXT_WIDTH:
+        columns.append(TimeElapsedColumn())
+    if width >= _LABELS_WIDTH:
+        columns.insert(-1, TextColumn("elapsed", style="dim"))
         columns += [TextColumn("left", style="dim"), TimeRemainingColumn()]
     if width >= _TEXT_WIDTH + 8:
         columns.insert(0, BarColumn(bar_width=min(40, width - _TEXT_WIDTH)))
