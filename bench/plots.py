@@ -14,20 +14,24 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# Colours of Okabe and Ito, "Color universal design" (2008), which the colour-blind can tell apart.
 _PARTS = {  # colour and wording of what `core_time` tells apart
-    "environments": ("#2a7f62", "environments"),
-    "workers": ("#e08e45", "the rest of the workers"),
-    "trainer": ("#b23a48", "the rest of the trainer"),
+    "environments": ("#009e73", "environments"),
+    "workers": ("#e69f00", "the rest of the workers"),
+    "trainer": ("#0072b2", "the rest of the trainer"),
     "idle": ("#e6e6e6", "idle"),
 }
 _OURS = ("#08306b", "#2171b5", "#4aa3df", "#9ecae1")
-_OTHERS = ("#e6550d", "#31a354", "#756bb1", "#d62728", "#8c564b", "#bcbd22", "#e377c2", "#7f7f7f")
+_OTHERS = ("#d55e00", "#009e73", "#cc79a7", "#e69f00", "#000000", "#999999")
+_MARKS = "os^Dv<>pX"  # where there are more lines than colours
+_LABELLED = 4.0  # percent: a number needs that much of a bar
 
 
 def plot_throughput(tables: Sequence[Table], path: Path) -> None:
     """Draws steps/s over N, a line for each contender, both axes logarithmic."""
     figure, axes = _figure(10, 6)
     colours = {True: itertools.cycle(_OURS), False: itertools.cycle(_OTHERS)}
+    marks = itertools.cycle(_MARKS)
     for key, label in _labels(tables).items():
         ours = key.startswith("ours")
         colour, width = next(colours[ours]), 2.5 if ours else 1.2
@@ -35,7 +39,8 @@ def plot_throughput(tables: Sequence[Table], path: Path) -> None:
         points = [(n, row.rate) for n, row in rows if row and row.rate]
         if points:
             at, rates = zip(*points, strict=True)
-            axes.plot(at, rates, "o-", ms=4, color=colour, lw=width, label=label)
+            mark = next(marks)
+            axes.plot(at, rates, marker=mark, ms=4, color=colour, lw=width, label=label)
     limits = [(table.n, table.limit) for table in tables if table.limit]
     if limits:
         axes.plot(*zip(*limits, strict=True), "k--", lw=1, label="limit")
@@ -57,7 +62,12 @@ def plot_core_time(table: Table, path: Path) -> None:
     left = [0.0] * len(known)
     for part, (colour, wording) in _PARTS.items():
         widths = [100 * share[part] for share in known.values()]
-        axes.barh(list(known), widths, left=left, color=colour, label=wording)
+        bars = axes.barh(list(known), widths, left=left, color=colour, label=wording)
+        numbers = [f"{width:.0f}" if width >= _LABELLED else "" for width in widths]
+        dark = part == "trainer"
+        axes.bar_label(
+            bars, numbers, label_type="center", fontsize=8, color="white" if dark else "black"
+        )
         left = [start + width for start, width in zip(left, widths, strict=True)]
     axes.set(xlim=(0, 100), xlabel="% of the time of all cores")
     axes.set_title(f"{table.case.about}, N = {table.n}, {table.cores} cores")

@@ -18,6 +18,7 @@ from vecsess._version import __version__
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 LINKED = ("workers", "bridge", "bench")
+READ = ("docs", "examples", "tests")  # folders that the tests read
 RUN_TIMEOUT_S = 100
 
 QUICK_START = """
@@ -69,9 +70,10 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tmp_path = tmp_path_factory.mktemp("sdist")
     source = tmp_path / "source"  # a copy, since a build writes beside its sources
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        copy2(CHECKOUT / name, source)
-    for name in ("vecsess", *LINKED):
+    for path in CHECKOUT.iterdir():
+        if path.is_file():
+            copy2(path, source)
+    for name in ("vecsess", *LINKED, *READ):
         copytree(
             CHECKOUT / name, source / name, symlinks=True, ignore=ignore_patterns("__pycache__")
         )
@@ -119,6 +121,25 @@ def test_the_sdist_carries_the_linked_folders_as_files(sdist: Path) -> None:
     for name in LINKED:
         assert members[f"vecsess/{name}"].isdir()
         assert members[f"vecsess/{name}/__init__.py"].isfile()
+
+
+def test_the_sdist_holds_what_its_tests_read(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    files = {
+        path.relative_to(CHECKOUT).as_posix()
+        for folder in READ
+        for path in (CHECKOUT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert {*files, "Makefile", "CHANGELOG.md", "README.md"} <= packed
+    assert not [name for name in packed if name.endswith(".pyc")]
+
+
+def test_the_wheel_does_without_pictures_and_tests(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert not [name for name in names if name.endswith((".png", ".md", ".ipynb"))]
+    assert not [name for name in names if "test" in name.partition("/")[0]]
 
 
 def test_vecsess_is_the_only_top_level_package(wheel: Path) -> None:

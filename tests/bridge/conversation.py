@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.processes import ROOT
 
-SERVER = ROOT / "bridge" / "gym_server.py"
+SERVER = ROOT / "vecsess" / "bridge" / "gym_server.py"
 
 
 def run_server(

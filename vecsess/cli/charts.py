@@ -65,7 +65,7 @@ def draw(path: Path, tally: Tally, title: str) -> None:
 def _draw_returns(axes: Axes, tally: Tally) -> None:
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set_xlabel("steps of all environments")
     axes.set_ylabel("return of an episode")
