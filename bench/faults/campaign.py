@@ -46,7 +46,7 @@ class Scale:
     Attributes:
         kills: of workers.
         managers: killed.
-        frames: mutated.
+        frames: mutated, of each kind of message.
         slices: of throughput, of each kind.
     """
 
@@ -86,7 +86,7 @@ def run_campaign(scale: Scale, seed: int, tell: Tell) -> tuple[list[Figure], lis
         figures.append(orphan_figure(scale.managers, seed))
         tell("throughput")
         figures.append(steady_figure(scale, seed))
-        tell(f"{scale.frames:,} mutated frames")
+        tell(f"{scale.frames:,} odd frames of each kind")
         figures.append(frame_figure(scale.frames, seed))
         tell("builds that are broken on purpose")
         figures += self_tests(seed)
@@ -221,11 +221,11 @@ def steady_figure(scale: Scale, seed: int) -> Figure:
 
 
 def frame_figure(frames: int, seed: int) -> Figure:
-    """Returns how many mutated frames did what none may do."""
+    """Returns how many odd frames, so many of each kind, did what none may do."""
     fed = feed_elsewhere(frames, seed)
     return Figure(
-        name="mutated frames: crashes, hangs, allocations over the cap",
-        target=f"0 of {frames:,}",
+        name="mutated and odd frames: crashes, hangs, allocations over the cap",
+        target=f"0 of {frames:,} of each kind",
         result=f"{fed.failures} of {fed.frames:,} ({fed.accepted:,} were well formed)",
         reached=not fed.failures,
         details=fed.crashes,

@@ -1,50 +1,56 @@
-"""Mutated frames, fed to all of the manager that reads what workers send.
+"""Frames that no honest worker sends, fed to all of the manager that reads what workers send.
 
-Runs in a process of its own: one that crashes or takes too much memory is a figure.
+They are mutated, or made from the protocol's messages with an odd value in a field, however deep
+it lies; and they come to a session that steps, to a recovery, to a handshake, and from the fork
+server. Runs in a process of its own: one that crashes or takes too much memory is a figure.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 
+from vecsess.bench.faults.lies import FrameOf, frame_maker, messages, packed
 from vecsess.errors import VecsessError
-from vecsess.fleet.reports import Reports, check_description, failures_of, values_of
-from vecsess.fleet.worker import Worker
-from vecsess.wire.channel import Channel
+from vecsess.fleet.description import agree
+from vecsess.fleet.lockstep import Lockstep
+from vecsess.fleet.reports import check_description, failures_of, start_error, warn_once
+from vecsess.fleet.worker import Timeouts, Worker
+from vecsess.wire.channel import EndOfStreamError
 from vecsess.wire.messages import (
-    REPLIES,
     SERVER_REPLIES,
     Described,
     Done,
     Exited,
     Failed,
-    Message,
+    Replay,
     Replayed,
-    Spawned,
+    Reset,
+    Step,
     decode,
-    encode,
 )
 from vecsess.wire.slab import Layout
-from vecsess.wire.spaces import build_space, describe
-from vecsess.wire.values import FrameError, pack_value
+from vecsess.wire.values import FrameError
 
-SLOW_S = 1.0  # for one frame of at most a few KB
-CAP_BYTES = 64 << 20  # of growth over the whole run
-_TIMEOUT_S = 3600.0
+SLOW_S = 1.0  # for one frame of at most some hundred KB
+CAP_BYTES = 128 << 20  # of growth over the whole run
+_LIMIT_BYTES = 4 << 30  # of address space, where a frame that asks for gigabytes fails
+_TIMEOUT_S = 7200.0
 _ROWS = 4
-_LAYOUT = Layout(spaces.Discrete(2), spaces.Discrete(2), _ROWS)
-_REPORTS = Reports(_LAYOUT.observation_space, _LAYOUT.views(bytearray(_LAYOUT.stride_bytes)))
+_SPACE = spaces.Dict({"array": spaces.Box(-1, 1, (2,), np.float32), "text": spaces.Text(5)})
+_LAYOUT = Layout(_SPACE, spaces.Discrete(2), _ROWS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,160 +70,171 @@ class Fed:
         return len(self.crashes) + self.slow + (self.grown_bytes > CAP_BYTES)
 
 
-def feed_elsewhere(count: int, seed: int) -> Fed:
-    """Feeds `count` frames in another process."""
-    command = [sys.executable, "-m", __name__, str(count), str(seed)]
+def feed_elsewhere(count: int, seed: int, seconds: float | None = None) -> Fed:
+    """Feeds `count` frames of each kind in another process, for at most so many seconds."""
+    command = [sys.executable, "-m", __name__, "--count", str(count), "--seed", str(seed)]
+    command += [] if seconds is None else ["--seconds", str(seconds)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
-    if done.returncode:
+    try:
+        return Fed(**json.loads(done.stdout))
+    except (ValueError, TypeError):
         crash = f"exit code {done.returncode}: {done.stderr[-500:]}"
         return Fed(frames=count, accepted=0, refused=0, crashes=[crash], slow=0, grown_bytes=0)
-    return Fed(**json.loads(done.stdout))
 
 
-def feed(count: int, seed: int) -> Fed:
-    """Feeds `count` mutated frames in this process."""
+def feed(count: int, seed: int, seconds: float | None = None) -> Fed:
+    """Feeds `count` frames of each kind in this process, one kind after the other."""
     rng = random.Random(seed)  # an experiment
-    originals = [encode(message) for message in _messages()]
-    before = _peak_bytes()
-    accepted, refused, slow = 0, 0, 0
-    crashes: list[str] = []
-    for _ in range(count):
-        frame = _mutated(rng.choice(originals), rng, originals)
+    readers, spoken = Readers(), messages()
+    originals = [packed(message) for message, _ in spoken]
+    until = None if seconds is None else time.monotonic() + seconds
+    before, total = _peak_bytes(), 0
+    results, slow, crashes = [0, 0], 0, list[str]()
+    for turn in range(count * len(spoken)):
+        if until is not None and time.monotonic() > until:
+            break
+        message, names = spoken[turn % len(spoken)]
+        frame_of = frame_maker(message, rng, originals)
         began = time.perf_counter()
         try:
-            _read(frame)
-            accepted += 1
+            readers.read(rng.choice(names), frame_of)
+            results[0] += 1
         except (FrameError, VecsessError):
-            refused += 1
+            results[1] += 1
         except Exception as error:
             if len(crashes) < 10:
-                crashes.append(f"{error!r} from {frame[:200]!r}")
+                crashes.append(f"{error!r:.200} from {frame_of(1)[:200]!r}")
         slow += time.perf_counter() - began > SLOW_S
-    grown = _peak_bytes() - before
+        total += 1
     return Fed(
-        frames=count,
-        accepted=accepted,
-        refused=refused,
+        frames=total,
+        accepted=results[0],
+        refused=results[1],
         crashes=crashes,
         slow=slow,
-        grown_bytes=grown,
+        grown_bytes=_peak_bytes() - before,
     )
 
 
-def _read(frame: bytes) -> None:
-    """Does with a frame all that the manager does, whoever sent it."""
-    worker = Worker(0, 0, _ROWS, Channel(-1, -1), -1)
-    if frame[1:2] in (b"\x61", b"\x62"):  # the kinds of the fork server
-        decode(frame, SERVER_REPLIES)
-        return
-    reply = decode(frame, REPLIES)
-    match _REPORTS.read(worker, reply, type(reply)):
-        case Done() as done:
-            answers = {0: done}
-            failures_of(answers, [worker])
-            for _ in values_of(answers, [worker]):
-                pass
-        case Described() as described:
-            check_description(worker, described)
-            for entry in described.spaces:
-                if entry is not None:
-                    build_space(entry[0])
-                    build_space(entry[1])
+# --- who reads -----------------------------------------------------------------------------------
 
 
-def _messages() -> list[Message]:
-    """Returns one of each kind that a manager may be sent, with something of each type in it."""
-    box = spaces.Box(-1, 1, (3, 2), np.float32)
-    nested = spaces.Dict({"a": box, "b": spaces.Tuple((spaces.Discrete(3), spaces.MultiBinary(4)))})
-    pair = [describe(nested), describe(spaces.MultiDiscrete([2, 3]))]
-    info = {"text": "é", "array": np.arange(6.0).reshape(2, 3), "scalar": np.int8(3), "t": (1, 2)}
-    failure = [1, "raised", "ValueError", "bad", "Traceback"]
-    return [
-        Described(0, [pair, None, None, pair], '{"id": "X-v0"}', {"a": 30}, "rgb_array", [[], []]),
-        Done(7, [[0, "info", pack_value(info)], [3, "final_info", pack_value({})]], [failure]),
-        Done(1 << 40, [], []),
-        Replayed(9, bytes(range(64)), [failure]),
-        Failed(0, 2, "KeyError", "'missing'", "Traceback"),
-        Spawned(1, 2, 12345),
-        Exited(1, 2, 12345, 9, "last words\n"),
-    ]
+class _Line:
+    """The channel to a worker that says one thing, and ends then."""
+
+    read_fd = write_fd = -1
+
+    def __init__(self) -> None:
+        self.payload: bytes | None = None
+
+    def send(self, data: bytes, deadline: float | None) -> None:
+        del data, deadline
+
+    def take_exactly(self, expected: bytes) -> bool:
+        del expected  # what is plain is decoded as all else
+        return False
+
+    def receive_ready(self, max_bytes: int) -> bytes:
+        payload, self.payload = self.payload, None
+        if payload is None:
+            raise EndOfStreamError("it has said what it had to say")
+        if len(payload) > max_bytes:
+            raise FrameError("too long")
+        return payload
 
 
-# --- mutations -----------------------------------------------------------------------------------
+class _Guard:
+    """Stands for the supervisor: whoever is killed is gone."""
 
-_INTERESTING = (
-    b"\x00\x7f\x80\x8f\x90\x9f\xa0\xbf\xc0\xc1\xc4\xc5\xc6\xc7\xc8\xc9\xca\xcb\xcf\xd3"
-    b"\xd4\xd8\xd9\xda\xdb\xdc\xdd\xde\xdf\xe0\xff"
-)
+    def kill(self, worker: Worker, ask_ms: int = 0) -> None:
+        del worker, ask_ms
 
-
-def _flip(data: bytearray, rng: random.Random, _: list[bytes]) -> None:
-    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-
-
-def _replace(data: bytearray, rng: random.Random, _: list[bytes]) -> None:
-    data[rng.randrange(len(data))] = rng.choice(_INTERESTING)
+    def reap(self, worker: Worker, deadline: float | None) -> Exited:
+        del deadline
+        return Exited(worker.index, worker.generation, 1, 9, "")
 
 
-def _insert(data: bytearray, rng: random.Random, _: list[bytes]) -> None:
-    place = rng.randrange(len(data) + 1)
-    data[place:place] = rng.randbytes(rng.randrange(1, 9))
+class Readers:
+    """The parts of a manager that read, over one worker that is a fiction."""
 
+    def __init__(self) -> None:
+        self._line = _Line()
+        stand_ins: tuple[Any, Any] = (self._line, _Guard())
+        self._worker = Worker(0, 0, _ROWS, stand_ins[0], -1)
+        views = _LAYOUT.views(bytearray(_LAYOUT.stride_bytes))
+        self._lockstep = Lockstep([self._worker], stand_ins[1], _LAYOUT, views, Timeouts(), 0)
+        self._vector = VectorEnv()
+        self._vector.num_envs = _ROWS
 
-def _cut(data: bytearray, rng: random.Random, _: list[bytes]) -> None:
-    begin = rng.randrange(len(data))
-    del data[begin : begin + rng.randrange(1, 17)]
+    def read(self, name: str, frame_of: FrameOf) -> None:
+        """Has one of them read a frame."""
+        self._worker.generation += 1  # whoever was lost is replaced
+        getattr(self, name)(frame_of)
 
+    def session(self, frame_of: FrameOf) -> None:
+        """Takes what answers a step, and gives out what it holds."""
+        flight, workers = self._lockstep.flight, [self._worker]
+        flight.retire(self._worker)
+        flight.active.append(self._worker)
+        flight.begin(lambda _, seq: Step(seq, 2), None)
+        self._line.payload = frame_of(flight.seq)
+        flight.gather()
+        with warnings.catch_warnings(action="ignore"):
+            warn_once(flight.answers, workers, set())
+        for error in failures_of(flight.answers, workers):
+            str(error)
+        flight.infos.merged(self._vector._add_info, flight.answers, None)
 
-def _truncate(data: bytearray, rng: random.Random, _: list[bytes]) -> None:
-    del data[rng.randrange(len(data)) :]
+    def replay(self, frame_of: FrameOf) -> None:
+        """Takes what answers a replay, and compares it with a log."""
+        reply = self._lockstep.flight.exchange(
+            self._worker, lambda seq: self._told(frame_of, Replay(seq, 0, [], 1)), None, Replayed
+        )
+        np.frombuffer(reply.checksums, np.uint64).tolist()
+        str([failure[1:4] for failure in reply.failures])
 
+    def reset(self, frame_of: FrameOf) -> None:
+        """Takes what answers the reset of an episode that was cut off."""
+        reply = self._lockstep.flight.exchange(
+            self._worker, lambda seq: self._told(frame_of, Reset(seq, [0], [1], b"", 0)), None, Done
+        )
+        failures_of({0: reply}, [self._worker])
 
-def _splice(data: bytearray, rng: random.Random, originals: list[bytes]) -> None:
-    other = rng.choice(originals)
-    begin = rng.randrange(len(other))
-    data[rng.randrange(len(data)) :] = other[begin:]
+    def _told(self, frame_of: FrameOf, command: Any) -> Any:
+        self._line.payload = frame_of(command.seq)
+        return command
 
+    def handshake(self, frame_of: FrameOf) -> None:
+        """Takes what a worker tells of its environments, up to the layout of its memory."""
+        told = decode(frame_of(0), (Described, Failed))
+        if isinstance(told, Failed):
+            str(start_error(told, 0, 0))
+            return
+        check_description(self._worker, told)  # type: ignore[arg-type]  # the only other kind
+        agreed = agree([self._worker], [told], "same")  # type: ignore[list-item]
+        Layout(agreed.observation_space, agreed.action_space, _ROWS)
 
-def _lie_about_length(data: bytearray, rng: random.Random, _: list[bytes]) -> None:
-    place = rng.randrange(len(data))
-    header = rng.choice((b"\xc6", b"\xdb", b"\xdd", b"\xdf", b"\xc9"))
-    data[place : place + 5] = header + rng.choice((b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff"))
-
-
-def _nest(data: bytearray, rng: random.Random, _: list[bytes]) -> None:
-    place = rng.randrange(len(data))
-    data[place:place] = rng.choice((b"\x91", b"\x81", b"\xdc\x00\x01")) * rng.randrange(1, 2000)
-
-
-_MUTATIONS: tuple[Callable[[bytearray, random.Random, list[bytes]], None], ...] = (
-    _flip,
-    _replace,
-    _insert,
-    _cut,
-    _truncate,
-    _splice,
-    _lie_about_length,
-    _nest,
-)
-
-
-def _mutated(original: bytes, rng: random.Random, originals: list[bytes]) -> bytes:
-    data = bytearray(original)
-    for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
-        if data:
-            rng.choices(_MUTATIONS, (8, 8, 3, 3, 2, 2, 3, 1))[0](data, rng, originals)
-    return bytes(data)
+    def server(self, frame_of: FrameOf) -> None:
+        """Takes what the fork server says."""
+        decode(frame_of(0), SERVER_REPLIES)
 
 
 def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def main(arguments: list[Any]) -> None:
-    """Prints what came of it as JSON."""
-    print(json.dumps(asdict(feed(int(arguments[0]), int(arguments[1])))))
+def main() -> int:
+    """Prints what came of it as JSON; 1 where a frame did what none may do."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=1 << 40, help="frames of each kind")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, help="end after that long")
+    options = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_AS, (_LIMIT_BYTES, _LIMIT_BYTES))
+    fed = feed(options.count, options.seed, options.seconds)
+    print(json.dumps(asdict(fed)))
+    return int(fed.failures > 0)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

@@ -20,7 +20,7 @@ from vecsess.bench.faults import command
 from vecsess.bench.faults.broken import WITHOUT_GROUP_KILL, acknowledgement_ignored
 from vecsess.bench.faults.campaign import Figure, Scale, kill_figures
 from vecsess.bench.faults.faulty import DIES, HANGING, HARMLESS, RAISES, cells
-from vecsess.bench.faults.frames import feed_elsewhere
+from vecsess.bench.faults.frames import feed, feed_elsewhere
 from vecsess.bench.faults.hanging import HANGS
 from vecsess.bench.faults.hangs import overshoot_s
 from vecsess.bench.faults.kills import Tally, run_kills
@@ -31,6 +31,7 @@ from vecsess.bench.faults.orphans import orphans
 from vecsess.bench.faults.peers import stands
 from vecsess.bench.faults.steady import throughput_kept
 from vecsess.bench.faults.workloads import Workload, ledgers, modes_of, workloads
+from vecsess.fleet import reports
 
 pytestmark = pytest.mark.usefixtures("no_process_left")
 
@@ -168,10 +169,16 @@ def test_a_group_kill_left_out_is_reported() -> None:
 
 
 def test_mutated_frames_do_nothing_but_be_refused() -> None:
-    fed = feed_elsewhere(20_000, seed=3)
+    fed = feed_elsewhere(1 << 40, seed=3, seconds=20.0)
     assert fed.failures == 0, fed
-    assert fed.accepted + fed.refused == 20_000
-    assert fed.refused > 10_000
+    assert fed.accepted + fed.refused == fed.frames
+    assert fed.refused > fed.accepted > 0
+
+
+@pytest.mark.parametrize("check", ["_failures", "_checked"])
+def test_a_check_left_out_is_reported(check: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reports, check, lambda _, told: told)
+    assert feed(400, seed=1).crashes
 
 
 def test_throughput_is_measured_with_and_without_kills() -> None:

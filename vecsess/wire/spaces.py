@@ -189,9 +189,10 @@ def _require_integers(n: Any, start: Any, dtype: np.dtype[Any]) -> None:
     """Refuses a range of integers whose last one the dtype can't hold: its sums would overflow."""
     counts, starts, bounds = np.asarray(n), np.asarray(start), np.iinfo(dtype)
     whole = counts.dtype.kind in "iu" and starts.dtype.kind in "iu"
-    fits = whole and counts.shape == starts.shape and bool((counts > 0).all())
-    last = min(int(bounds.max), (1 << 63) - 1)
-    if not fits or (starts < bounds.min).any() or (starts > last - (counts - 1)).any():
+    if whole and counts.size and counts.shape == starts.shape:
+        last = int(starts.max()) + int(counts.max()) - 1  # of each apart: they do not wrap around
+        whole = counts.min() > 0 and bounds.min <= int(starts.min()) and last <= bounds.max
+    if not whole or counts.shape != starts.shape:
         raise FrameError(f"expected integers of {dtype}, got {told(n)} from {told(start)}")
 
 

@@ -1,0 +1,223 @@
+"""What no honest worker says: the protocol's messages, mutated, or with an odd value in a field."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import msgpack
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+
+from vecsess.wire.messages import Described, Done, Exited, Failed, Message, Replayed, Spawned
+from vecsess.wire.spaces import describe
+from vecsess.wire.values import TUPLE, WIDE_INT, pack_value
+
+FrameOf = Callable[[int], bytes]  # by the number of the command
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A value that travels as msgpack in msgpack."""
+
+    value: Any
+
+
+def messages() -> list[tuple[Message, list[str]]]:
+    """Returns one of each kind that a manager may be sent, and who may be sent it."""
+    box = spaces.Box(-1, 1, (3, 2), np.float32)
+    nested = spaces.Dict({"a": box, "b": spaces.Tuple((spaces.Discrete(3), spaces.MultiBinary(4)))})
+    others = spaces.Tuple((spaces.Text(3), spaces.Sequence(box), spaces.OneOf((box, box))))
+    pair = [describe(nested), describe(spaces.MultiDiscrete([2, 3]))]
+    pairs = [pair, None, None, [describe(nested), describe(spaces.MultiDiscrete([2, 3]))]]
+    info = {"text": "é", "array": np.arange(6.0).reshape(2, 3), "scalar": np.int8(3), "t": (1, 2)}
+    failure = [1, "raised", "ValueError", "bad", "Traceback"]
+    told = {
+        "info": info,
+        "final_info": {"nested": {"a": 1.5}},
+        "warning": "careful",
+        "result": [1, "two"],
+        "called": None,
+        "schema": [["a", "int", "<i8", []], ["b", "dict", [["c", "array", "<f4", [2]]]]],
+        "space": describe(others),
+        "spec": EnvSpec("X-v0", entry_point="m:X").to_json(),
+        "generator": dict(np.random.MT19937(0).state),
+    }
+    values: list[Any] = [[0, what, _Packed(value)] for what, value in told.items()]
+    values.append([1, "observation", _Packed([1, _Packed("abc")])])
+    generators = [[None] * 5, [None]]
+    spec = EnvSpec("X-v0", entry_point="m:X").to_json()
+    fields_of: Any = (pairs, spec, {"render_fps": 30}, "rgb_array", generators)
+    odd_pair = [describe(others), describe(spaces.Graph(box, spaces.Discrete(2)))]
+    other: Any = ([odd_pair, None, None, None], "", {}, "", [[None] * 6, [None] * 3])
+    return [
+        (Done(7, values, []), ["session", "reset"]),
+        (Done(7, [], [failure, failure]), ["session", "reset"]),
+        (Replayed(9, bytes(range(64)), [failure]), ["replay", "session"]),
+        (Described(0, *fields_of), ["handshake"]),
+        (Described(0, *other), ["handshake"]),
+        (Failed(0, 2, "KeyError", "'missing'", "Traceback"), ["handshake", "session"]),
+        (Spawned(1, 2, 12345), ["server"]),
+        (Exited(1, 2, 12345, 9, "last words\n"), ["server"]),
+    ]
+
+
+def frame_maker(message: Message, rng: random.Random, originals: list[bytes]) -> FrameOf:
+    """Returns a frame that is wrong in some way, but answers the right command if it can."""
+    how = rng.random()
+    state = rng.getstate()
+
+    def frame_of(seq: int) -> bytes:
+        rng.setstate(state)
+        right = replace(message, seq=seq) if hasattr(message, "seq") else message  # type: ignore[call-arg]
+        if how < 0.5:
+            return _mutated(packed(right), rng, originals)
+        items = _items(right)
+        for _ in range(rng.choice((1, 1, 2))):
+            _make_odd(items, rng)
+        return _pack(items)
+
+    return frame_of
+
+
+def _items(message: Message) -> list[Any]:
+    values = [copy.deepcopy(getattr(message, field.name)) for field in fields(message)]
+    return [message.KIND, *values]
+
+
+def packed(message: Message) -> bytes:
+    """Returns the message as an honest worker sends it."""
+    return _pack(_items(message))
+
+
+def _pack(value: Any) -> bytes:
+    return msgpack.packb(value, default=_extended, strict_types=True)  # type: ignore[no-any-return]
+
+
+def _extended(value: Any) -> Any:
+    """Returns what msgpack has no word for; an honest packer refuses some of it."""
+    if isinstance(value, _Packed):
+        return _pack(value.value)
+    if isinstance(value, tuple):
+        return msgpack.ExtType(TUPLE, _pack(list(value)))
+    if isinstance(value, int):
+        data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+        return msgpack.ExtType(WIDE_INT, data)
+    return msgpack.unpackb(pack_value(value), strict_map_key=False, ext_hook=msgpack.ExtType)
+
+
+def _odd_values() -> list[Any]:
+    deep: Any = []
+    for _ in range(200):
+        deep = [deep]
+    wide = [1 << 900, -1, 0, 1 << 63, (1 << 64) - 1, -(1 << 63), 1 << 31, 625, 5]
+    return [
+        *wide,
+        *(None, True, 1.5, float("nan"), float("inf"), 1e308),
+        *("", "x", "\x1b[31m\x07", "y" * 100_000, "[" * 50_000, "<f8", "|O", "<U99999999"),
+        *(b"", b"\x91" * 1000, b"\xc1", b"\xdf\xff\xff\xff\xff", bytes(16)),
+        *([], [[]], [0] * 5000, [{}] * 5000, [-1], [1 << 40] * 8, deep, {}, {"type": "Box"}),
+        *({1 << 900: 1}, {(1, 2): 1}, {str(key): key for key in range(2000)}, (1, (2,))),
+        *(np.zeros(3), np.zeros((0, 9)), np.array("text"), np.zeros(2, "c16"), np.int8(3)),
+        {"type": "MultiBinary", "n": 1 << 40},
+        {"type": "Custom", "module": "os", "name": "path", "shape": [], "dtype": "", "state": {}},
+        msgpack.ExtType(99, b"abc"),
+        msgpack.ExtType(TUPLE, b"\x80"),
+    ]
+
+
+_ODD = _odd_values()
+
+
+def _make_odd(items: list[Any], rng: random.Random) -> None:
+    """Puts an odd value into a field, or takes one away, or repeats it, however deep it lies."""
+    places = list(_places(items))
+    container, key = rng.choice(places)
+    if isinstance(container, list) and rng.random() < 0.2:
+        if rng.random() < 0.5:
+            del container[key]
+        else:
+            container.insert(key, copy.deepcopy(container[key]))
+    else:
+        container[key] = copy.copy(rng.choice(_ODD))
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Yields each container in a value with each of its keys."""
+    if isinstance(value, _Packed):
+        yield from _places(value.value)
+    elif isinstance(value, list | dict):
+        for key in list(value) if isinstance(value, dict) else range(len(value)):
+            yield value, key
+            yield from _places(value[key])
+
+
+# --- mutations -----------------------------------------------------------------------------------
+
+_INTERESTING = (
+    b"\x00\x7f\x80\x8f\x90\x9f\xa0\xbf\xc0\xc1\xc4\xc5\xc6\xc7\xc8\xc9\xca\xcb\xcf\xd3"
+    b"\xd4\xd8\xd9\xda\xdb\xdc\xdd\xde\xdf\xe0\xff"
+)
+
+
+def _flip(data: bytearray, rng: random.Random, _: list[bytes]) -> None:
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+
+
+def _replace(data: bytearray, rng: random.Random, _: list[bytes]) -> None:
+    data[rng.randrange(len(data))] = rng.choice(_INTERESTING)
+
+
+def _insert(data: bytearray, rng: random.Random, _: list[bytes]) -> None:
+    place = rng.randrange(len(data) + 1)
+    data[place:place] = rng.randbytes(rng.randrange(1, 9))
+
+
+def _cut(data: bytearray, rng: random.Random, _: list[bytes]) -> None:
+    begin = rng.randrange(len(data))
+    del data[begin : begin + rng.randrange(1, 17)]
+
+
+def _truncate(data: bytearray, rng: random.Random, _: list[bytes]) -> None:
+    del data[rng.randrange(len(data)) :]
+
+
+def _splice(data: bytearray, rng: random.Random, originals: list[bytes]) -> None:
+    other = rng.choice(originals)
+    begin = rng.randrange(len(other))
+    data[rng.randrange(len(data)) :] = other[begin:]
+
+
+def _lie_about_length(data: bytearray, rng: random.Random, _: list[bytes]) -> None:
+    place = rng.randrange(len(data))
+    header = rng.choice((b"\xc6", b"\xdb", b"\xdd", b"\xdf", b"\xc9"))
+    data[place : place + 5] = header + rng.choice((b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff"))
+
+
+def _nest(data: bytearray, rng: random.Random, _: list[bytes]) -> None:
+    place = rng.randrange(len(data))
+    data[place:place] = rng.choice((b"\x91", b"\x81", b"\xdc\x00\x01")) * rng.randrange(1, 2000)
+
+
+_MUTATIONS: tuple[Callable[[bytearray, random.Random, list[bytes]], None], ...] = (
+    _flip,
+    _replace,
+    _insert,
+    _cut,
+    _truncate,
+    _splice,
+    _lie_about_length,
+    _nest,
+)
+
+
+def _mutated(original: bytes, rng: random.Random, originals: list[bytes]) -> bytes:
+    data = bytearray(original)
+    for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
+        if data:
+            rng.choices(_MUTATIONS, (8, 8, 3, 3, 2, 2, 3, 1))[0](data, rng, originals)
+    return bytes(data)
