@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import numpy as np
@@ -74,11 +77,19 @@ def test_a_row_for_each_worker(workers: str | None, rows: int | None) -> None:
     assert len(re.findall(r"^ +\d+ +\d+ +ready ", said, re.MULTILINE)) == expected
 
 
-def test_a_terminal_gets_a_bar() -> None:
+def on_terminal(width: int) -> str:
+    """Returns what a small collection shows on a terminal of this width."""
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
     command = [sys.executable, "-m", "vecsess", "collect", *SMALL, "--workers", "2"]
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     with subprocess.Popen(
-        command, cwd=CHECKOUT, stdout=theirs, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+        command,
+        cwd=CHECKOUT,
+        stdout=theirs,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        env=environment,
     ) as process:
         os.close(theirs)
         shown = b""
@@ -88,8 +99,19 @@ def test_a_terminal_gets_a_bar() -> None:
         except OSError:  # the other end was closed
             os.close(ours)
     assert process.returncode == 0
-    assert "3/3" in shown.decode()
-    assert "━" in shown.decode()
+    return shown.decode()
+
+
+def test_a_terminal_gets_a_bar() -> None:
+    shown = on_terminal(100)
+    assert "3/3" in shown
+    assert "━" in shown
+
+
+def test_a_narrow_terminal_gets_fewer_figures_and_none_that_is_cut() -> None:
+    shown = on_terminal(40)
+    assert re.search(r"3/3.* [\d,]+ steps/s, return", re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", shown))
+    assert "…" not in shown
 
 
 # --- what is kept --------------------------------------------------------------------------------
