@@ -154,5 +154,10 @@ def test_nothing_lies_on_disk_and_an_ended_session_is_gone(
     assert sessions(trainer.pid) == []
 
 
+@pytest.mark.parametrize("every", ["0", "-1", "nan", "inf", "soon"])
+def test_how_often_it_looks_is_seconds_above_0(every: str) -> None:
+    assert "expected seconds above 0" in top("--every", every, code=2)
+
+
 def test_where_there_is_no_session_it_says_what_to_look_for() -> None:
     assert "does not have a session that steps" in top(str(os.getpid()), code=2)

@@ -312,3 +312,16 @@ def test_a_session_describes_itself_as_gymnasium_does() -> None:
         assert vec.spec.id == "CartPole-v1"
         assert isinstance(vec.reset(seed=0)[0], np.ndarray)
     reference.close()
+
+
+@pytest.mark.parametrize("name", ["start_s", "reset_s", "step_s", "close_s"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, "5", True])
+def test_a_limit_that_never_comes_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"Timeouts\.{name}: expected seconds"):
+        Timeouts(**{name: value})
+
+
+def test_only_closing_needs_a_limit() -> None:
+    assert Timeouts(start_s=None, reset_s=None, step_s=None, close_s=0).step_s is None
+    with pytest.raises(ValueError, match=r"Timeouts\.close_s"):
+        Timeouts(close_s=None)  # type: ignore[arg-type]  # the fault itself

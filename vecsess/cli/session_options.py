@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 from typing import Any
 
 from vecsess.cli.failures import CommandError
@@ -27,7 +28,7 @@ def add_session_options(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, metavar="S", help="of environments and actions (0)")
     add(
         "--step-timeout",
-        type=_seconds,
+        type=positive_seconds,
         metavar="SECONDS",
         help="kill an environment that takes longer for one step (60)",
     )
@@ -95,12 +96,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def _seconds(text: str) -> float:
+def positive_seconds(text: str) -> float:
+    """Returns seconds above 0, for argparse."""
     try:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
-    if not seconds > 0:
+    if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text!r}")
     return seconds
 

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from vecsess.cli.failures import CommandError
 from vecsess.cli.figures import plural, seconds
+from vecsess.cli.session_options import positive_seconds
 from vecsess.cli.tables import workers_table
 from vecsess.fleet.health import NAME, read_health
 
@@ -36,7 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("pid", type=int, nargs="?", metavar="PID", help="of the trainer; all of yours by default")
     add("--once", action="store_true", help="print once and end")
-    add("--every", type=float, default=1.0, metavar="SECONDS", help="between two looks (1)")
+    add(
+        "--every",
+        type=positive_seconds,
+        default=1.0,
+        metavar="SECONDS",
+        help="between two looks (1)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:

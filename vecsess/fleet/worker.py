@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import select
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 from vecsess.wire.channel import Channel
@@ -32,6 +33,18 @@ class Timeouts:
     reset_s: float | None = 60.0
     step_s: float | None = 60.0
     close_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        for field_ in fields(self):
+            value = getattr(self, field_.name)
+            if value is None and field_.name != "close_s":
+                continue
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not 0 <= value < math.inf:  # NaN is a deadline that never comes
+                raise ValueError(
+                    f"Timeouts.{field_.name}: expected seconds, 0 or more, or None to wait for "
+                    f"ever (not for close_s), got {value!r}"
+                )
 
 
 class Sender(Protocol):
