@@ -45,6 +45,11 @@ class VecsessError(Exception):
         self.step = step
         self.field = field
 
+    @property
+    def brief(self) -> str:
+        """The first line, cut where it is long: what a record of it keeps."""
+        return str(self).partition("\n")[0][:300]
+
     def __str__(self) -> str:
         places = [
             f"{name} {value!r}"

@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import socket
+import time
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ from vecsess.wire.messages import STACK_MARK
 TAIL_LINES = 60
 LINE_CHARACTERS = 500
 STACK_SIGNAL = signal.SIGUSR2
+_PART_BYTES = 1 << 13  # so much of what one worker writes is taken in one turn
+_LAST_BYTES = 1 << 20  # what a pipe may hold
 _READY_MS = 20  # for the rest of a spare worker's rehearsal: less than to fork another takes
 
 
@@ -24,6 +27,8 @@ class Child:
 
     Attributes:
         call: where a spare one waits for its descriptors; it has no index yet.
+        asked: it was asked for its stack, which is not passed on.
+        end_at: when it is to be ended, or given up, on the monotonic clock.
     """
 
     pid: int
@@ -34,6 +39,13 @@ class Child:
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
     partial: bytes = b""
     call: socket.socket | None = None
+    asked: bool = False
+    end_at: float | None = None
+
+    @property
+    def told(self) -> bool:
+        """Whether all of its stack has come that it was asked for: the bottom frame is the last."""
+        return self.asked and bool(self.tail) and "<module>" in self.tail[-1]
 
     @property
     def name(self) -> str:
@@ -55,8 +67,8 @@ class Child:
                 pass  # an answer that came too late
             self.call.send(b"?")
             if ready.poll(_READY_MS) and self.call.recv(1):
+                # Closed when it has ended: with an answer unread, a close would take this back.
                 socket.send_fds(self.call, [b"!"], fds)
-                self.dismiss()
                 return True
         return False
 
@@ -67,41 +79,50 @@ class Child:
             self.call = None
 
     def ask_for_stack(self, ask_ms: int) -> None:
-        """Lets a hung worker write its Python stack to stderr, and waits until it has."""
+        """Lets a hung worker write its Python stack to stderr, as long as that takes."""
         self.read_stderr()
         self.tail.append(STACK_MARK)
-        signal.pidfd_send_signal(self.pidfd, STACK_SIGNAL)
-        ready = select.poll()
-        ready.register(self.stderr_fd, select.POLLIN)
-        while ready.poll(ask_ms):  # until it is silent for that long
-            self.read_stderr(quiet=True)
-            if "<module>" in self.tail[-1]:  # the bottom frame: there is no more to come
-                return
+        self.asked, self.end_at = True, time.monotonic() + ask_ms / 1000
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, STACK_SIGNAL)
 
-    def read_stderr(self, *, quiet: bool = False) -> None:
-        """Takes what it has written, keeps the last lines, and passes it on, if not `quiet`."""
-        while True:
-            try:
-                data = os.read(self.stderr_fd, 1 << 16)
-            except BlockingIOError:
-                return
-            if not data:
-                return
-            *lines, self.partial = (self.partial + data).split(b"\n")
-            if len(self.partial) > LINE_CHARACTERS:
-                lines, self.partial = [*lines, self.partial], b""
-            for line in lines:
-                text = line.decode(errors="replace")[:LINE_CHARACTERS]
-                self.tail.append(text)
-                if not quiet:
-                    _pass_on(f"[{self.name}] {text}\n")
+    def read_stderr(self) -> bool:
+        """Takes a part of what it has written, keeps the last lines, and passes it on.
+
+        Returns:
+            False where no more can come.
+        """
+        try:
+            data = os.read(self.stderr_fd, _PART_BYTES)
+        except BlockingIOError:
+            return True
+        *lines, self.partial = (self.partial + data).split(b"\n")
+        if len(self.partial) > LINE_CHARACTERS or not data:
+            lines, self.partial = [*lines, self.partial] if self.partial else lines, b""
+        texts = [line.decode(errors="replace")[:LINE_CHARACTERS] for line in lines]
+        self.tail += texts
+        if texts and not self.asked:
+            _pass_on("".join(f"[{self.name}] {text}\n" for text in texts))
+        return bool(data)
+
+    def read_last(self) -> None:
+        """Takes what a dead worker wrote last, a line without an end too."""
+        for _ in range(_LAST_BYTES // _PART_BYTES):
+            ready = select.select([self.stderr_fd], [], [], 0)[0]
+            if not ready or not self.read_stderr():
+                break
+        if self.partial:
+            self.tail.append(self.partial.decode(errors="replace"))
+            _pass_on(f"[{self.name}] {self.tail[-1]}\n")
 
 
 def _pass_on(text: str) -> None:
     """Writes to the trainer's stderr, unless nobody reads it: the server must never block."""
-    data = text.encode(errors="replace")[: select.PIPE_BUF]
+    data = text.encode(errors="replace")
     ready = select.poll()
     ready.register(2, select.POLLOUT)
-    if ready.poll(0):
+    for begin in range(0, len(data), select.PIPE_BUF):
+        if not ready.poll(0):
+            return
         with contextlib.suppress(OSError):
-            os.write(2, data)
+            os.write(2, data[begin : begin + select.PIPE_BUF])

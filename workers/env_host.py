@@ -121,7 +121,7 @@ class EnvHost:
 
     def remake(self, row: int) -> None:
         """Builds a row's environment anew: nothing of its former life is left."""
-        self.envs[row].close()
+        _close(self.envs[row])
         self.envs[row] = build(self._makers[row])
         self._steps[row] = self._rows.stepper(self.envs[row])
         self._ended.discard(row)
@@ -143,7 +143,7 @@ class EnvHost:
                 if info and infos == ALL_INFOS:
                     self._tell(row, "info", info, values)
             except Exception as error:
-                failures.append(self._failure(row, error))
+                failures.append(self.failure(row, error))
         self._rows.running[0] = -1
         return values, failures
 
@@ -185,7 +185,7 @@ class EnvHost:
                 if tell and info and not write_info(row, False, info):
                     self._send(row, "info", info, values)
             except Exception as error:
-                failures.append(self._failure(row, error))
+                failures.append(self.failure(row, error))
         running[0] = -1
         return values, failures
 
@@ -224,18 +224,14 @@ class EnvHost:
                         values.append([row, "called", pack_value(None)])  # it may change things
                     values.append([row, *pack_result(READS[verb](env, name, packed), name)])
             except Exception as error:
-                failures.append(self._failure(row, error))
+                failures.append(self.failure(row, error))
         self._rows.running[0] = -1
         return values, failures
 
     def close(self) -> None:
         """Closes every environment; one that raises does not keep the others open."""
         while self.envs:
-            env = self.envs.pop()
-            try:
-                env.close()
-            except Exception:
-                traceback.print_exc()  # goes to the worker's stderr, which the manager keeps
+            _close(self.envs.pop())
 
     def begin_episode(self, row: int, number: int, rng: Words, seed: int | None) -> Failures:
         """Begins a row's episode as its auto-reset did.
@@ -252,7 +248,7 @@ class EnvHost:
             self._reset(row, *self._episodes.next(row))
             self._rows.settle(row)
         except Exception as error:
-            return [self._failure(row, error)]
+            return [self.failure(row, error)]
         return []
 
     def take_asides(self) -> Values:
@@ -329,8 +325,16 @@ class EnvHost:
             self._warned.add(text)
             self.asides.append([row, "warning", pack_value(text)])
 
-    def _failure(self, row: int, error: Exception) -> list[Any]:
+    def failure(self, row: int, error: Exception) -> list[Any]:
+        """Returns what is told of an exception of a row's environment."""
         self.last_exception = error
         if isinstance(error, FormError):
             return [row, "form", error.field, told(error), ""]
         return [row, "raised", *account_of(error)]
+
+
+def _close(env: Env) -> None:
+    try:
+        env.close()
+    except Exception:
+        traceback.print_exc()  # goes to the worker's stderr, which the manager keeps

@@ -2,7 +2,8 @@
 
 One thread, one loop over `poll`. It starts workers, and has a spare one ready for the next that is
 lost; it keeps their stderr from filling up, reaps them, ends what they left behind, and ends itself
-and everything below it with the manager.
+and everything below it with the manager. Nothing that a worker does or says holds it up: each turn
+of the loop takes a little from everyone, and looks first whether the manager is there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +47,10 @@ from vecsess.workers.process import (
 PACKET_BYTES = 1 << 17
 _REST_S = 0.5  # so long after the last start there is time for a spare worker
 _CHANCES = 3  # how many spare workers may end by themselves before there are no more
+_DEATH_S = 8.0  # how long a killed worker may take, a core dump included, before it is given up
+_KILLED = int(signal.SIGKILL)  # the status of what nobody could wait for
+_SWEEP_S = 0.5  # how long the ends of what a dead worker left behind are waited for
+_END_S = 5.0  # the same for all of them together, where this process ends
 
 
 class ForkServer:
@@ -60,6 +67,10 @@ class ForkServer:
         self._children: dict[int, Child] = {}  # by pid
         self._spare: Child | None = None
         self._chances, self._due_s = _CHANCES, 0.0  # when a spare one is, on the monotonic clock
+        self._lingering: set[int] = set()  # given up for dead: a tracer may hold such a process
+        self._outbox: deque[tuple[bytes, list[int]]] = deque()
+        self._threads: list[str] = []
+        connection.set_inheritable(False)  # a worker must not speak for this server
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
         self._manager_fd = os.pidfd_open(manager_pid)
@@ -71,14 +82,17 @@ class ForkServer:
         connection_fd = self._connection.fileno()
         try:
             while True:
-                ready = {fd for fd, _ in self._poll.poll(self._rest_ms())}
+                ready = dict(self._poll.poll(self._rest_ms()))
                 if self._manager_fd in ready:
                     return
-                if connection_fd not in ready and self._rest_ms() == 0:
+                if connection_fd not in ready and self._spare_ms() == 0:
                     self._keep_spare()  # now nothing of another worker is open here
                 self._drain(ready)
                 self._reap(ready)
-                if connection_fd in ready and not self._serve_one():
+                self._end_overdue()
+                self._flush()
+                heard = ready.get(connection_fd, 0) & ~select.POLLOUT
+                if heard and not self._serve_one():
                     return
         except (BrokenPipeError, ConnectionResetError):
             return  # the manager went while it was being told something
@@ -86,6 +100,14 @@ class ForkServer:
             self._end_all()
 
     def _rest_ms(self) -> float | None:
+        """Returns how long until something is due by itself; None where nothing is."""
+        now = time.monotonic()
+        ends = [child.end_at for child in self._children.values() if child.end_at is not None]
+        waits = [max(0.0, end - now) * 1000 for end in ends]
+        spare_ms = self._spare_ms()
+        return min(waits if spare_ms is None else [*waits, spare_ms], default=None)
+
+    def _spare_ms(self) -> float | None:
         """Returns how long until a spare worker is due; None where none is missing."""
         if not self._chances or not self._children or self._spare is not None:
             return None
@@ -112,11 +134,30 @@ class ForkServer:
         return True
 
     def _kill(self, kill: Kill) -> None:
+        """Ends a worker, now or once it has told where it hangs; it is answered in any case."""
         for child in self._children.values():
             if (child.worker, child.generation) == (kill.worker, kill.generation):
                 if kill.ask_ms:
                     child.ask_for_stack(kill.ask_ms)
-                _kill_group(child.pid)
+                else:
+                    self._end(child)
+                return
+        self._tell(Exited(kill.worker, kill.generation, 0, _KILLED, ""), [])
+
+    def _end(self, child: Child) -> None:
+        _kill_group(child.pid)
+        child.asked, child.end_at = False, time.monotonic() + _DEATH_S
+
+    def _end_overdue(self) -> None:
+        """Ends whoever was asked for its stack in time, and gives up whoever does not die."""
+        now = time.monotonic()
+        for child in list(self._children.values()):
+            if child.end_at is None or (now < child.end_at and not child.told):
+                continue
+            if child.asked:
+                self._end(child)
+            else:
+                self._bury(child, _KILLED)
 
     def _prepare(self, prepare: Prepare) -> None:
         """Imports what the workers will need; a module that hangs must not outlive the manager."""
@@ -130,16 +171,55 @@ class ForkServer:
             die_with_parent(0)
 
     def _tell(self, message: Message, fds: list[int]) -> None:
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        self._connection.sendmsg([encode(message)], ancillary)
+        """Tells the manager something, later where it does not listen now."""
+        self._outbox.append((encode(message), [os.dup(fd) for fd in fds]))
+        self._flush()
+
+    def _flush(self) -> None:
+        while self._outbox:
+            data, fds = self._outbox[0]
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+            try:
+                self._connection.sendmsg([data], rights, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            for fd in fds:
+                os.close(fd)
+            self._outbox.popleft()
+        more = select.POLLOUT if self._outbox else 0
+        self._poll.modify(self._connection, select.POLLIN | more)
 
     def _spawn(self, spawn: Spawn, fds: list[int]) -> None:
-        start = self._exec if spawn.method == "spawn" else self._employ
-        child = start(fds, spawn.variables)
-        child.worker, child.generation = spawn.worker, spawn.generation
-        self._tell(Spawned(child.worker, child.generation, child.pid), [child.pidfd])
+        """Starts a worker; an error of it is this start's failure, and no other's."""
+        try:
+            if len(fds) != 3:
+                raise OSError("the fork server has no descriptors left")
+            own = spawn.method == "spawn" or self._has_threads()
+            child = (self._exec if own else self._employ)(fds, spawn.variables)
+            child.worker, child.generation = spawn.worker, spawn.generation
+            self._tell(Spawned(child.worker, child.generation, child.pid), [child.pidfd])
+        except (BrokenPipeError, ConnectionResetError):
+            raise
+        except (OSError, MemoryError) as error:
+            why = f"{type(error).__name__}: {error}"
+            self._tell(Exited(spawn.worker, spawn.generation, 0, _KILLED, why), [])
         # Where one was lost, more will be.
         self._due_s = time.monotonic() + (0.0 if spawn.generation else _REST_S)
+
+    def _has_threads(self) -> bool:
+        """Whether this process can't be forked: the locks of its threads would stay locked."""
+        if len(list(Path("/proc/self/task").iterdir())) == 1:
+            return False
+        if not self._threads:
+            names = [one.name for one in threading.enumerate()[1:]] or ["not of Python's"]
+            self._threads = names
+            self._chances = 0  # a spare one would be forked
+            sys.stderr.write(
+                f"vecsess: what was preloaded has started threads ({', '.join(names)}), and can't "
+                "be forked; each worker gets an interpreter of its own. Start threads later, or "
+                "pass start_method='spawn'\n"
+            )
+        return True
 
     def _employ(self, fds: list[int], variables: dict[str, str]) -> Child:
         """Returns a worker over these descriptors, the spare one if there is any."""
@@ -159,7 +239,8 @@ class ForkServer:
     def _keep_spare(self) -> None:
         """Forks a worker that nobody needs yet, where that is to be had."""
         try:
-            self._spare = self._fork_spare()
+            if not self._has_threads():
+                self._spare = self._fork_spare()
         except OSError:  # no process, descriptor or memory is left: it is no necessity
             self._chances = 0
 
@@ -206,7 +287,14 @@ class ForkServer:
         os.close(stderr_write)
         ask("its process group", os.setpgid, pid, pid)  # the worker does it too: whoever is first
         os.set_blocking(stderr_read, False)
-        child = self._children[pid] = Child(pid, os.pidfd_open(pid), stderr_read)
+        try:
+            child = Child(pid, os.pidfd_open(pid), stderr_read)
+        except OSError:
+            _kill_group(pid)
+            self._lingering.add(pid)
+            os.close(stderr_read)
+            raise
+        self._children[pid] = child
         self._poll.register(child.pidfd, select.POLLIN)
         self._poll.register(stderr_read, select.POLLIN)
         return child
@@ -231,54 +319,66 @@ class ForkServer:
 
     # --- watching --------------------------------------------------------------------------------
 
-    def _drain(self, ready: set[int]) -> None:
+    def _drain(self, ready: dict[int, int]) -> None:
         for child in self._children.values():
-            if child.stderr_fd in ready:
-                child.read_stderr()
+            if child.stderr_fd in ready and not child.read_stderr():
+                self._poll.unregister(child.stderr_fd)  # it was closed: nothing more comes
 
-    def _reap(self, ready: set[int]) -> None:
+    def _reap(self, ready: dict[int, int]) -> None:
         for child in [child for child in self._children.values() if child.pidfd in ready]:
-            _, status = os.waitpid(child.pid, 0)
-            _kill_group(child.pid)
-            del self._children[child.pid]
-            self._kill_orphans()
-            child.read_stderr()
-            for fd in (child.pidfd, child.stderr_fd):
-                self._poll.unregister(fd)
-                os.close(fd)
-            if child is self._spare:
-                self._spare = None
-                self._chances = max(0, self._chances - 1)  # the next one may end the same way
-                child.dismiss()
-                continue
-            exited = Exited(
-                child.worker, child.generation, child.pid, status, "\n".join(child.tail)
-            )
-            self._tell(exited, [])
+            pid, status = os.waitpid(child.pid, os.WNOHANG)
+            self._bury(child, status if pid else _KILLED)
 
-    def _kill_orphans(self) -> None:
-        """Ends what a dead worker left behind.
+    def _bury(self, child: Child, status: int) -> None:
+        """Ends what a dead worker has left behind, and tells of it."""
+        del self._children[child.pid]
+        self._lingering.add(child.pid)
+        _kill_group(child.pid)
+        self._sweep(_SWEEP_S)
+        child.read_last()
+        for fd in (child.pidfd, child.stderr_fd):
+            with contextlib.suppress(KeyError):
+                self._poll.unregister(fd)
+            os.close(fd)
+        child.dismiss()
+        if child is self._spare:
+            self._spare = None
+            self._chances = max(0, self._chances - 1)  # the next one may end the same way
+            return
+        tail = "\n".join(child.tail)
+        self._tell(Exited(child.worker, child.generation, child.pid, status, tail), [])
+
+    def _sweep(self, within_s: float) -> None:
+        """Ends what dead workers left behind, and waits for that, but not for ever.
 
         A worker is a subreaper, so what escaped from its process group stays below it while it
         lives; whatever arrives here has lost its worker.
         """
+        until = time.monotonic() + within_s
         while orphans := _children_of_self() - self._children.keys():
             for pid in orphans:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
                 with contextlib.suppress(ChildProcessError):
-                    os.waitpid(pid, 0)
+                    os.waitpid(pid, os.WNOHANG)
+            self._lingering &= orphans
+            if self._lingering == orphans and within_s < _END_S:
+                return  # held by a tracer, most likely: they can do nothing any more
+            if time.monotonic() > until or select.select([self._manager_fd], [], [], 0.001)[0]:
+                self._lingering |= orphans
+                return
+        self._lingering.clear()
 
     def _end_all(self) -> None:
         if self._spare is not None:
             self._spare.dismiss()
         for pid in self._children:
             _kill_group(pid)
-        for pid in self._children:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
         self._children.clear()
-        self._kill_orphans()
+        until = time.monotonic() + _END_S
+        while _children_of_self() and time.monotonic() < until:
+            self._sweep(0.0)
+            time.sleep(0.001)
 
 
 def _spawn_worker(

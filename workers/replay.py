@@ -37,7 +37,10 @@ def replay(host: EnvHost, command: Replay) -> Replayed:
     }
     failures: Failures = []
     for verb, *arguments in command.script:
-        failures = verbs[verb](*arguments)
+        try:
+            failures = verbs[verb](*arguments)
+        except Exception as error:  # of a constructor, of a setter
+            failures = [host.failure(command.row, error)]
         if failures:
             break
     host.drop_observations()

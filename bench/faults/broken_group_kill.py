@@ -9,4 +9,4 @@ from vecsess.workers import fork_server
 
 if "--fork-server" in sys.argv:  # nowhere else
     fork_server._kill_group = kill_alone  # to break it is the purpose
-    fork_server.ForkServer._kill_orphans = lambda _: None  # type: ignore[method-assign, assignment]
+    fork_server.ForkServer._sweep = lambda *_: None  # type: ignore[method-assign]

@@ -139,28 +139,53 @@ class Fleet:
         views = local.attach(layout)
         self.lockstep = Lockstep([worker], None, layout, views, self._timeouts, MANAGER_SPIN_NS)
 
-    def renew(self, worker: Worker | None) -> None:
-        """Starts the successor of a lost worker, or of all of them with a new fork server.
+    @property
+    def serving(self) -> bool:
+        """Whether there is a fork server; one that has ended takes all workers with it."""
+        return self.supervisor is not None and self.supervisor.serving
+
+    def renew(self, lost: list[Worker]) -> None:
+        """Starts the successors of the dead among these workers, with a new fork server if need be.
+
+        Where that fails, those that could not be brought to where they can be told are dead still.
 
         Raises:
-            WorkerError, SpawnError, EnvError: it could not be brought to where it can be told.
-            SpaceError: its environments have other spaces than their predecessors.
+            WorkerError, SpawnError, EnvError: it failed.
+            SpaceError: environments have other spaces than their predecessors.
         """
         supervisor, deadline = self.supervisor, self._deadline()
         assert supervisor is not None, "only processes can be replaced"
-        if worker is None:
-            supervisor.restart_server(deadline)
-        else:
-            supervisor.restart(worker, deadline)
-        renewed = self.lockstep.flight.active if worker is None else [worker]
-        for one in renewed:
+        if not supervisor.serving:
+            supervisor.restart_server()
+        fresh = [worker for worker in lost if worker.dead]
+        for one in fresh:
+            supervisor.restart(one, deadline)
+        for one in fresh:
             self._introduce(supervisor, one, deadline)
-        for one in renewed:
+        for one in fresh:
             described = self._hear(supervisor, one, deadline)
             if pack_value(described.spaces[0]) != self._spaces[one.index]:
                 raise SpaceError("expected the spaces of its predecessor", worker=one.index)
             self._map(one)
             self.lockstep.flight.exchange(one, self._attach, self._timeouts.start_s, Done)
+            one.dead = False
+
+    def blank(self, worker: Worker, value: float) -> None:
+        """Ends a worker for good; its rows are the manager's own from now on, and don't change.
+
+        Args:
+            worker: it need not be alive.
+            value: of all numbers in its observations.
+        """
+        supervisor = self.supervisor
+        assert supervisor is not None, "only processes can be done without"
+        if supervisor.serving and worker.exit is None:
+            supervisor.kill(worker)
+        worker.dead = True
+        self._slab.attach(worker.index, -1)
+        for field in self.lockstep.views.observations:
+            if field.dtype != object:
+                field[worker.index] = value
 
     def _introduce(self, supervisor: Supervisor, worker: Worker, deadline: float | None) -> None:
         """Tells a worker which environments to build."""
@@ -245,6 +270,7 @@ def _close_message(worker: Worker, seq: int) -> Close | None:
 
 
 def _died(supervisor: Supervisor, worker: Worker) -> WorkerDied:
+    supervisor.kill(worker)
     ended = supervisor.reap(worker, time.monotonic() + 10.0)
     how = describe_exit(os.waitstatus_to_exitcode(ended.status))
     return WorkerDied(

@@ -80,6 +80,11 @@ class _Owned:
             self.connection = None
         self._end_server(False, 0.0)
 
+    def release_worker(self, index: int) -> None:
+        """Closes what belongs to a worker; whoever does that makes sure that nobody uses it."""
+        for fd in self.descriptors.pop(index, []):
+            os.close(fd)
+
     def _end_server(self, foreign: bool, close_s: float) -> None:
         server, self.server = self.server, None
         if server is None:
@@ -120,8 +125,8 @@ class Supervisor:
         self._preload = [_WORKER_CODE, *preload] if start_method == "fork" else []
         self._mark = secrets.token_hex(8)
         self._start_method, self._variables = start_method, variables
+        self._answers = False  # whether this fork server has ever said anything
         self.workers: list[Worker] = []
-        self._spawned: dict[tuple[int, int], Spawned] = {}
 
     # --- start -----------------------------------------------------------------------------------
 
@@ -129,14 +134,16 @@ class Supervisor:
         """Starts the fork server and all workers; they are building their environments then."""
         self._start_server()
         for index, (first_env, rows) in enumerate(self._groups):
-            self.workers.append(self._launch(index, first_env, rows, generation=0))
+            worker = Worker(index, first_env, rows, Channel(-1, -1), -1)
+            self.workers.append(worker)
+            self._launch(worker)
         for worker in self.workers:
             self._await_spawned(worker, deadline)
 
     def _start_server(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self._owned.connection = ours
+            self._owned.connection, self._answers = ours, False
             command = [sys.executable, *interpreter_flags(), "-P", str(_PROGRAM)]
             command += ["--fork-server", str(theirs.fileno()), "--manager", str(os.getpid())]
             command += ["--surroundings", str(self._owned.surroundings_fd)]
@@ -148,57 +155,78 @@ class Supervisor:
             )
         self._tell(Prepare(self._preload), [])
 
-    def restart_server(self, deadline: float | None) -> None:
-        """Replaces a dead fork server, and starts a successor of every worker."""
+    @property
+    def serving(self) -> bool:
+        """Whether the fork server lives, as far as one can see."""
+        server = self._owned.server
+        return server is not None and server.poll() is None
+
+    def restart_server(self) -> None:
+        """Replaces a dead fork server; the workers, which have gone with it, are to be replaced."""
         self._owned.release_server()
         for worker in self.workers:
             _kill_surely(worker)
+            self._detach(worker)
         kill_marked(self._mark)
         self._start_server()
-        for worker in self.workers:
-            worker.dead = True
-            self.restart(worker, deadline)
 
     def restart(self, lost: Worker, deadline: float | None) -> None:
         """Starts a lost worker's successor, in place: same environments, next generation.
 
         Args:
             lost: a worker that is to be replaced; killed first where it still runs.
-            deadline: until the successor runs; a dead fork server is replaced too.
+            deadline: until the successor runs.
+
+        Raises:
+            ServerDied: the fork server has ended.
+            SpawnError: there is no process or descriptor for it.
         """
-        if not lost.dead:
+        if lost.exit is None:
             self.kill(lost)
             self.reap(lost, deadline)
-        for fd in self._owned.descriptors.pop(lost.index):
-            os.close(fd)
-        fresh = self._launch(lost.index, lost.first_env, lost.rows, generation=lost.generation + 1)
-        lost.channel, lost.slab_fd = fresh.channel, fresh.slab_fd
-        lost.generation, lost.exit, lost.dead = fresh.generation, None, False
+        self._detach(lost)
+        lost.generation += 1
+        self._launch(lost)
         self._await_spawned(lost, deadline)
 
-    def _launch(self, index: int, first_env: int, rows: int, *, generation: int) -> Worker:
-        """Asks for a worker; its slab is a new memfd, so no predecessor can write into it."""
-        command_read, command_write = os.pipe()
-        reply_read, reply_write = os.pipe()
-        slab = create_memfd(f"vecsess-{index}-{generation}")
-        self._owned.descriptors[index] = [command_write, reply_read, slab]
-        os.set_blocking(command_write, False)
-        os.set_blocking(reply_read, False)
-        try:
-            own = self._variables.own[index]
-            spawn = Spawn(index, generation, self._start_method, own)
+    def _detach(self, worker: Worker) -> None:
+        """Closes a worker's descriptors: their numbers may be others' from now on."""
+        worker.dead, worker.channel, worker.slab_fd = True, Channel(-1, -1), -1
+        worker.pidfd, worker.watch = -1, select.poll()
+        worker.exit = worker.exit or _gone(worker, "it went with the fork server")
+        self._owned.release_worker(worker.index)
+
+    def _launch(self, worker: Worker) -> None:
+        """Asks for a process; its slab is a new memfd, so no predecessor can write into it."""
+        index, generation = worker.index, worker.generation
+        worker.exit = _gone(worker, "it was not started")
+        own = self._owned.descriptors[index] = []
+        with contextlib.ExitStack() as theirs:
+            try:
+                command_read, command_write = os.pipe()
+                own.append(command_write)
+                theirs.callback(os.close, command_read)
+                reply_read, reply_write = os.pipe()
+                own.append(reply_read)
+                theirs.callback(os.close, reply_write)
+                slab = create_memfd(f"vecsess-{index}-{generation}")
+                own.append(slab)
+            except OSError as error:
+                raise SpawnError(f"it could not be started: {error}", worker=index) from error
+            os.set_blocking(command_write, False)
+            os.set_blocking(reply_read, False)
+            worker.channel, worker.slab_fd = Channel(reply_read, command_write), slab
+            variables = self._variables.own[index]
+            spawn = Spawn(index, generation, self._start_method, variables)
             self._tell(spawn, [command_read, reply_write, slab])
-        finally:
-            os.close(command_read)
-            os.close(reply_write)
-        channel = Channel(reply_read, command_write)
-        return Worker(index, first_env, rows, channel, slab, generation)
+        worker.exit = None
 
     def _await_spawned(self, worker: Worker, deadline: float | None) -> None:
-        key = (worker.index, worker.generation)
-        while key not in self._spawned:
+        while worker.pidfd < 0:
+            if worker.exit is not None:
+                what = f"it could not be started: {worker.exit.stderr}"
+                raise SpawnError(what, worker=worker.index)
             self._hear(deadline)
-        self._spawned.pop(key)
         worker.watch = select.poll()
         worker.watch.register(worker.channel.read_fd, select.POLLIN)
         worker.watch.register(worker.pidfd, select.POLLIN)
@@ -239,6 +267,8 @@ class Supervisor:
     def kill(self, worker: Worker, ask_ms: int = 0) -> None:
         """Has a worker and all that it started killed; returns at once.
 
+        The fork server answers in any case, also where an answer was lost in an interrupt.
+
         Args:
             worker: it need not be alive.
             ask_ms: let it write its stack to stderr first, and wait so long for that.
@@ -254,58 +284,59 @@ class Supervisor:
 
     def _tell(self, message: Message, fds: list[int]) -> None:
         connection = self._owned.connection
-        assert connection is not None, "the supervisor was closed"
+        if connection is None:
+            raise self._server_died()
         try:
             socket.send_fds(connection, [encode(message)], fds)
-        except (BrokenPipeError, ConnectionResetError) as error:
+        except OSError as error:
             raise self._server_died() from error
 
     def _hear(self, deadline: float | None) -> None:
         """Takes one message of the fork server's."""
         connection = self._owned.connection
-        assert connection is not None, "the supervisor was closed"
+        if connection is None:
+            raise self._server_died()
         connection.settimeout(None if deadline is None else max(0.01, deadline - time.monotonic()))
         try:
             data, fds, _, _ = socket.recv_fds(connection, PACKET_BYTES, 1)
         except TimeoutError as error:
+            if self._answers:
+                raise self._server_died("did not answer in time, and was ended") from error
             raise SpawnError(
                 "the fork server did not answer in time; a module that it preloads may hang "
                 "while it is imported"
             ) from error
-        except ConnectionResetError as error:
+        except OSError as error:
             raise self._server_died() from error
         if not data:
             raise self._server_died()
+        self._answers = True
         try:
             self._take(decode(data, SERVER_REPLIES), fds)
         except FrameError as error:
             raise ProtocolError(f"the fork server sent what it should not: {error}") from error
 
     def _take(self, message: Message, fds: list[int]) -> None:
-        match message:
-            case Spawned() if len(fds) == 1:
-                worker = self._find(message.worker, message.generation)
-                worker.pid, worker.pidfd = message.pid, fds[0]
-                self._owned.descriptors[worker.index].append(fds[0])
-                self._spawned[message.worker, message.generation] = message
-            case Exited():
-                self._find(message.worker, message.generation).exit = message
-            case _:
-                raise ProtocolError("the fork server sent a worker without its pidfd")
+        assert isinstance(message, Spawned | Exited), "what the fork server says"
+        worker = self.workers[message.worker] if message.worker < len(self.workers) else None
+        if worker is None or worker.generation != message.generation or worker.slab_fd < 0:
+            for fd in fds:  # of a predecessor, whose start was given up
+                os.close(fd)
+        elif isinstance(message, Exited):
+            worker.exit = worker.exit or message  # the first one knows most
+        elif fds:
+            worker.pid, worker.pidfd = message.pid, fds[0]
+            self._owned.descriptors[worker.index].append(fds[0])
+        else:
+            raise SpawnError("there is no descriptor left to watch it by", worker=worker.index)
 
-    def _find(self, index: int, generation: int) -> Worker:
-        for worker in self.workers:
-            if (worker.index, worker.generation) == (index, generation):
-                return worker
-        raise ProtocolError(f"the fork server named an unknown worker {index}")
-
-    def _server_died(self) -> ServerDied:
+    def _server_died(self, how: str = "") -> ServerDied:
+        """Makes sure of it, and returns the error that says so."""
         server = self._owned.server
         code = None if server is None else server.poll()
-        return ServerDied(
-            f"the fork server ended{'' if code is None else ' with ' + describe_exit(code)}; "
-            "what it wrote to stderr says why"
-        )
+        self._owned.release_server()
+        how = how or f"ended{'' if code is None else ' with ' + describe_exit(code)}"
+        return ServerDied(f"the fork server {how}; what it wrote to stderr says why")
 
     # --- end -------------------------------------------------------------------------------------
 
@@ -324,8 +355,15 @@ class Supervisor:
         self.close(0.0)
 
 
+def _gone(worker: Worker, why: str) -> Exited:
+    """Returns what is known of a process that nobody could reap, or that never was."""
+    return Exited(worker.index, worker.generation, worker.pid, int(signal.SIGKILL), why)
+
+
 def _kill_surely(worker: Worker) -> None:
     """Ends a worker whose fork server is gone, and waits until it is."""
+    if worker.pidfd < 0:
+        return
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
     poll = select.poll()

@@ -22,8 +22,6 @@ from vecsess.recovery.progress import Progress
 from vecsess.recovery.reproducer import write_reproducer
 from vecsess.wire.messages import Done, Replay, Replayed, Reset, Step, StepWith
 
-_RESET_TRIES = 3
-
 
 class Ladder:
     """Brings environments of successors to where their predecessors' were.
@@ -64,39 +62,39 @@ class Ladder:
         poison: frozenset[int] | set[int] = frozenset(),
     ) -> None:
         """Brings each environment of a successor to where its predecessor's was."""
-        message = worker.flight.message(worker) if worker.flight.unread else None
+        ahead = int(worker.flight.unread)
+        message = worker.flight.message(worker) if ahead else None
         again = {}
         if isinstance(message, Reset):
             again = dict(zip(message.rows, message.seeds, strict=True))
         for row in range(worker.rows):
             env = worker.first_env + row
             if row in again:
-                self._prepare_reset(env, worker, row, again[row])
+                self.prepare_reset(env, worker, row, again[row])
                 outcomes[env] = "reset"
             elif env in self.lost:
-                self.cut_off(env, self.lost[env])
+                outcomes[env] = self.cut_off(env, self.lost[env], ahead)
             elif env in poison:
                 path = self._reproduce(env, worker, row)
-                outcomes[env] = self.cut_off(
-                    env, f"the same step ended its worker twice; reproducer: {path}"
-                )
+                why = f"the same step ended its worker twice; reproducer: {path}"
+                outcomes[env] = self.cut_off(env, why, ahead)
             else:
                 outcomes[env] = self.climb(env, worker, row)
         self._place_actions(worker)
         without = {row for row in range(worker.rows) if worker.first_env + row in self.lost}
         worker.flight.resend(worker, without)
 
-    def _prepare_reset(self, env: int, worker: Worker, row: int, seed: int | None) -> None:
-        """Gives an environment what a reset under way depends on: attributes, its own stream."""
+    def prepare_reset(self, env: int, worker: Worker, row: int, seed: int | None) -> None:
+        """Gives an environment what a reset depends on: attributes, its own stream."""
         if env in self.unreplayable:
             return
         journal = self.journal
-        accounts = journal.accounts(env) if seed is None else [journal.settings(env)]
-        for attempt, account in enumerate(accounts):
+        accounts = journal.accounts(env) if seed is None else []
+        for attempt, account in enumerate(accounts or [journal.settings(env)]):
             if not self._replay(env, worker, row, account, afresh=attempt > 0):
                 return
 
-    def climb(self, env: int, worker: Worker, row: int, ahead: int | None = None) -> str:
+    def climb(self, env: int, worker: Worker, row: int) -> str:
         """Goes down the ladder for one environment; returns what was done."""
         why = self.journal.unreachable
         if env in self.unreplayable:
@@ -110,7 +108,7 @@ class Ladder:
                     return f"replayed {account.rung}"
             if "another" in why:
                 self._give_up_replays(env)
-        return self.cut_off(env, why, int(worker.flight.unread) if ahead is None else ahead)
+        return self.cut_off(env, why, int(worker.flight.unread))
 
     def _replay(self, env: int, worker: Worker, row: int, account: Account, *, afresh: bool) -> str:
         """Replays one environment; returns why that failed, "" where it did not."""
@@ -173,25 +171,23 @@ class Ladder:
             What was done, for the incident.
 
         Raises:
-            EnvError: it can't be reset any more.
+            EnvError, ContractViolation: it can't be reset now.
+            WorkerError: its worker was lost.
         """
         lockstep = self._lockstep
         worker = lockstep.workers[int(lockstep.rows.worker_of[env])]
         row = int(lockstep.rows.row_of[env])
-        for _ in range(_RESET_TRIES):
-            self.truncations += 1
-            sequence = np.random.SeedSequence([self.root_seed, env, self.truncations])
-            seed = int(sequence.generate_state(1)[0])
-            reply = lockstep.flight.exchange(
-                worker,
-                lambda seq, seed=seed: Reset(seq, [row], [seed], b"", 0),  # type: ignore[misc]
-                lockstep.flight.timeouts.reset_s,
-                Done,
-            )
-            errors = failures_of({worker.index: reply}, lockstep.workers)
-            if not errors:
-                break
-        else:
+        self.truncations += 1
+        sequence = np.random.SeedSequence([self.root_seed, env, self.truncations])
+        seed = int(sequence.generate_state(1)[0])
+        reply = lockstep.flight.exchange(
+            worker,
+            lambda seq: Reset(seq, [row], [seed], b"", 0),
+            lockstep.flight.timeouts.reset_s,
+            Done,
+        )
+        errors = failures_of({worker.index: reply}, lockstep.workers)
+        if errors:
             raise errors[0]
         self._progress.reset([env], ahead)
         self.journal.reset([env], [seed], b"")

@@ -14,12 +14,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from vecsess.errors import (
-    RestartLimitExceeded,
-    ServerDied,
-    VecsessError,
-    WorkerError,
-)
+import numpy as np
+import numpy.typing as npt
+
+from vecsess.errors import RestartLimitExceeded, VecsessError, WorkerError
 from vecsess.fleet.launch import Fleet
 from vecsess.fleet.lockstep import Lockstep
 from vecsess.fleet.worker import Worker
@@ -30,8 +28,8 @@ from vecsess.recovery.progress import Progress
 from vecsess.wire.messages import Close, Done, Step, StepWith
 
 _LOG = logging.getLogger("vecsess")
-_TRIES = 4  # how often a worker may be lost again before the lockstep is complete
-_ANY_TRIES = 64  # the same, where any number of restarts is allowed: an end nevertheless
+_ANY_TRIES = 64  # in a row, where any number of restarts is allowed: an end nevertheless
+_INCIDENT_CHARACTERS = 2000  # of an error that an incident keeps: sessions live long
 
 
 class Recovery:
@@ -42,6 +40,7 @@ class Recovery:
         progress: where each environment stands.
         reactions: what is done about each kind of failure.
         policy: how often, and how long.
+        blank: what stands in the observations of workers that were given up.
     """
 
     def __init__(
@@ -50,10 +49,11 @@ class Recovery:
         progress: Progress,
         reactions: Reactions,
         policy: RestartPolicy,
+        blank: float = 0.0,
     ) -> None:
         self._lockstep = lockstep = fleet.lockstep
         self._fleet, self._reactions = fleet, reactions
-        self._policy = policy
+        self._policy, self._blank = policy, blank
         self._progress = progress
         self._journal: Journal | NoJournal = NoJournal()
         if reactions.on_crash == "replay":
@@ -67,6 +67,8 @@ class Recovery:
         self.incidents: list[Incident] = []
         self.quarantined: dict[int, str] = {}
         self._restarts: dict[int, deque[float]] = {}
+        # By worker and environment: how often in a row it failed without a step in between.
+        self._failures: dict[tuple[int | None, int | None], int] = {}
         self._suspects: dict[int, tuple[int, int]] = {}  # env -> where it last killed its worker
         lockstep.flight.watch(self._worker_lost)
 
@@ -91,12 +93,27 @@ class Recovery:
         if not continued:
             self._journal.break_off()
             self._progress.meet()
-        for worker in self._lockstep.flight.active:
-            if worker.dead and self._fleet.renewable:
-                self._fleet.renew(worker)
+        if self._fleet.renewable:
+            self._revive(dict(zip(envs, seeds, strict=True)))
+
+    def _revive(self, seeds: dict[int, int | None]) -> None:
+        """Replaces what an earlier failure has left dead, before it is reset."""
+        active = self._lockstep.flight.active
+        lost = [worker for worker in active if worker.dead or not self._fleet.serving]
+        if not lost:
+            return
+        try:
+            self._fleet.renew(lost)
+        except VecsessError as error:
+            self._lost_again(lost, error)
+        for worker in lost:
+            for row in range(worker.rows if worker in active else 0):
+                env = worker.first_env + row
+                self.ladder.prepare_reset(env, worker, row, seeds.get(env))
 
     def complete_reset(self) -> None:
         """Logs the reset: every environment has answered it."""
+        self._failures.clear()
         self._progress.reset(self._reset[0])
         self._journal.reset(*self._reset)
 
@@ -111,6 +128,7 @@ class Recovery:
     def complete_step(self, ended: Any) -> None:
         """Logs what came of the lockstep; `ended [K]` are the environments whose episode did."""
         self._journal.complete(self._progress.complete(ended))
+        self._count_progress(self._lockstep)
 
     def begin_part(self, part: Lockstep, actions: list[Any]) -> None:
         """Does what `begin_step` does, for workers that go at their own pace."""
@@ -123,6 +141,16 @@ class Recovery:
     def complete_part(self, part: Lockstep, ended: Any) -> None:
         """Does what `complete_step` does, for workers that go at their own pace."""
         self._journal.complete_part(self._progress.complete_part(ended, part.own), part.own)
+        self._count_progress(part)
+
+    def _count_progress(self, part: Lockstep) -> None:
+        """Forgets the failures of those whose step came out valid: they were no row of them."""
+        for worker, env in list(self._failures):
+            own = part.workers[part.own] if worker is None else [part.workers[worker]]
+            rows = range(own[0].first_env, own[-1].first_env + own[-1].rows)
+            within = part.rows.envs.start <= rows.start < part.rows.envs.stop
+            if within and self.lost.keys().isdisjoint(rows if env is None else (env,)):
+                del self._failures[worker, env]
 
     def meet(self) -> None:
         """All workers have come to the same lockstep again."""
@@ -142,19 +170,27 @@ class Recovery:
         Args:
             error: names the environment.
             reaction: "truncate", or "restart" for a new process too.
+
+        Raises:
+            RestartLimitExceeded: that was tried as often as the policy allows.
+            WorkerError: a worker was lost in it, and `on_crash` is "raise".
         """
         env = error.env
         assert env is not None, "a failure names its environment"
         worker = self._lockstep.workers[int(self._lockstep.rows.worker_of[env])]
-        incident = self._record(worker, error)
-        if reaction == "truncate" or not self._fleet.renewable:
-            incident.outcomes[env] = self.ladder.cut_off(env, str(error))
-            return
-        self.lost[env] = str(error)
-        self._fleet.renew(worker)
-        worker.flight.unread = True  # the others of its group take this step a second time
-        self.ladder.bring_back(worker, incident.outcomes)
-        worker.flight.gather()
+        self.lost[env] = error.brief
+        if reaction == "restart" and self._fleet.renewable:
+            self._replace(worker)
+            self._mend([worker], error)
+        else:
+            self._mend([worker], error, cut=env)
+        if worker.flight.unread:
+            worker.flight.gather()
+
+    @staticmethod
+    def _replace(worker: Worker) -> None:
+        """Has a worker replaced after it answered: its environments take this step once more."""
+        worker.dead = worker.flight.unread = True
 
     # --- workers that are due --------------------------------------------------------------------
 
@@ -184,13 +220,13 @@ class Recovery:
         """
         for index, why in due.items():
             worker = self._lockstep.workers[index]
+            worker.dead, lost = True, [worker]
             done = Incident(why, "Recycled", index, worker.generation, None)
             try:
-                self._fleet.renew(worker)
-                self.ladder.bring_back(worker, done.outcomes)
+                self._restore(lost, done, set())
                 on_ready(worker)
-            except WorkerError as error:
-                self._worker_lost(worker, error)
+            except VecsessError as error:
+                self._lost_again(lost, error)
             _LOG.info("worker %d: %s; %s", index, why, done.outcomes)
 
     # --- checkpoints -----------------------------------------------------------------------------
@@ -222,8 +258,10 @@ class Recovery:
         self.ladder.root_seed, self.ladder.truncations = plain["root_seed"], plain["truncations"]
         self.ladder.unreplayable = set(plain["unreplayable"])
         for worker in lockstep.workers:
-            for row in range(worker.rows):
-                self.ladder.climb(worker.first_env + row, worker, row, ahead=0)
+            try:
+                self.ladder.bring_back(worker, {})
+            except VecsessError as error:
+                self._lost_again([worker], error)
         failed = dict(self.ladder.lost)
         self.ladder.lost.clear()
         return failed
@@ -231,51 +269,73 @@ class Recovery:
     # --- a lost worker ---------------------------------------------------------------------------
 
     def _worker_lost(self, worker: Worker | None, error: WorkerError) -> None:
-        """Brings a worker back and sends it what it was lost in, or raises."""
-        if self._reactions.on_crash == "raise":
+        """Brings a worker back and sends it what it was lost in, or raises; None for all."""
+        self._lost_again([] if worker is None else [worker], error)
+
+    def _lost_again(self, lost: list[Worker], error: VecsessError) -> None:
+        """Does the same for what may have failed while it was brought back."""
+        if self._reactions.on_crash == "raise" and isinstance(error, WorkerError):
             raise error
+        if error.worker is not None and self._fleet.renewable:
+            self._lockstep.workers[error.worker].dead = True
+        self._mend(lost, error)
+
+    def _mend(self, lost: list[Worker], error: VecsessError, cut: int | None = None) -> None:
+        """Tries until all is where it should be, or the policy is used up: the one place for it.
+
+        Args:
+            lost: the workers to bring back; those that are dead are replaced.
+            error: why.
+            cut: an environment whose episode is cut off in the process where it lives.
+        """
         began = time.monotonic()
-        poison = self._suspect(worker, error.env)
+        poison = self._suspect(error)
         deaths: dict[int, list[int]] = {}  # by environment: where its replays ended successors
-        tries = _ANY_TRIES if self._policy.max_restarts is None else _TRIES
-        for attempt in range(tries):
-            worker = None if isinstance(error, ServerDied) else worker
-            incident = self._record(worker, error)
+        again: VecsessError | None = error
+        while again is not None:
+            error, again = again, None
+            incident = self._record(error)
             try:
-                self._spend(worker, error)
-                self._restore(worker, incident, poison)
-            except RestartLimitExceeded:
-                if self._reactions.on_limit == "raise" or worker is None:
+                self._spend(error, restart=cut is None)
+            except RestartLimitExceeded as limit:
+                lost, cut = self._without(lost, error, incident, limit), None
+            try:
+                if cut is None:
+                    self._restore(lost, incident, poison)
+                else:
+                    incident.outcomes[cut] = self.ladder.cut_off(cut, self.lost[cut])
+            except VecsessError as failure:
+                again = failure
+                if isinstance(failure, WorkerError) and self._reactions.on_crash == "raise":
                     raise
-                self._quarantine(worker, incident)
-                return
-            except WorkerError as again:
-                if attempt == tries - 1:
-                    raise
-                error = again
-                if again.env is not None and again.worker is not None:
-                    where = int(self._lockstep.views.replayed[again.worker])
-                    before = deaths.setdefault(again.env, [])
-                    # Elsewhere it may be chance, once more: whoever killed it is about.
-                    if where in before or len(before) > 1:
-                        poison = poison | {again.env}
-                    before.append(where)
-            else:
-                break
+                if cut is None and failure.worker is not None:
+                    self._lockstep.workers[failure.worker].dead = True
+                elif isinstance(failure, WorkerError):  # lost in the reset that was to cut it off
+                    self._replace(lost[0])
+                    cut = None
+                poison = poison | _poisonous(failure, deaths, self._lockstep.views.replayed)
         incident.duration_s = time.monotonic() - began
         _LOG.warning("%s; %s", incident.what, incident.outcomes)
 
-    def _restore(self, worker: Worker | None, incident: Incident, poison: set[int]) -> None:
-        """Starts the successor of a worker, or of all, and brings its environments back."""
-        self._fleet.renew(worker)
-        for one in self._lockstep.flight.active if worker is None else [worker]:
-            one.losses += 1
-            self.ladder.bring_back(one, incident.outcomes, poison)
+    def _restore(self, lost: list[Worker], incident: Incident, poison: set[int]) -> None:
+        """Brings back the environments of workers, which are taken from `lost` one by one."""
+        if self._fleet.renewable:
+            if not self._fleet.serving:
+                lost[:] = self._lockstep.flight.active
+            fresh = [worker for worker in lost if worker.dead]
+            self._fleet.renew(lost)
+            for worker in fresh:
+                worker.losses += incident.kind != "Recycled"
+        while lost:
+            self.ladder.bring_back(lost[0], incident.outcomes, poison)
+            del lost[0]
 
-    def _suspect(self, worker: Worker | None, env: int | None) -> set[int]:
+    def _suspect(self, error: VecsessError) -> set[int]:
         """Returns the environment if this is the second time that this very step kills."""
-        if worker is None or env is None:
+        env, index = error.env, error.worker
+        if index is None or env is None or not isinstance(error, WorkerError):
             return set()
+        worker = self._lockstep.workers[index]
         if not isinstance(worker.flight.message(worker), Step | StepWith):
             return set()
         place = self._journal.place(env)
@@ -286,36 +346,85 @@ class Recovery:
         self._suspects[env] = place
         return set()
 
-    def _spend(self, worker: Worker | None, error: WorkerError) -> None:
-        """Counts a restart against the policy; waits where there were some lately."""
+    def _spend(self, error: VecsessError, *, restart: bool) -> None:
+        """Counts a failure against the policy; waits where there were restarts lately."""
         policy, now = self._policy, time.monotonic()
-        recent = self._restarts.setdefault(-1 if worker is None else worker.index, deque())
+        most = _ANY_TRIES if policy.max_restarts is None else policy.max_restarts
+        place = error.worker, error.env
+        times = self._failures[place] = self._failures.get(place, 0) + 1
+        recent = self._restarts.setdefault(-1 if place[0] is None else place[0], deque())
         while recent and now - recent[0] > policy.within_s:
             recent.popleft()
-        if policy.max_restarts is not None and len(recent) >= policy.max_restarts:
-            raise RestartLimitExceeded(
-                f"lost {len(recent) + 1} times within {policy.within_s} s; last: {error.message}. "
-                "Mend the environment, or allow more with RestartPolicy(max_restarts=...)",
-                worker=error.worker,
-                env=error.env,
-            ) from error
+        lately = len(recent) + 1
+        if restart and policy.max_restarts is not None and lately > most:
+            self._refuse(error, f"lost {lately} times within {policy.within_s} s")
+        if times > most:
+            self._refuse(error, f"failed {times} times without a step in between")
+        if not restart:
+            return
         in_a_row = sum(1 for since in recent if now - since < policy.max_backoff_s)
         recent.append(now)
         if in_a_row and policy.max_restarts is not None:
             wait_s = min(policy.backoff_s * 2 ** (in_a_row - 1), policy.max_backoff_s)
             time.sleep(wait_s * (1 + random.random() / 4))  # jitter, not a secret
 
-    def _quarantine(self, worker: Worker, incident: Incident) -> None:
-        """Leaves a worker's rows masked from now on; the others go on."""
-        worker.flight.retire(worker)
-        if worker in self._lockstep.flight.active:
+    def _refuse(self, error: VecsessError, what: str) -> None:
+        raise RestartLimitExceeded(
+            f"{what}; last: {error.message}. "
+            "Mend the environment, or allow more with RestartPolicy(max_restarts=...)",
+            worker=error.worker,
+            env=error.env,
+        ) from error
+
+    def _without(
+        self,
+        lost: list[Worker],
+        error: VecsessError,
+        incident: Incident,
+        limit: RestartLimitExceeded,
+    ) -> list[Worker]:
+        """Goes on without a worker that has reached its limit, or raises; returns who is left."""
+        active = self._lockstep.flight.active
+        if self._reactions.on_limit == "raise" or error.worker is None or len(active) < 2:
+            raise limit
+        worker = self._lockstep.workers[error.worker]
+        flight = worker.flight
+        flight.retire(worker)
+        if worker in active:
             self._lockstep.flight.retire(worker)
+        self._fleet.blank(worker, self._blank)
         for env in range(worker.first_env, worker.first_env + worker.rows):
             self.quarantined[env] = self.lost[env] = incident.outcomes[env] = "quarantined"
         _LOG.error("worker %d is quarantined: %s", worker.index, incident.what)
+        return [other for other in lost if other is not worker]
 
-    def _record(self, worker: Worker | None, error: VecsessError) -> Incident:
-        index, generation = (-1, 0) if worker is None else (worker.index, worker.generation)
-        incident = Incident(str(error), type(error).__name__, index, generation, error.env)
+    def _record(self, error: VecsessError) -> Incident:
+        index = -1 if error.worker is None else error.worker
+        generation = 0 if error.worker is None else self._lockstep.workers[index].generation
+        what = str(error)
+        if len(what) > _INCIDENT_CHARACTERS:
+            half = _INCIDENT_CHARACTERS // 2
+            what = f"{what[:half]} ... {what[-half:]}"
+        incident = Incident(what, type(error).__name__, index, generation, error.env)
         self.incidents.append(incident)
         return incident
+
+
+def _poisonous(
+    failure: VecsessError, deaths: dict[int, list[int]], replayed: npt.NDArray[np.uint64]
+) -> set[int]:
+    """Returns the environment whose replay has ended its worker where none can be chance.
+
+    Args:
+        failure: of a recovery.
+        deaths: by environment, where its replays have ended workers so far; this one is added.
+        replayed: `[workers]`, how far the last replay in each has come.
+    """
+    if failure.env is None or failure.worker is None or not isinstance(failure, WorkerError):
+        return set()
+    where = int(replayed[failure.worker])
+    before = deaths.setdefault(failure.env, [])
+    # Elsewhere it may be chance, once more: whoever killed it is about.
+    found = {failure.env} if where in before or len(before) > 1 else set()
+    before.append(where)
+    return found

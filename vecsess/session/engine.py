@@ -95,7 +95,11 @@ class Engine:
         self.progress = Progress(counts, mode.name.lower())
         disabled = mode is AutoresetMode.DISABLED
         self.gate = Gate(self._ended if disabled else list)
-        self.recovery = Recovery(fleet, self.progress, terms.reactions, terms.restart_policy)
+        blank, self._no_reward = (
+            min(max(0.0, bounds[0]), bounds[1]) if bounds else 0.0
+            for bounds in (terms.contract.obs_range, terms.contract.reward_range)
+        )
+        self.recovery = Recovery(fleet, self.progress, terms.reactions, terms.restart_policy, blank)
         self._recycling: Recycling | None = None
         if terms.memory_limit_bytes is not None or terms.max_episodes is not None:
             self._recycling = Recycling(lockstep, terms.memory_limit_bytes, terms.max_episodes)
@@ -252,6 +256,10 @@ class Engine:
     ) -> Violation | None:
         """Returns the first breach of the contract: of flags, reward, or an observation."""
         check = self._check_values
+        if self.recovery.lost:  # what they have for rewards now is nobody's
+            first, last = part.rows.envs.start, part.rows.envs.stop
+            own = [env - first for env in self.recovery.lost if first <= env < last]
+            rows.rewards[own] = self._no_reward
         violation = check.step(rows.rewards, rows.terminated, rows.truncated, arrays)
         if violation is not None:
             return replace(violation, env=violation.env + part.rows.envs.start)
@@ -290,9 +298,11 @@ class Engine:
         """Raises what environments raised, or cuts their episodes off, as the session was told."""
         answers, workers = part.flight.answers, part.workers
         warn_once(answers, workers, self._warned)
-        for error in failures_of(answers, workers):
+        lost = self.recovery.lost
+        # Settling one may have the others of its worker step once more, and answer anew.
+        while errors := [e for e in failures_of(part.flight.answers, workers) if e.env not in lost]:
+            error, reactions = errors[0], self.terms.reactions
             form = isinstance(error, ContractViolation)
-            reactions = self.terms.reactions
             reaction = reactions.on_violation if form else reactions.on_error
             if reaction == "raise":
                 self.raise_failures(part)

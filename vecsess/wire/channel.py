@@ -81,7 +81,7 @@ class Channel:
                 sent += os.write(self.write_fd, data[sent:] if sent else data)
             except BlockingIOError:
                 _wait(self.write_fd, select.POLLOUT, deadline)
-            except BrokenPipeError as error:
+            except OSError as error:  # a broken pipe, or one that was closed here
                 raise EndOfStreamError("nobody reads the pipe any more") from error
 
     def send_at_once(self, data: bytes) -> bool:
@@ -96,7 +96,7 @@ class Channel:
             os.write(self.write_fd, data)
         except BlockingIOError:
             return False
-        except BrokenPipeError as error:
+        except OSError as error:
             raise EndOfStreamError("nobody reads the pipe any more") from error
         return True
 
@@ -147,6 +147,8 @@ class Channel:
             data = os.read(self.read_fd, CONTROL_BYTES if self._received else _FIRST_BYTES)
         except BlockingIOError:
             return None
+        except OSError as error:
+            raise EndOfStreamError("the pipe was closed") from error
         if not data:
             raise EndOfStreamError("the other side closed the pipe")
         return data
@@ -179,6 +181,8 @@ class Channel:
                 data = os.read(self.read_fd, _FIRST_BYTES)
             except BlockingIOError:
                 return False
+            except OSError as error:
+                raise EndOfStreamError("the pipe was closed") from error
             if data == expected:
                 return True
             if not data:

@@ -250,11 +250,11 @@ class Slab:
         self.views = layout.views(self._reservation, workers)
 
     def attach(self, worker: int, fd: int) -> None:
-        """Maps a worker's memfd over its range, in place of its predecessor's."""
+        """Maps a worker's memfd over its range, or with -1 memory that nobody else has."""
         base = np.frombuffer(self._reservation, np.uint8).ctypes.data
         address = base + worker * self._stride_bytes
         protection = mmap.PROT_READ | mmap.PROT_WRITE
-        flags = mmap.MAP_SHARED | _MAP_FIXED
+        flags = mmap.MAP_SHARED | _MAP_FIXED | (mmap.MAP_ANONYMOUS if fd < 0 else 0)
         if _LIBC.mmap(address, self._stride_bytes, protection, flags, fd, 0) != address:
             code = ctypes.get_errno()
             raise OSError(code, f"can't map {self._stride_bytes} bytes: {os.strerror(code)}")

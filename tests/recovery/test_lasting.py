@@ -1,0 +1,188 @@
+"""Faults that last: each reaction ends as `on_limit` says, and a reset or a close still works."""
+
+from __future__ import annotations
+
+import os
+import signal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.losses import kill
+from tests.processes import all_gone
+from tests.sessions import zeros
+from vecsess import Timeouts, VecCheckedSession, WorkerDied
+from vecsess.bench.faults.lasting import LastingEnv
+from vecsess.contract import Contract
+from vecsess.errors import RestartLimitExceeded
+from vecsess.recovery.policy import RestartPolicy
+
+N, GUILTY = 4, 1
+BRIEF = Timeouts(start_s=30, reset_s=0.5, step_s=0.5, close_s=3)
+FEW = RestartPolicy(max_restarts=2, backoff_s=0.01)
+pytestmark = pytest.mark.usefixtures("no_process_left")
+
+
+def open_lasting(folder: Path, fault: str, span: str, **arguments: Any) -> VecCheckedSession:
+    """Returns a session of which one environment breaks."""
+    makers: list[Any] = [partial(LastingEnv, index) for index in range(N)]
+    makers[GUILTY] = partial(LastingEnv, GUILTY, folder, fault, span)
+    arguments = {"timeouts": BRIEF, "restart_policy": FEW, **arguments}
+    return VecCheckedSession(makers, N, **arguments)
+
+
+def step_until_limit(vec: VecCheckedSession) -> None:
+    """Steps until the policy is used up; fails where it never is."""
+    vec.reset(seed=0)
+    for _ in range(40):
+        vec.step(zeros(N))
+
+
+LASTING = [
+    ("raises", "steps", {"on_error": "truncate"}),
+    ("raises", "resets", {"on_error": "truncate"}),
+    ("raises", "steps", {"on_error": "restart"}),
+    ("raises", "resets", {"on_error": "restart"}),
+    ("violates", "resets", {"on_violation": "truncate"}),
+    ("NaN", "resets", {"on_violation": "truncate"}),
+    ("NaN", "resets", {"on_violation": "restart"}),
+    ("dies", "steps", {}),
+    ("dies", "resets", {}),
+    ("dies", "resets", {"on_crash": "truncate"}),
+    ("hangs", "resets", {}),
+    ("reset too slow", "resets", {}),
+    ("constructor fails", "resets", {}),
+]
+
+
+HERE = [cell for cell in LASTING if cell[0] in ("raises", "violates", "NaN")]
+CELLS = [(*cell, 0) for cell in HERE] + [(*cell, workers) for cell in LASTING for workers in (2, N)]
+
+
+@pytest.mark.parametrize(("fault", "span", "reactions", "workers"), CELLS)
+def test_a_failure_that_stays_reaches_its_limit_and_a_reset_still_works(
+    tmp_path: Path, fault: str, span: str, reactions: dict[str, Any], workers: int
+) -> None:
+    with open_lasting(tmp_path, fault, span, workers=workers, **reactions) as vec:
+        with pytest.raises(RestartLimitExceeded):
+            step_until_limit(vec)
+        (tmp_path / "armed").unlink()
+        vec.reset(seed=0)
+        vec.step(zeros(N))
+
+
+@pytest.mark.parametrize(("fault", "span", "reactions"), LASTING)
+def test_or_ends_in_a_quarantine_whose_rows_are_masked_and_constant(
+    tmp_path: Path, fault: str, span: str, reactions: dict[str, Any]
+) -> None:
+    contract = Contract(obs_range=(-10.0, 100.0), reward_range=(0.5, 2.0))
+    arguments = {"on_limit": "quarantine", "contract": contract, **reactions}
+    with open_lasting(tmp_path, fault, span, **arguments) as vec:
+        vec.reset(seed=0)
+        for _ in range(40):
+            transition = vec.step_checked(zeros(N))
+            assert np.delete(transition.valid, GUILTY).all()
+            if vec.incidents and "quarantined" in vec.incidents[-1].outcomes.values():
+                break
+        else:
+            pytest.fail("no limit was reached")
+        row = np.zeros(0)
+        for step in range(8):
+            transition = vec.step_checked(zeros(N))
+            assert np.flatnonzero(~transition.valid).tolist() == [GUILTY]
+            assert transition.reward[GUILTY] == 0
+            if step > 1:
+                assert np.array_equal(transition.next_observation[GUILTY], row)
+            row = transition.next_observation[GUILTY]
+        vec.reset(seed=1)
+        assert np.flatnonzero(~vec.step_checked(zeros(N)).valid).tolist() == [GUILTY]
+
+
+def test_failures_with_steps_in_between_have_no_limit(tmp_path: Path) -> None:
+    """Each third step of an episode raises, its others go well: a truncation each time."""
+    with open_lasting(tmp_path, "raises", "replays", on_error="truncate") as vec:
+        vec.reset(seed=0)
+        invalid = sum(not vec.step_checked(zeros(N)).valid[GUILTY] for _ in range(30))
+        assert invalid == 10
+
+
+def test_restarts_by_reaction_count_like_any_other(tmp_path: Path) -> None:
+    with open_lasting(tmp_path, "raises", "replays", on_error="restart") as vec:
+        with pytest.raises(RestartLimitExceeded, match="lost 3 times within 60"):
+            step_until_limit(vec)
+        assert vec.health()[GUILTY].generation == 2
+
+
+@pytest.mark.parametrize("fault", ["constructor fails", "close raises", "reset too slow"])
+def test_what_fails_once_in_a_recovery_is_tried_again(tmp_path: Path, fault: str) -> None:
+    with open_lasting(tmp_path, fault, "once") as vec:
+        vec.reset(seed=0)
+        for _ in range(20):
+            assert vec.step_checked(zeros(N)).valid.all()
+
+
+@pytest.mark.parametrize("reaction", ["truncate", "restart"])
+@pytest.mark.parametrize("workers", [2, None])
+def test_a_worker_that_is_lost_in_the_reset_of_a_truncation_is_brought_back(
+    tmp_path: Path, reaction: Any, workers: int | None
+) -> None:
+    class Fatal(LastingEnv):
+        """Raises once; the reset that follows ends the process, once."""
+
+        def reset(self, **arguments: Any) -> Any:
+            if self._armed() and not (tmp_path / "died").exists():
+                (tmp_path / "died").touch()
+                os._exit(1)
+            return super().reset(**arguments)
+
+    makers: list[Any] = [partial(LastingEnv, index) for index in range(N)]
+    makers[GUILTY] = partial(Fatal, GUILTY, tmp_path, "raises", "once")
+    with VecCheckedSession(makers, N, workers=workers, on_error=reaction) as vec:
+        vec.reset(seed=0)
+        for step in range(1, 12):
+            transition = vec.step_checked(zeros(N))
+            bad = [GUILTY] if step == 3 else []
+            assert np.flatnonzero(~transition.valid).tolist() == bad
+            others = np.arange(N) != GUILTY
+            assert (transition.next_observation[others, 1] == (step - 1) % 6 + 1).all()
+
+
+def test_after_the_fork_server_has_died_a_reset_works_whatever_on_crash_says() -> None:
+    with VecCheckedSession(
+        [partial(LastingEnv, index) for index in range(2)], on_crash="raise"
+    ) as vec:
+        for _ in range(2):
+            vec.reset(seed=0)
+            server = psutil.Process(vec.pids[0]).parent()
+            assert server is not None
+            server.kill()
+            assert all_gone(set(vec.pids), 5.0), "they end with it"
+            with pytest.raises(WorkerDied):
+                vec.step(zeros(2))
+        vec.reset(seed=0)
+        vec.step(zeros(2))
+
+
+def test_the_fork_server_may_die_while_a_lost_worker_waits_to_be_replaced() -> None:
+    policy = RestartPolicy(max_restarts=20, backoff_s=0.5, max_backoff_s=0.5)
+    with VecCheckedSession(
+        [partial(LastingEnv, index) for index in range(N)], restart_policy=policy
+    ) as vec:
+        vec.reset(seed=0)
+        kill(vec, env=0, wait=True)
+        assert vec.step_checked(zeros(N)).valid.all()
+        kill(vec, env=0, wait=True)
+        server = psutil.Process(vec.pids[1]).parent()
+        assert server is not None
+        if os.fork() == 0:
+            signal.sigtimedwait([], 0.2)
+            os.kill(server.pid, signal.SIGKILL)
+            os._exit(0)
+        assert vec.step_checked(zeros(N)).valid.all()
+        assert vec.step_checked(zeros(N)).valid.all()
+        os.wait()
+        assert vec.step_checked(zeros(N)).valid.all()
