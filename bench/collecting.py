@@ -194,7 +194,7 @@ class CollectAdapter(RolloutAdapter):
         case: Case,
         n: int,
         *,
-        workers: int | str | None,
+        workers: int | Literal["auto"] | None,
         policy: Callable[..., Any] = SmallPolicy,
         affinity: Literal["spread"] | None = None,
         **how: Any,

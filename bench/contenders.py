@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 from numpy.typing import NDArray
@@ -161,7 +161,12 @@ def enough_for_two(case: Case, n: int) -> bool:
 
 
 def open_ours(
-    case: Case, n: int, *, workers: int | str | None, into: bool = False, values: bool = True
+    case: Case,
+    n: int,
+    *,
+    workers: int | Literal["auto"] | None,
+    into: bool = False,
+    values: bool = True,
 ) -> Adapter:
     """Ours in one grouping.
 

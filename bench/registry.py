@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 from vecsess.bench.bare import BareAdapter, BareLoopsAdapter
 from vecsess.bench.cases import Case
@@ -74,6 +74,7 @@ def _sb3(key: str, label: str, open_: Callable[[Case, int], Adapter]) -> Contend
     return Contender(key=key, label=label, package="stable_baselines3", load=load, open=open_)
 
 
+_LAYOUTS: dict[str, int | Literal["auto"] | None] = {"auto": "auto", "n": None, "0": 0}
 # By step(), the call that users make, with everything that is on by default: infos too.
 OURS = (
     _ours("ours-auto", 'workers="auto"', partial(open_ours, workers="auto")),
@@ -84,7 +85,7 @@ OURS = (
 # By step_into, the call that collection makes: no infos.
 INTO = tuple(
     _ours(f"into-{key}", f"workers={key!r}, step_into", partial(open_ours, workers=w, into=True))
-    for key, w in (("auto", "auto"), ("n", None), ("0", 0))
+    for key, w in _LAYOUTS.items()
 )
 
 PEERS = (
@@ -123,7 +124,7 @@ COLLECTORS = (
     _usual("usual-envpool", "EnvPool sync", over_envpool, **_POOL),
     *(
         _ours(f"collect-{key}", f"collect_rollout, workers={w}", partial(CollectAdapter, workers=w))
-        for key, w in (("auto", "auto"), ("n", None), ("0", 0))
+        for key, w in _LAYOUTS.items()
     ),
     *(
         _ours(
@@ -131,7 +132,8 @@ COLLECTORS = (
             f'inference="workers", workers={w}',
             partial(CollectAdapter, workers=w, inference="workers"),
         )
-        for key, w in (("auto", "auto"), ("n", None))
+        for key, w in _LAYOUTS.items()
+        if w != 0
     ),
 )
 

@@ -78,6 +78,10 @@ class ActionError(VecsessError, ValueError):
     """The actions are not a batch of the action space; no worker was told of them."""
 
 
+class ActionTypeError(ActionError, TypeError):
+    """One action where a batch is expected; a `TypeError` as in Gymnasium's own."""
+
+
 class SpaceError(VecsessError, TypeError):
     """A space that vecsess can't carry, or spaces that do not agree between environments."""
 

@@ -27,6 +27,7 @@ from vecsess.workers.outcomes import (
     pack_info,
     pack_result,
     refuse_info,
+    refuse_step,
     reward_of,
     set_attribute,
     told,
@@ -167,7 +168,12 @@ class EnvHost:
                 if ended and row in ended:
                     self._step_ended(row, values, infos)
                     continue
-                observation, reward, terminated, truncated, info = env_step(action)
+                result = env_step(action)
+                try:
+                    observation, reward, terminated, truncated, info = result
+                except (TypeError, ValueError):
+                    refuse_step(result)
+                    raise
                 if type(terminated) is not bool:
                     terminated = flag_of(terminated, "terminated", lenient=self._lenient)
                 if type(truncated) is not bool:
@@ -268,7 +274,9 @@ class EnvHost:
         env = self.envs[row]
         if self._keep_rng:
             self._rows.rng[row].save(env)
-        result = env.reset(seed=seed, options=options)
+        # As Gymnasium's own classes do: an environment need not know of what nobody says.
+        given: dict[str, Any] = {} if seed is None else {"seed": seed}
+        result = env.reset(**given) if options is None else env.reset(**given, options=options)
         if type(result) is not tuple or len(result) != 2:
             raise FormError("reset", f"expected (observation, info), got {type(result).__name__}")
         self._ended.discard(row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bdb
 import builtins
 import pickle
 import traceback
@@ -60,6 +61,17 @@ def flag_of(value: Any, name: str, *, lenient: bool = False) -> bool:
 def refuse_info(info: Any) -> None:
     """Raises the error for an info that is no dict."""
     raise FormError("info", f"expected a dict, got {type(info).__name__} {repr(info)[:80]}")
+
+
+def refuse_step(result: Any) -> None:
+    """Raises the error for a step's result that is no tuple of five."""
+    size = f" of {len(result)}" if isinstance(result, tuple | list) else ""
+    old = "; this is an environment of the old Gym API: wrap it" if size == " of 4" else ""
+    raise FormError(
+        "step",
+        "expected (observation, reward, terminated, truncated, info), "
+        f"got {type(result).__name__}{size}{old}",
+    ) from None
 
 
 def pack_info(info: dict[str, Any], warn: Callable[[str], None]) -> bytes:
@@ -136,6 +148,8 @@ def type_of(error: Exception) -> str:
 
 def told(error: Exception) -> str:
     """Returns an exception's text; one whose `__str__` raises must not end the worker."""
+    if isinstance(error, bdb.BdbQuit):
+        return "a breakpoint needs a terminal, which a worker has not: use workers=0"
     try:
         return _encodable(str(error))[:MAX_MESSAGE]
     except Exception as second:

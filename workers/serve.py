@@ -5,8 +5,9 @@ from __future__ import annotations
 import mmap
 import os
 import random
+import sys
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -71,7 +72,7 @@ def _loop(channel: Channel, host: EnvHost, views: Views, patience: Patience) -> 
     expected, written = views.command.data, views.reply.data
     histogram, told = views.histogram[0].data, views.told.data
     counts = [0] * len(histogram)  # here too, for an environment may scribble over the slab
-    seq, rows = written[0], len(host.envs)
+    seq, rows, pid = written[0], len(host.envs), os.getpid()
     while True:
         if patience.spin_ns:
             patience.spin(expected, seq)  # the manager writes to the pipe first, then the hint
@@ -81,13 +82,18 @@ def _loop(channel: Channel, host: EnvHost, views: Views, patience: Patience) -> 
         if step is None:
             command = decode(payload, COMMANDS)
             seq = command.seq
-            channel.send(answer(host, command), None)
+            answered = answer(host, command)
+            if os.getpid() != pid:
+                _end_copy(pid)
+            channel.send(answered, None)
             written[0] = seq
             if type(command) is Close:
                 return
             continue
         seq, infos = step
         values, failures = host.step(infos)
+        if os.getpid() != pid:
+            _end_copy(pid)
         if infos:
             told[0] = seq
         plain = not (values or failures or host.asides)
@@ -96,6 +102,16 @@ def _loop(channel: Channel, host: EnvHost, views: Views, patience: Patience) -> 
         bucket = ((perf_counter_ns() - began) // rows).bit_length()
         counts[bucket] += 1
         histogram[bucket] = counts[bucket]
+
+
+def _end_copy(worker_pid: int) -> NoReturn:
+    """Ends a process that an environment forked and that came back: only one may serve a pipe."""
+    sys.stderr.write(
+        f"vecsess: process {os.getpid()}, forked by an environment in worker process {worker_pid}, "
+        "came back from the environment's code and was ended; let it end itself with os._exit()\n"
+    )
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def answer(host: EnvHost, command: Command) -> bytes:

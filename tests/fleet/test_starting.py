@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy as copy_module
+import pickle
 import sys
 import threading
 from functools import partial
@@ -219,8 +221,7 @@ def test_a_callable_must_return_an_environment(workers: int) -> None:
     [
         ({"n": 0}, "n: expected a positive number"),
         ({"n": 2.0}, "n: expected a positive number"),
-        ({"workers": 3}, "workers: expected None, 'auto' or 0 <= workers <= 2, got 3"),
-        ({"workers": -1}, "workers: expected"),
+        ({"workers": -1}, "workers: expected None, 'auto' or a number from 0 on, got -1"),
         ({"workers": "all"}, "workers: expected"),
         ({"workers": True}, "workers: expected"),
         ({"start_method": "forkserver"}, "start_method: expected"),
@@ -229,6 +230,57 @@ def test_a_callable_must_return_an_environment(workers: int) -> None:
 def test_arguments_that_make_no_sense_are_refused(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         VecCheckedSession(**{"env": CountingEnv, "n": 2, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"timeouts": 5}, TypeError, r"expected such as Timeouts\(step_s=5\), got 5"),
+        ({"restart_policy": 3}, TypeError, r"expected such as RestartPolicy\(max_restarts=3\)"),
+        ({"contract": {}}, TypeError, r"contract: expected such as Contract\("),
+        ({"affinity": "all"}, ValueError, r"expected 'spread' or cores out of .*, got 'all'"),
+        ({"preload": "numpy"}, TypeError, r"names of modules, such as \['numpy'\], got a text"),
+        ({"env": CountingEnv()}, TypeError, "expected what makes an environment"),
+        ({"env": [CountingEnv] * 3}, TypeError, "a sequence of 2 callables, got 3 of them"),
+        ({"context": "greenlet"}, ValueError, "context: expected one of"),
+        ({"daemon": False}, ValueError, "no worker may outlive the trainer"),
+        ({"worker": print}, ValueError, "wrap the environment"),
+        ({"shared_memorie": True}, TypeError, "unexpected keyword argument 'shared_memorie'"),
+    ],
+    ids=str,
+)
+def test_each_refusal_says_what_to_write(
+    arguments: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        VecCheckedSession(**{"env": CountingEnv, "n": 2, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "workers"),
+    [
+        ({"context": "spawn", "shared_memory": False, "daemon": True}, 3),
+        ({"context": "forkserver", "max_concurrency": 2}, 2),
+        ({"context": None, "max_concurrency": 2, "workers": 1}, 1),
+        ({"max_concurrency": 9}, 3),
+    ],
+    ids=str,
+)
+def test_arguments_of_async_vector_env_are_taken(arguments: Any, workers: int) -> None:
+    with VecCheckedSession(CountingEnv, 3, **arguments) as vec:
+        assert len(vec.health()) == workers
+        assert vec.reset(seed=0)[0].shape == (3, 4)
+
+
+def test_a_session_is_no_data() -> None:
+    with VecCheckedSession(CountingEnv, 1, workers=0) as vec:
+        for copy in (pickle.dumps, copy_module.copy, copy_module.deepcopy):
+            with pytest.raises(TypeError, match=r"restore\(\) what checkpoint\(\) returns"):
+                copy(vec)
+
+
+def test_it_derives_directly_from_gymnasiums_class() -> None:
+    assert gymnasium.vector.VectorEnv in VecCheckedSession.__bases__
 
 
 @pytest.mark.parametrize("env", [3, None, [], [CountingEnv] * 3, ["CartPole-v1"] * 2])
@@ -290,6 +342,7 @@ def test_a_failure_after_the_workers_have_started_ends_them(
         (3, None, [(0, 1), (1, 1), (2, 1)]),
         (3, 1, [(0, 3)]),
         (3, 0, []),
+        (2, 3, [(0, 1), (1, 1)]),
     ],
 )
 def test_environments_are_spread_evenly(n: int, workers: Any, expected: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.envs import CountingEnv
 from tests.programs import run
 from vecsess import Contract, VecCheckedSession
 from vecsess.errors import ActionError
-from vecsess.integrations.make_vec import register_vector_envs
+from vecsess.integrations.make_vec import make_vec, register_vector_envs
 
 
 def make(env_id: str, **arguments: Any) -> Any:
@@ -49,9 +50,9 @@ def test_arguments_go_to_the_session_or_to_the_environments() -> None:
         make("vecsess/Pendulum-v1", num_envs=2, no_such_argument=1)
 
 
-def test_actions_out_of_range_are_taken_as_gymnasium_does() -> None:
+def test_actions_out_of_range_are_taken_as_gymnasium_does_where_that_is_asked_for() -> None:
     ours, theirs = (
-        make("vecsess/Pendulum-v1", num_envs=2),
+        make("vecsess/Pendulum-v1", num_envs=2, contract=Contract(action_range="allow")),
         gymnasium.make_vec("Pendulum-v1", num_envs=2, vectorization_mode="sync"),
     )
     with ours:
@@ -62,10 +63,10 @@ def test_actions_out_of_range_are_taken_as_gymnasium_does() -> None:
     theirs.close()
 
 
-def test_a_contract_of_ones_own_holds() -> None:
-    with make("vecsess/Pendulum-v1", num_envs=2, contract=Contract()) as envs:
+def test_the_contract_is_the_same_as_everywhere() -> None:
+    with make("vecsess/Pendulum-v1", num_envs=2) as envs:
         envs.reset(seed=0)
-        with pytest.raises(ActionError):
+        with pytest.raises(ActionError, match="'clip' them, or 'allow' them"):
             envs.step(np.full((2, 1), 9.0, np.float32))
 
 
@@ -105,3 +106,21 @@ def test_ids_that_came_later() -> None:
 def test_an_unknown_one() -> None:
     with pytest.raises(gymnasium.error.NameNotFound):
         make("vecsess/NoSuchEnv-v1")
+
+
+def test_wrappers_and_vector_kwargs_are_taken_by_our_own_function() -> None:
+    limit = partial(gymnasium.wrappers.TimeLimit, max_episode_steps=3)
+    arguments: dict[str, Any] = {
+        "vector_kwargs": {"workers": 2, "autoreset_mode": "next_step"},
+        "wrappers": [limit, gymnasium.wrappers.RecordEpisodeStatistics],
+    }
+    with make_vec("Pendulum-v1", 2, "async", g=2.5, **arguments) as envs:
+        envs.reset(seed=0)
+        for _ in range(3):
+            *_, truncated, infos = envs.step(np.zeros((2, 1), np.float32))
+        assert truncated.all()
+        assert infos["episode"]["l"].tolist() == [3, 3]
+        assert envs.get_attr("g") == (2.5, 2.5)
+        assert envs.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+    with make_vec("CartPole-v1", 3, workers=0) as envs:
+        assert envs.num_envs == 3

@@ -13,7 +13,7 @@ from tests.losses import kill
 from tests.train.extras import NEEDS
 from tests.train.train_envs import BrightSideEnv, Env, MoreShifted, Shifted, TalkativeEnv
 from vecsess import VecCheckedSession
-from vecsess.errors import ClosedError, EnvError, StateError
+from vecsess.errors import ActionError, ClosedError, EnvError, StateError
 
 sb3 = pytest.importorskip("stable_baselines3", reason=NEEDS)
 
@@ -309,3 +309,76 @@ def test_ppo_learns_cartpole() -> None:
         model.learn(40_000)
         mean, _ = evaluate_policy(model, env, n_eval_episodes=16)
     assert mean >= 200  # a random policy gets about 22
+
+
+class ActionEnv(gymnasium.Env[Any, Any]):
+    """Counts right actions; its reset knows of no options."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 12}  # noqa: RUF012  # as Gymnasium has it
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+    def __init__(self, space: gymnasium.Space[Any], render_mode: str | None = None) -> None:
+        self.action_space, self.render_mode = space, render_mode
+        self.steps = 0
+
+    def reset(self, *, seed: int | None = None) -> Any:  # type: ignore[override]
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        right = float(self.action_space.contains(action))
+        return np.zeros(2, np.float32), right, self.steps == 5, False, {}
+
+
+SPACES = {
+    "MultiBinary": gymnasium.spaces.MultiBinary(3),
+    "MultiDiscrete": gymnasium.spaces.MultiDiscrete([2, 3]),
+    "Box": gymnasium.spaces.Box(-1, 1, (2,), np.float32),
+    "Discrete": gymnasium.spaces.Discrete(3),
+}
+NESTED = {
+    "Dict": gymnasium.spaces.Dict(SPACES),
+    "Tuple": gymnasium.spaces.Tuple([SPACES["Box"], SPACES["Discrete"]]),
+}
+
+
+class TestAsVecEnvCls:
+    @pytest.mark.parametrize("name", SPACES)
+    def test_sb3_makes_it_and_its_monitor_tells_of_returns(self, name: str) -> None:
+        from stable_baselines3.common.env_util import make_vec_env
+
+        envs = make_vec_env(
+            lambda: ActionEnv(SPACES[name]),
+            n_envs=2,
+            seed=0,
+            vec_env_cls=SB3VecEnv,
+            vec_env_kwargs={"workers": 1},
+        )
+        model = sb3.PPO("MlpPolicy", envs, n_steps=16, batch_size=32, n_epochs=1, device="cpu")
+        model.learn(32)
+        assert [episode["l"] for episode in model.ep_info_buffer] == [5] * 6
+        assert {episode["r"] for episode in model.ep_info_buffer} == {5.0}
+        assert envs.metadata["render_fps"] == 12
+        envs.close()
+
+    @pytest.mark.parametrize("name", NESTED)
+    def test_a_list_of_actions_is_a_batch(self, name: str) -> None:
+        space = NESTED[name]
+        envs = SB3VecEnv([lambda: ActionEnv(space)] * 3, workers=0)
+        envs.reset()
+        assert envs.step([space.sample() for _ in range(3)])[1].tolist() == [1.0] * 3
+        envs.close()
+
+    def test_what_is_no_bit_is_refused_still(self) -> None:
+        envs = SB3VecEnv([lambda: ActionEnv(SPACES["MultiBinary"])] * 2, workers=0)
+        envs.reset()
+        for bad in (0.5, 2.0, np.nan):
+            with pytest.raises(ActionError):
+                envs.step(np.full((2, 3), bad, np.float32))
+        envs.close()
+
+    def test_a_session_has_its_arguments_already(self) -> None:
+        with VecCheckedSession(n=2, workers=0) as vec, pytest.raises(TypeError, match="workers"):
+            SB3VecEnv(vec, workers=2)

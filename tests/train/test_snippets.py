@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from tests.documents import blocks
+from tests.documents import blocks, promised_output
+from tests.programs import run
 from tests.train.extras import NEEDS
 from vecsess import VecCheckedSession
 
@@ -75,9 +77,18 @@ def execute(code: str, names: dict[str, Any]) -> None:
 
 def test_the_readme_trains_stable_baselines() -> None:
     shown = blocks("README.md", "py")[0]
-    names: dict[str, Any] = {"VecCheckedSession": VecCheckedSession}
-    execute(shown.replace("100_000", "4_000").replace("n=16", "n=4"), names)
-    assert names["vec"].closed
+    names: dict[str, Any] = {}
+    torch.set_num_threads(1)  # more of them would wait for each other on a busy machine
+    execute(shown.replace("100_000", "4_000").replace("n_envs=16", "n_envs=2"), names)
+    names["envs"].close()
+
+
+@pytest.mark.parametrize("code", blocks("docs/trainers.md", "python"))
+def test_the_page_on_trainers(code: str, tmp_path: Path) -> None:
+    script = tmp_path / "snippet.py"
+    script.write_text(code)
+    printed = run(script, cwd=tmp_path).stdout
+    assert not [text for text in promised_output(code) if text not in printed], printed
 
 
 def test_the_readme_makes_the_environments_of_cleanrl(names: dict[str, Any]) -> None:

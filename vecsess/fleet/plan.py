@@ -33,14 +33,15 @@ def group(n: int, workers: int | str | None) -> list[tuple[int, int]]:
         workers: a number, None for one worker per environment, "auto" for one per core.
 
     Raises:
-        ValueError: not a number from 0 to n, None or "auto".
+        ValueError: not a number from 0 on, None or "auto".
     """
     if workers is None:
         workers = n
     elif workers == "auto":
         workers = min(n, cores())
-    if type(workers) is not int or not 0 <= workers <= n:
-        raise ValueError(f"workers: expected None, 'auto' or 0 <= workers <= {n}, got {workers!r}")
+    if type(workers) is not int or workers < 0:
+        raise ValueError(f"workers: expected None, 'auto' or a number from 0 on, got {workers!r}")
+    workers = min(workers, n)
     if workers == 0:
         return []
     rows, larger = divmod(n, workers)
@@ -68,8 +69,9 @@ class Source:
         given: Any = env  # whatever a caller passes
         makers = [given] if callable(given) else list(given) if _is_sequence(given) else []
         if len(makers) not in (1, n) or not all(callable(maker) for maker in makers):
+            got = f"{len(makers)} of them" if makers and all(map(callable, makers)) else f"{env!r}"
             raise TypeError(
-                f"env: expected an id, a callable, or a sequence of {n} callables, got {env!r}"
+                f"env: expected an id, a callable, or a sequence of {n} callables, got {got}"
             )
         functions = [getattr(maker, "func", maker) for maker in makers]  # of a functools.partial
         modules = {getattr(function, "__module__", None) or "__main__" for function in functions}
@@ -214,6 +216,8 @@ def cpus_in_turn(affinity: Affinity) -> list[int]:
     allowed = sorted(os.sched_getaffinity(0))
     if affinity == "spread":
         return allowed
+    if isinstance(affinity, str):
+        raise ValueError(f"affinity: expected 'spread' or cores out of {allowed}, got {affinity!r}")
     cpus = [int(cpu) for cpu in affinity]
     if not cpus or not set(cpus) <= set(allowed):
         raise ValueError(f"affinity: expected 'spread' or cores out of {allowed}, got {affinity!r}")

@@ -8,18 +8,22 @@
 An id with a namespace of its own takes a dash for it: "vecsess/ALE-Pong-v5". "vecsess/Env-v0" takes
 any: `make_vec("vecsess/Env-v0", env="module:MyEnv-v0")`, or a callable.
 
-The arguments are those of `VecCheckedSession`; what it does not know goes to `gymnasium.make`. Out
-of range Box actions reach the environments, as with Gymnasium's own classes.
+The arguments are those of `VecCheckedSession`; what it does not know goes to `gymnasium.make`.
+Gymnasium lets no `wrappers` and no `vector_kwargs` through to such ids: `make_vec` of this module
+takes them.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import EnvSpec
 
+Env = gymnasium.Env[Any, Any]
 NAMESPACE = "vecsess"
 ANY = "Env-v0"
 
@@ -41,7 +45,7 @@ def register_vector_envs() -> None:
         gymnasium.register(ours, vector_entry_point=f"{__name__}:{env_id}")
 
 
-def make_session(env_id: str, num_envs: int = 1, **arguments: Any) -> Any:
+def make_session(env_id: Any, num_envs: int = 1, **arguments: Any) -> Any:
     """Returns the session that `gymnasium.make_vec` asks for.
 
     Args:
@@ -49,19 +53,62 @@ def make_session(env_id: str, num_envs: int = 1, **arguments: Any) -> Any:
         num_envs: how many environments.
         arguments: for `VecCheckedSession`, or for `gymnasium.make`.
     """
-    from vecsess.contract import Contract
     from vecsess.session.vector import VecCheckedSession
 
-    known = inspect.signature(VecCheckedSession).parameters
+    known = _own_names()
     own = {name: arguments.pop(name) for name in list(arguments) if name in known}
     env = own.pop("env", env_id)
     if env == ANY:
         raise TypeError('"vecsess/Env-v0" wants to know which: env=...')
-    contract = own.pop("contract", None) or Contract(action_range="allow")
     make_kwargs = {**(own.pop("make_kwargs", None) or {}), **arguments}
-    return VecCheckedSession(
-        env, num_envs, contract=contract, make_kwargs=make_kwargs or None, **own
-    )
+    return VecCheckedSession(env, num_envs, make_kwargs=make_kwargs or None, **own)
+
+
+def make_vec(
+    env_id: str | EnvSpec,
+    num_envs: int = 1,
+    vectorization_mode: Any = None,
+    vector_kwargs: dict[str, Any] | None = None,
+    wrappers: Sequence[Callable[[Env], Env]] = (),
+    **kwargs: Any,
+) -> Any:
+    """Returns a session; takes what `gymnasium.make_vec` takes, in its order.
+
+    Args:
+        env_id: as for `gymnasium.make`.
+        num_envs: how many environments.
+        vectorization_mode: any: a session's own way is meant.
+        vector_kwargs: arguments for the session.
+        wrappers: applied to each environment, in this order.
+        kwargs: for the session, or for `gymnasium.make`.
+
+    Example:
+        >>> with make_vec("CartPole-v1", 2, vector_kwargs={"workers": 0}) as envs:
+        ...     envs.num_envs
+        2
+    """
+    del vectorization_mode
+    arguments = {**kwargs, **(vector_kwargs or {})}
+    if not wrappers:
+        return make_session(env_id, num_envs, **arguments)
+    known = {name: arguments.pop(name) for name in list(arguments) if name in _own_names()}
+    maker = partial(_make_wrapped, env_id, {**(known.pop("make_kwargs", None) or {}), **arguments})
+    return make_session(ANY, num_envs, env=partial(maker, tuple(wrappers)), **known)
+
+
+def _make_wrapped(env_id: Any, kwargs: dict[str, Any], wrappers: tuple[Any, ...]) -> Any:
+    env = gymnasium.make(env_id, **kwargs)
+    for wrapper in wrappers:
+        env = wrapper(env)
+    return env
+
+
+def _own_names() -> set[str]:
+    """Returns the names of the session's own arguments."""
+    from vecsess.session.arguments import AsyncArguments
+    from vecsess.session.vector import VecCheckedSession
+
+    return {*inspect.signature(VecCheckedSession).parameters, *AsyncArguments.__annotations__}
 
 
 def __getattr__(name: str) -> Any:

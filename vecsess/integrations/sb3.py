@@ -8,10 +8,13 @@ from typing import Any
 
 import cloudpickle
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import concatenate, create_empty_array
 
 from vecsess.contract import Finals
 from vecsess.errors import StateError, extra
+from vecsess.fleet.plan import EnvLike
 from vecsess.session.conventions import InfoLevel, level_of
 from vecsess.session.gym_vector import refuse_own_verbs
 from vecsess.session.vector import VecCheckedSession
@@ -38,11 +41,13 @@ class SB3VecEnv(VecEnv):
     on the outermost wrapper. A row whose environment was lost has `invalid` in its info.
 
     Args:
-        vec: a session with same-step auto-reset; closing this closes it.
+        vec: a session with same-step auto-reset, which closing this closes; or what a session is
+            made from, so that the class can be SB3's own `vec_env_cls`.
         infos: what of infos is asked for: "all"; "final" for those of an episode's last step, which
             is all that SB3's own algorithms read; None for what the session asks for.
         pure_calls: names of methods that change nothing in the environments, so that an episode can
             be replayed though they were called in it.
+        arguments: for the session, where one is made: `workers` and so on; "auto" by default.
 
     Example:
         >>> with VecCheckedSession("CartPole-v1", n=4, workers=2) as vec:
@@ -52,11 +57,16 @@ class SB3VecEnv(VecEnv):
 
     def __init__(
         self,
-        vec: VecCheckedSession,
+        vec: VecCheckedSession | EnvLike,
         *,
         infos: InfoLevel | None = None,
         pure_calls: Sequence[str] = ("action_masks",),
+        **arguments: Any,
     ) -> None:
+        if not isinstance(vec, VecCheckedSession):
+            vec = VecCheckedSession(vec, **{"workers": "auto", **arguments})
+        elif arguments:
+            raise TypeError(f"expected {list(arguments)} as arguments of the session")
         mode = vec.metadata.get("autoreset_mode")
         if mode is not AutoresetMode.SAME_STEP:
             raise StateError(f"expected a session with same-step auto-reset, got {mode}")
@@ -66,6 +76,7 @@ class SB3VecEnv(VecEnv):
         for name in self._pure_calls:
             refuse_own_verbs(name)
         super().__init__(vec.num_envs, vec.single_observation_space, vec.single_action_space)
+        self.metadata = dict(vec.metadata)  # SB3's recorders look for render_fps
 
     # --- reset and step --------------------------------------------------------------------------
 
@@ -86,7 +97,16 @@ class SB3VecEnv(VecEnv):
         return observations
 
     def step_async(self, actions: Any) -> None:
-        """Sends an action to each environment."""
+        """Sends an action to each environment: a batch, or a list of N.
+
+        What SB3's policies give for a MultiBinary space are floats, 0 and 1.
+        """
+        space = self.session.single_action_space
+        if isinstance(space, spaces.Dict | spaces.Tuple) and isinstance(actions, list | np.ndarray):
+            out: Any = create_empty_array(space, self.num_envs)
+            actions = concatenate(space, actions, out)
+        elif isinstance(space, spaces.MultiBinary) and np.asarray(actions).dtype.kind == "f":
+            actions = whole_numbers(np.asarray(actions))
         engine = self.session.engine
         with engine.gate.during("step_async"):
             engine.begin_step(actions, self._level)
@@ -175,6 +195,13 @@ class SB3VecEnv(VecEnv):
 
     def _ask(self, verb: str, name: str, indices: Indices, packed: bytes = b"") -> list[Any]:
         return list(self.session.ask(verb, name, list(self._get_indices(indices)), packed))
+
+
+def whole_numbers(actions: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Returns floats as int8 where nothing is lost, else as they are: they are refused then."""
+    with np.errstate(invalid="ignore"):  # NaN is no number of any kind
+        whole = actions.astype(np.int8)
+    return whole if np.array_equal(whole, actions) else actions
 
 
 def _groups(options: list[dict[str, Any]]) -> list[tuple[dict[str, Any], list[int]]]:

@@ -9,14 +9,24 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from vecsess.contract import Contract
-from vecsess.errors import ActionError
+from vecsess.errors import ActionError, ActionTypeError
 from vecsess.tree import leaves, object_array
 from vecsess.wire.forms import pack_piped
-from vecsess.wire.leaves import FormError, Leaf, Space, all_leaves_of, field_name, part_at, pick
+from vecsess.wire.leaves import (
+    FormError,
+    Leaf,
+    Space,
+    all_leaves_of,
+    field_name,
+    part_at,
+    pick,
+    told,
+)
 from vecsess.wire.spaces import is_custom
 
 Array = npt.NDArray[Any]
 
+_OTHERS = "'clip' them, or 'allow' them as Gymnasium's own classes do"
 _FALSE, _TRUE = b"\0", b"\1"  # in the bytes of a bool array
 
 
@@ -88,9 +98,11 @@ class _LeafCheck:
                 f"expected an array, got {type(actions).__name__}: {error}"
             ) from error
         if array.shape != self.shape:
+            kind = ActionError if array.ndim else ActionTypeError
             raise self._error(
                 f"expected shape {list(self.shape)}, one action for each environment, "
-                f"got {list(array.shape)}"
+                f"got {list(array.shape) if array.ndim else told(actions)}",
+                error=kind,
             )
         kinds = "fiu" if dtype.kind == "f" else "iu"
         if dtype == np.int8 and isinstance(self, _MultiBinaryCheck):
@@ -103,13 +115,15 @@ class _LeafCheck:
             raise self._error(f"expected {dtype}, got {array.dtype} values that do not fit")
         return cast
 
-    def _error(self, message: str, env: int | None = None) -> ActionError:
-        return ActionError(message, env=env, field=self.field)
+    def _error(
+        self, message: str, env: int | None = None, error: type[ActionError] = ActionError
+    ) -> ActionError:
+        return error(message, env=env, field=self.field)
 
-    def refuse(self, bad: Array, actions: Array, expected: str) -> ActionError:
+    def refuse(self, bad: Array, actions: Array, expected: str, hint: str = "") -> ActionError:
         """Returns the error for the first environment with a bad action."""
         env = int(np.argwhere(bad)[0][0])
-        return self._error(f"expected {expected}, got {actions[env]}", env)
+        return self._error(f"expected {expected}, got {actions[env]}{hint}", env)
 
 
 class _DiscreteCheck(_LeafCheck):
@@ -135,6 +149,8 @@ class _BoundsCheck(_LeafCheck):
     def __init__(self, leaf: Leaf, n: int, low: Array, high: Array, action_range: str) -> None:
         super().__init__(leaf, n)
         self._low, self._high, self._range = low, high, action_range
+        box = leaf.dtype.kind == "f"
+        self._hint = f"; Contract(action_range=...) can {_OTHERS}" if box else ""
 
     def check_values(self, actions: Array) -> Array:
         if actions.dtype.kind == "f":
@@ -147,7 +163,8 @@ class _BoundsCheck(_LeafCheck):
             return np.minimum(np.maximum(actions, self._low), self._high)  # half of np.clip's time
         good = (actions >= self._low) & (actions <= self._high)
         if _FALSE in good.tobytes():
-            raise self.refuse(~good, actions, f"numbers between {self._low} and {self._high}")
+            bounds = f"numbers between {self._low} and {self._high}"
+            raise self.refuse(~good, actions, bounds, self._hint)
         return actions
 
 

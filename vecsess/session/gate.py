@@ -103,7 +103,7 @@ class Gate:
         self._thread = threading.get_ident()
         self._ended = ended
         self._rule = RULES["observe"]  # of the verb that came in last
-        self._told = self._resumable = False
+        self._told = self._resumable = self._foreign = False
         self._given_up = False  # whether a wait for what is under way was broken off
         self._unawaited = False  # whether nobody has waited for what is under way
         self._passages = {verb: _Passage(self, verb, rule) for verb, rule in RULES.items()}
@@ -140,7 +140,7 @@ class Gate:
 
     def abandon(self) -> None:
         """In a forked copy of the trainer: the session is its parent's."""
-        self._phase = Phase.CLOSED
+        self._phase, self._foreign = Phase.CLOSED, True
 
     # --- in and out, called by passages ----------------------------------------------------------
 
@@ -187,6 +187,11 @@ class Gate:
         phase = self._phase
         if verb == "reset_async" and self._given_up and phase in PENDING:
             return
+        if phase is Phase.CLOSED and self._foreign:
+            raise ClosedError(
+                f"`{verb}`: this session belongs to the process that forked this one, which makes "
+                "its own, or lets the other step"
+            )
         if phase is Phase.CLOSED:
             raise ClosedError(f"`{verb}`: this session was closed; make a new one")
         if verb.endswith("_wait"):

@@ -7,11 +7,11 @@ import secrets
 import warnings
 import weakref
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, VectorEnv
 
 from vecsess.contract import Contract, Finals, StepRows, Transition
 from vecsess.errors import ClosedError, StateError
@@ -32,6 +32,7 @@ from vecsess.fleet.plan import (
 from vecsess.fleet.worker import Timeouts
 from vecsess.recovery.policy import FailureReaction, Incident, Reaction, Reactions, RestartPolicy
 from vecsess.recovery.recycling import check_limits
+from vecsess.session.arguments import AsyncArguments, check_arguments, taken_as_ours
 from vecsess.session.checkpoint import pack_session, read_recipe, unpack_session, write_recipe
 from vecsess.session.conventions import (
     NO_INFOS,
@@ -49,7 +50,7 @@ from vecsess.tree import Tree, leaves, map_leaves
 from vecsess.wire.channel import SPIN_NS
 
 
-class VecCheckedSession(GymVector):
+class VecCheckedSession(GymVector, VectorEnv[Any, Any, Any]):  # skrl looks at the direct bases
     """N Gymnasium environments in worker processes, stepped together, every transition checked.
 
     It is a `gymnasium.vector.VectorEnv`, and the session that `collect_rollout` fills batches
@@ -78,7 +79,7 @@ class VecCheckedSession(GymVector):
             options of episodes for which `reset` gave none.
         preload: modules that are imported once, before the workers are forked.
         timeouts: how long each call of an environment may take.
-        start_method: "fork" from a fork server, or "spawn" for what can't be forked.
+        start_method: "fork" from a fork server, the default, or "spawn" for what can't be forked.
         on_crash: what to do about a worker that died or missed a deadline: bring its environments
             back by "replay", "truncate" their episodes, or "raise".
         on_error: what to do about an environment that raised: "raise", "truncate" its episode, or
@@ -96,6 +97,7 @@ class VecCheckedSession(GymVector):
             seeds, options, noise and policies count from it; errors and arrays from 0.
         worker_env: environment variables of the workers: a dict, or a callable that returns one
             for a worker's index; set before the modules of its environments are imported.
+        asynchronous: arguments of `AsyncVectorEnv`, taken as what they mean here.
 
     Raises:
         EnvError: an environment could not be made; also the builtin exception that it raised.
@@ -115,7 +117,7 @@ class VecCheckedSession(GymVector):
         n: int | None = None,
         *,
         make_kwargs: dict[str, Any] | None = None,
-        workers: int | str | None = None,
+        workers: int | Literal["auto"] | None = None,
         contract: Contract | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         observation_mode: ObservationMode = "same",
@@ -125,7 +127,7 @@ class VecCheckedSession(GymVector):
         episode_options: EpisodeOptions = None,
         preload: Sequence[str] = (),
         timeouts: Timeouts | None = None,
-        start_method: str = "fork",
+        start_method: str | None = None,
         on_crash: Reaction = "replay",
         on_error: FailureReaction = "raise",
         on_violation: FailureReaction = "raise",
@@ -137,7 +139,10 @@ class VecCheckedSession(GymVector):
         niceness: int = 0,
         first_env: int = 0,
         worker_env: WorkerEnv = None,
+        **asynchronous: Unpack[AsyncArguments],
     ) -> None:
+        check_arguments(env, contract, timeouts, restart_policy, preload)
+        workers, method = taken_as_ours(asynchronous, workers, start_method)
         n = _count(env, n)
         contract, timeouts = contract or Contract(), timeouts or Timeouts()
         reactions = Reactions(
@@ -179,7 +184,7 @@ class VecCheckedSession(GymVector):
             settings,
             timeouts,
             preload,
-            start_method,
+            method,
             observation_mode,
             worker_env,
         )
@@ -423,6 +428,12 @@ class VecCheckedSession(GymVector):
             gymnasium.logger.warn(
                 f"Calling `close` while waiting for a pending call to `{pending}` to complete."
             )
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a session can't be pickled or copied: it holds processes. Make another one, or "
+            "restore() what checkpoint() returns"
+        )
 
     def __enter__(self) -> VecCheckedSession:
         return self

@@ -22,7 +22,7 @@ from vecsess.wire.leaves import coerce as coerce
 from vecsess.wire.leaves import field_name as field_name
 from vecsess.wire.leaves import leaves_of as leaves_of
 from vecsess.wire.leaves import pick as pick
-from vecsess.wire.values import FrameError, array_from, pack_value
+from vecsess.wire.values import MAX_NDIM, FrameError, array_from, pack_value
 
 _NUMERIC = "biuf"
 MAX_DEPTH = 32  # of spaces within spaces
@@ -144,7 +144,10 @@ def _bytes_of(plain: dict[str, Any]) -> int:
 
 def _size(shape: Any) -> int:
     sides = shape if type(shape) is list else [shape]
-    if not all(type(side) is int and 0 <= side < 1 << 32 for side in sides) or len(sides) > 8:
+    if (
+        not all(type(side) is int and 0 <= side < 1 << 32 for side in sides)
+        or len(sides) > MAX_NDIM
+    ):
         raise FrameError(f"expected a shape, got {told(shape)}")
     return math.prod(sides)
 

@@ -8,7 +8,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vecsess.cli.failures import explain
 from vecsess.collect.policies import RandomPolicy
@@ -17,7 +17,7 @@ from vecsess.errors import VecsessError
 from vecsess.session.vector import VecCheckedSession
 
 ROUNDS, ROUND_S = 3, 0.2
-GROUPINGS: dict[str, int | str | None] = {"None": None, "'auto'": "auto", "0": 0}
+GROUPINGS: dict[str, int | Literal["auto"] | None] = {"None": None, "'auto'": "auto", "0": 0}
 
 
 def main() -> None:
