@@ -43,4 +43,4 @@ def test_each_recipe_of_the_faq_runs_as_it_stands(number: int, tmp_path: Path) -
 
 
 def test_the_faq_has_its_recipes() -> None:
-    assert len(blocks("docs/faq.md", "python")) == 11
+    assert len(blocks("docs/faq.md", "python")) == 12
