@@ -33,28 +33,44 @@ class InfoWriter:
         self._known: dict[Any, Schema | None] = {}  # by signature; None where infos go by pipe
         self._met: set[Any] = set()
         self._described = 0
+        self.wrote = False  # whether there are infos in the rows
 
     def begin(self) -> None:
         """No row has an info yet."""
-        self._numbers.fill(0)
+        self._numbers.fill(0)  # whoever wrote there
+        self.wrote = False
 
     def write(self, row: int, final: bool, info: dict[Any, Any]) -> bool:
         """Writes an info, or returns False where it has to go by pipe."""
-        kinds = [*map(type, info.values())]
-        if dict in kinds or np.ndarray in kinds:
-            _look_inside(info, kinds, 0)
-        signature = (*info, *kinds)
-        schema = self._known.get(signature) or self._meet(signature, info)
-        if schema is None:
-            return False
+        signature = (*info, *map(type, info.values()))
+        schema, values = self._known.get(signature), None
+        if schema is not None:
+            values = info.values() if schema.flat else _with_arrays(info, schema)
+        if schema is None or values is None:
+            schema = self._look_closer(signature, info)
+            if schema is None:
+                return False
+            values = _all_values(info)
         place = 2 * row + final
-        values = info.values() if schema.flat else _flat(info)
         try:
             schema.packer.pack_into(self._bytes, place * INFO_BYTES, *values)
         except (struct.error, OverflowError):
             return False  # an integer of more than 64 bits
         self._number[place] = schema.number
+        self.wrote = True
         return True
+
+    def _look_closer(self, signature: Any, info: dict[Any, Any]) -> Schema | None:
+        """Returns the schema of an info with arrays or dicts, or of one that is not known."""
+        kinds = [*map(type, info.values())]
+        if dict not in kinds and np.ndarray not in kinds:
+            return self._meet(signature, info)
+        _look_inside(info, kinds, 0)
+        inner = (*info, *kinds)
+        schema = self._known.get(inner) or self._meet(inner, info)
+        if schema is not None and not schema.nested:
+            self._known[signature] = schema  # the one to try first, next time
+        return schema
 
     def _meet(self, signature: Any, info: dict[Any, Any]) -> Schema | None:
         """Returns the schema of infos that are met for the second time, if they may have one."""
@@ -65,7 +81,7 @@ class InfoWriter:
                 self._met.clear()
             self._met.add(signature)
             return None
-        if len(self._known) == _MAX_SIGNATURES:
+        if len(self._known) >= _MAX_SIGNATURES:
             return None
         self._known[signature] = schema = self._describe(info)
         return schema
@@ -94,7 +110,20 @@ def _look_inside(info: dict[Any, Any], kinds: list[Any], depth: int) -> None:
             kinds[index] = (*value, *inner)
 
 
-def _flat(info: dict[Any, Any]) -> list[Any]:
+def _with_arrays(info: dict[Any, Any], schema: Schema) -> list[Any] | None:
+    """Returns what `Schema.packer` takes, None where an array is of another form than its entry."""
+    values = []
+    for value, entry in zip(info.values(), schema.entries, strict=True):
+        if entry.kind == "array":
+            if value.shape != entry.shape or value.dtype != entry.dtype:
+                return None
+            values.append(value.tobytes())
+        else:
+            values.append(value)
+    return values
+
+
+def _all_values(info: dict[Any, Any]) -> list[Any]:
     """Returns what `Schema.packer` takes: numbers, and arrays as bytes."""
     values: list[Any] = []
     for value in info.values():
@@ -102,7 +131,7 @@ def _flat(info: dict[Any, Any]) -> list[Any]:
         if kind is np.ndarray:
             values.append(value.tobytes())
         elif kind is dict:
-            values += _flat(value)
+            values += _all_values(value)
         else:
             values.append(value)
     return values

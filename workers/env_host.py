@@ -96,7 +96,7 @@ class EnvHost:
         self.views, self._lenient = views, lenient
         self._resetting = layout.rows
         self._rows = Rows(views, self.envs[0].action_space)
-        self._infos = InfoWriter(views, lambda data: self.asides.append([0, "schema", data]))
+        self.infos = InfoWriter(views, lambda data: self.asides.append([0, "schema", data]))
         pairs = zip(layout.actions, views.actions, strict=True)
         self._piped_actions = [array[0] for leaf, array in pairs if leaf.piped]
         self._writers, self._reset_writers, self._final_writers = [], [], []
@@ -136,7 +136,7 @@ class EnvHost:
         values: Values = []
         failures: Failures = []
         if infos:
-            self._infos.begin()
+            self.infos.begin()
         for row, seed in zip(rows, seeds, strict=True):
             try:
                 info = self._reset(row, *self._episodes.asked(row, seed, options))
@@ -157,11 +157,11 @@ class EnvHost:
     def step(self, infos: int, only: list[int] | None = None) -> tuple[Values, Failures]:
         """Steps every row, or only some, with the actions that lie in the slab."""
         rows, ended, tell = self._rows, self._ended, infos == ALL_INFOS
-        running, rewards, write_info = rows.running, rows.rewards, self._infos.write
+        running, rewards, write_info = rows.running, rows.rewards, self.infos.write
         values: Values = []
         failures: Failures = []
         if infos:
-            self._infos.begin()
+            self.infos.begin()
         for row, env_step, write, action in self._calls(only):
             running[0] = row
             try:
@@ -318,7 +318,7 @@ class EnvHost:
 
     def _tell(self, row: int, what: str, info: dict[str, Any], values: Values) -> None:
         """Writes an info into the slab; what has no place there goes into `values`."""
-        if not self._infos.write(row, what == "final_info", info):
+        if not self.infos.write(row, what == "final_info", info):
             self._send(row, what, info, values)
 
     def _send(self, row: int, what: str, info: dict[str, Any], values: Values) -> None:

@@ -70,7 +70,7 @@ def serve(channel: Channel, slab_fd: int) -> None:
 def _loop(channel: Channel, host: EnvHost, views: Views, patience: Patience) -> None:
     """One command after the other, in the order of their numbers."""
     expected, written = views.command.data, views.reply.data
-    histogram, told = views.histogram[0].data, views.told.data
+    histogram = views.histogram[0].data
     counts = [0] * len(histogram)  # here too, for an environment may scribble over the slab
     seq, rows, pid = written[0], len(host.envs), os.getpid()
     while True:
@@ -78,8 +78,8 @@ def _loop(channel: Channel, host: EnvHost, views: Views, patience: Patience) -> 
             patience.spin(expected, seq)  # the manager writes to the pipe first, then the hint
         payload = channel.receive(None, VALUE_BYTES)
         began = patience.over() if patience.spin_ns else perf_counter_ns()
-        step = step_numbers(payload)
-        if step is None:
+        numbers = step_numbers(payload)
+        if numbers is None:
             command = decode(payload, COMMANDS)
             seq = command.seq
             answered = answer(host, command)
@@ -90,14 +90,11 @@ def _loop(channel: Channel, host: EnvHost, views: Views, patience: Patience) -> 
             if type(command) is Close:
                 return
             continue
-        seq, infos = step
-        values, failures = host.step(infos)
+        seq, infos = numbers
+        answered = step(host, seq, infos)
         if os.getpid() != pid:
             _end_copy(pid)
-        if infos:
-            told[0] = seq
-        plain = not (values or failures or host.asides)
-        channel.send(acknowledgement(seq) if plain else report(host, seq, values, failures), None)
+        channel.send(answered, None)
         written[0] = seq
         bucket = ((perf_counter_ns() - began) // rows).bit_length()
         counts[bucket] += 1
@@ -114,11 +111,21 @@ def _end_copy(worker_pid: int) -> NoReturn:
     os._exit(1)
 
 
+def step(host: EnvHost, seq: int, infos: int) -> bytes:
+    """Steps all environments; returns the frame of the reply."""
+    values, failures = host.step(infos)
+    if infos and host.infos.wrote:
+        host.views.told[0] = seq
+    if values or failures or host.asides:
+        return report(host, seq, values, failures)
+    return acknowledgement(seq)
+
+
 def answer(host: EnvHost, command: Command) -> bytes:
     """Carries out a command; returns the frame of its reply."""
     match command:
         case Step():
-            values, failures = host.step(command.infos)
+            return step(host, command.seq, command.infos)
         case StepSome():
             values, failures = host.step(command.infos, command.rows)
         case StepWith():
@@ -139,7 +146,7 @@ def answer(host: EnvHost, command: Command) -> bytes:
             values, failures = [], []
         case _:
             raise AssertionError(f"{type(command).__name__} comes only once, at the start")
-    if getattr(command, "infos", NO_INFOS):
+    if getattr(command, "infos", NO_INFOS) and host.infos.wrote:
         host.views.told[0] = command.seq
     return report(host, command.seq, values, failures)
 

@@ -309,7 +309,7 @@ def test_a_worker_describes_so_many_and_no_more() -> None:
     reader = InfoReader([worker], layout, layout.views(mmap.mmap(-1, layout.stride_bytes)))
 
     def told(index: int) -> Done:
-        return Done(1, [[0, "schema", Schema([[f"{index}", "int", "<i8", []]]).packed]], [])
+        return Done(1, [(0, "schema", Schema([[f"{index}", "int", "<i8", []]]))], [])
 
     for index in range(MAX_SCHEMAS):
         reader.learn(worker, told(index))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -81,7 +80,6 @@ class InfoReader:
         self._schemas: dict[int, Schema] = {}
         self._told: dict[int, tuple[int, int]] = {}  # by worker: generation, and how many schemas
         self._numbers = np.zeros((self._n, 2), np.uint64)
-        self._none = self._numbers.tobytes()
         self._alike: tuple[bytes, Schema] = (b"", Schema([]))  # where all have infos of one schema
         self.parts: list[Part] = []  # what the last command gave
 
@@ -113,12 +111,13 @@ class InfoReader:
         """
         self.parts = []
         numbers, views = self._numbers, self._views
+        current = views.told.tolist().count(seq)
+        if not current:
+            return None
         self._blocks.gather(views.info_numbers, numbers)
-        if views.told.tobytes() != seq.to_bytes(8, sys.byteorder) * len(self._workers):
+        if current < len(self._workers):
             numbers[(views.told != seq)[self._worker_of]] = 0
         raw = numbers.tobytes()
-        if raw == self._none:
-            return None
         if raw == self._alike[0]:
             self.parts = [self._part(0, self._alike[1], None)]
             return None
@@ -204,6 +203,8 @@ class InfoReader:
             values[::2] = self.parts[0].columns()
             values[1::2] = np.ones((len(values) // 2, self._n), np.bool_)
             return dict(zip(self.parts[0].schema.keys, values, strict=True))
+        if not self.parts and finals is None:
+            return infos
         ended = self._n if finals is None else int(finals.envs[0])
         parts = sorted(self.parts, key=lambda part: part.first)
         told = [part for part in parts if part.what == "info"]
@@ -218,15 +219,15 @@ class InfoReader:
 
     def _lay_finals(self, infos: Infos, finals: Finals, parts: list[Part]) -> None:
         """Adds the last observations and infos of ended episodes."""
-        observations = np.full(self._n, None, object)
+        observations, mask = np.empty(self._n, object), np.zeros(self._n, np.bool_)
         for k, env in enumerate(finals.envs.tolist()):
-            observations[env] = self._one_of(finals, k)
-        infos["final_obs"], infos["_final_obs"] = observations, self._mask(finals.envs)
+            observations[env], mask[env] = self._one_of(finals, k), True
         last: Infos = {}
         for part in parts:
             if part.what == "final_info":
                 self._lay(last, part.schema.entries, part.columns(), part)
-        infos["final_info"], infos["_final_info"] = last, self._mask(finals.envs)
+        infos["final_obs"], infos["_final_obs"] = observations, mask
+        infos["final_info"], infos["_final_info"] = last, mask.copy()
 
     def _lay(
         self, infos: Infos, entries: tuple[Entry, ...], columns: Iterator[Array], part: Part
