@@ -127,7 +127,9 @@ def test_they_are_gymnasiums_whatever_environments_tell(twins: Twins, script: An
     pairs = [outcome(side.reset) for side in sides]
     for _ in range(9):
         if isinstance(pairs[1], Exception):
-            assert not isinstance(pairs[0], Exception)  # ours keeps as objects what does not fit
+            assert not isinstance(pairs[0], Exception), repr(
+                pairs[0]
+            )  # ours keeps as objects what does not fit
             return  # theirs has taken half a step
         assert_same(pairs[0], pairs[1])
         done = twins.ours.engine.progress.ended.copy()

@@ -79,7 +79,11 @@ class Entry:
         if self.kind == "dict":
             return records(self.entries, rows)
         column = self.column(rows)
-        return column.tolist() if self.kind in _PYTHON else list(column)
+        if self.kind in _PYTHON:
+            return column.tolist()
+        if self.kind == "array":  # one without axes is another thing than a number
+            return [column[index, ...] for index in range(len(column))]
+        return list(column)
 
 
 def records(entries: tuple[Entry, ...], rows: Array) -> list[dict[str, Any]]:
