@@ -80,7 +80,7 @@ class Entry:
             return records(self.entries, rows)
         column = self.column(rows)
         if self.kind in _PYTHON:
-            return column.tolist()
+            return list(column.tolist())
         if self.kind == "array":  # one without axes is another thing than a number
             return [column[index, ...] for index in range(len(column))]
         return list(column)
