@@ -79,6 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
             os.close(options.surroundings)
         return run_worker(lambda: [int(fd) for fd in options.worker.split(",")])
     with socket.socket(fileno=options.fork_server) as connection:
+        connection.set_inheritable(False)  # a worker that held it could speak for the server
         ForkServer(connection, options.manager, options.surroundings).run()
     return 0
 

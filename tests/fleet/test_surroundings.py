@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.envs import CountingEnv
 from tests.losses import kill
 from tests.processes import ROOT
 from vecsess import VecCheckedSession
@@ -177,3 +179,57 @@ def test_variables_are_set_before_modules_are_imported(
 def test_what_can_not_be_set(variables: Any, workers: int, error: type[Exception]) -> None:
     with pytest.raises(error, match="worker_env: expected"):
         VecCheckedSession(n=2, workers=workers, worker_env=variables)
+
+
+class OpenEnv(CountingEnv):
+    """Tells what its process holds."""
+
+    def variables(self) -> dict[str, str]:
+        return dict(os.environ)
+
+    def descriptors(self) -> list[str]:
+        found = []
+        for fd in range(3, 256):
+            with contextlib.suppress(OSError):
+                found.append(str(Path(f"/proc/self/fd/{fd}").readlink()).partition(":[")[0])
+        return found
+
+
+SECRETS = ("WANDB_API_KEY", "GITHUB_TOKEN", "TOKEN", "my_secret", "AWS_PROFILE", "DB_PASSWORD")
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_secrets_stay_with_the_trainer(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*SECRETS, "KEYBOARD", "MONKEY"):
+        monkeypatch.setenv(name, "value")
+    arguments: dict[str, Any] = {"start_method": method, "pass_env": ["TOKEN", "NONE_SUCH"]}
+    with VecCheckedSession(OpenEnv, n=1, **arguments) as vec:
+        variables = vec.call("variables")[0]
+    assert set(SECRETS).intersection(variables) == {"TOKEN"}
+    assert {"KEYBOARD", "MONKEY", "PATH"} <= variables.keys()
+
+
+def test_names_to_pass_are_not_a_text() -> None:
+    with pytest.raises(TypeError, match="pass_env: expected a sequence"):
+        VecCheckedSession("CartPole-v1", n=1, pass_env="TOKEN")
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_worker_holds_its_own_pipes_and_memory_and_nothing_else(method: str) -> None:
+    """Nor does the successor of a lost one, nor what the trainer has left inheritable."""
+    read_fd, write_fd = os.pipe()
+    os.set_inheritable(read_fd, True)
+    os.set_inheritable(write_fd, True)
+    try:
+        with VecCheckedSession(OpenEnv, n=3, start_method=method) as vec:
+            vec.reset(seed=0)
+            for _ in range(2):
+                for index, held in enumerate(vec.call("descriptors")):
+                    memory = [name for name in held if f"/memfd:vecsess-{index}-" in name]
+                    assert memory, held  # a map of it keeps a duplicate
+                    assert [name for name in held if name not in memory] == ["pipe", "pipe"]
+                kill(vec, 1)
+                vec.step([0, 0, 0])
+    finally:
+        os.close(read_fd)
+        os.close(write_fd)

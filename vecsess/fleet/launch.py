@@ -44,6 +44,7 @@ class Fleet:
         start_method: "fork" or "spawn".
         observation_mode: as Gymnasium's.
         worker_env: environment variables, for all workers or by index.
+        pass_env: those that are handed on although they look like secrets.
 
     Attributes:
         lockstep: of all workers.
@@ -70,6 +71,7 @@ class Fleet:
         start_method: str,
         observation_mode: ObservationMode = "same",
         worker_env: WorkerEnv = None,
+        pass_env: Sequence[str] = (),
     ) -> None:
         if start_method not in ("fork", "spawn"):
             raise ValueError(f"start_method: expected 'fork' or 'spawn', got {start_method!r}")
@@ -78,7 +80,7 @@ class Fleet:
         self.supervisor: Supervisor | None = None
         self.local: LocalHost | None = None
         self.pickled = b""
-        variables = Variables.of(worker_env, len(groups))
+        variables = Variables.of(worker_env, len(groups), pass_env)
         if not groups:
             self._host(source, n)
             return

@@ -170,7 +170,7 @@ class Variables:
     own: list[dict[str, str]]
 
     @classmethod
-    def of(cls, worker_env: WorkerEnv, workers: int) -> Variables:
+    def of(cls, worker_env: WorkerEnv, workers: int, pass_env: Sequence[str] = ()) -> Variables:
         """Returns them for so many workers.
 
         Raises:
@@ -181,9 +181,12 @@ class Variables:
             raise ValueError(
                 "worker_env: expected workers, got workers=0; set os.environ for this process"
             )
+        if isinstance(pass_env, str):
+            raise TypeError(f"pass_env: expected a sequence of names, got {pass_env!r}")
+        passed = {name: os.environ[name] for name in pass_env if name in os.environ}
         if not callable(worker_env):
-            return cls(_texts(worker_env or {}), [{}] * workers)
-        return cls({}, [_texts(worker_env(index)) for index in range(workers)])
+            return cls({**passed, **_texts(worker_env or {})}, [{}] * workers)
+        return cls(passed, [_texts(worker_env(index)) for index in range(workers)])
 
 
 def _texts(given: Mapping[str, str]) -> dict[str, str]:

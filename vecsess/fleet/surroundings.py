@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import pickle
+import re
 import resource
 import signal
 import subprocess
@@ -19,12 +20,17 @@ from vecsess.errors import SpawnError
 _LOG = logging.getLogger("vecsess")
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _MARK = "VECSESS_SESSION"
+_SECRET = re.compile(r"AWS_.*|(.*_)?(TOKEN|KEY|SECRET|PASSWORD)", re.IGNORECASE)
 _DESCRIPTORS_PER_WORKER = 8  # three stay; the others are open while a worker starts
 
 
 def environment(mark: str, variables: dict[str, str]) -> dict[str, str]:
-    """Returns the fork server's environment; what is set after an import has no effect."""
-    environment = {**os.environ, **variables}
+    """Returns the fork server's environment; what is set after an import has no effect.
+
+    An environment has no use for what the trainer authenticates itself with.
+    """
+    environment = {name: value for name, value in os.environ.items() if not _SECRET.fullmatch(name)}
+    environment.update(variables)
     for name in _ONE_THREAD:
         environment.setdefault(name, "1")
     environment.setdefault("PYTHONHASHSEED", "0")

@@ -91,7 +91,7 @@ def state_of(data: dict[str, Any]) -> dict[str, Any]:
         StateError: it is damaged.
     """
     try:
-        state: dict[str, Any] = unpack_value(data["state"])
+        state: dict[str, Any] = unpack_value(data["state"], max_objects=None)  # ours, long logs
     except FrameError as error:
         raise StateError(f"expected a checkpoint, got a damaged one: {error}") from error
     return state

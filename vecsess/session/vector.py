@@ -97,6 +97,8 @@ class VecCheckedSession(GymVector, VectorEnv[Any, Any, Any]):  # skrl looks at t
             seeds, options, noise and policies count from it; errors and arrays from 0.
         worker_env: environment variables of the workers: a dict, or a callable that returns one
             for a worker's index; set before the modules of its environments are imported.
+        pass_env: names of variables that workers get although they look like secrets: those like
+            `*_TOKEN`, `*_KEY`, `*_SECRET` and `AWS_*` are kept from them.
         asynchronous: arguments of `AsyncVectorEnv`, taken as what they mean here.
 
     Raises:
@@ -139,6 +141,7 @@ class VecCheckedSession(GymVector, VectorEnv[Any, Any, Any]):  # skrl looks at t
         niceness: int = 0,
         first_env: int = 0,
         worker_env: WorkerEnv = None,
+        pass_env: Sequence[str] = (),
         **asynchronous: Unpack[AsyncArguments],
     ) -> None:
         check_arguments(env, contract, timeouts, restart_policy, preload)
@@ -187,6 +190,7 @@ class VecCheckedSession(GymVector, VectorEnv[Any, Any, Any]):  # skrl looks at t
             method,
             observation_mode,
             worker_env,
+            pass_env,
         )
         try:
             super().__init__(Engine(fleet, n, terms))
