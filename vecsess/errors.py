@@ -20,11 +20,16 @@ class VecsessError(Exception):
         episode: how many episodes this environment had finished.
         step: how many steps of that episode had been taken.
         field: the part of the transition or the argument, such as "reward".
+        shard: of a session on many machines: which one; its workers count from 0.
+        node: likewise, its node's address.
 
     Example:
         >>> print(VecsessError("expected a float, got None", env=3, step=7, field="reward"))
         env 3, step 7, field 'reward': expected a float, got None
     """
+
+    shard: int | None = None
+    node: str | None = None
 
     def __init__(
         self,
@@ -54,6 +59,8 @@ class VecsessError(Exception):
         places = [
             f"{name} {value!r}"
             for name, value in (
+                ("shard", self.shard),
+                ("node", self.node),
                 ("worker", self.worker),
                 ("env", self.env),
                 ("episode", self.episode),
@@ -154,6 +161,11 @@ class EnvError(VecsessError):
     remote_type = ""
     remote_traceback = ""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles its class by what it is mixed with, since it has no place of its own."""
+        builtin = None if type(self) is EnvError else type(self).__bases__[1]
+        return _revive, (builtin, self.message, self.__dict__)
+
 
 class PolicyError(VecsessError, RuntimeError):
     """A policy can't be taken to the workers, or went wrong there; carries their traceback.
@@ -219,6 +231,12 @@ def _env_error_type(builtin: type[Exception]) -> type[EnvError]:
         mixed = type(f"EnvError[{builtin.__name__}]", (EnvError, builtin), {})
         _env_error_types[builtin] = mixed
     return _env_error_types[builtin]
+
+
+def _revive(builtin: type[Exception] | None, message: str, state: dict[str, Any]) -> EnvError:
+    error = (EnvError if builtin is None else _env_error_type(builtin))(message)
+    error.__dict__.update(state)
+    return error
 
 
 def env_error(

@@ -47,7 +47,8 @@ def collect_rollout(
     for bit, as long as the policy computes each row by itself.
 
     Args:
-        session: a `VecCheckedSession`, or a `CheckedSession`, which collects as N = 1.
+        session: a `VecCheckedSession`, a `CheckedSession`, which collects as N = 1, or anything
+            with a `collect` of its own, such as a `RaySession`.
         policy: `(predict_logits, predict_value)` or an object with these methods, for Discrete
             actions; else an object with `act`, `value` and `noise_size` (see `Policy`).
         horizon: `T`, at least 1.
@@ -79,6 +80,12 @@ def collect_rollout(
         >>> rollout.observations.shape, rollout.counter
         ((8, 3, 4), 8)
     """
+    if hasattr(session, "collect"):
+        how = {} if pace == "lockstep" else {"pace": pace}
+        found: Rollout = session.collect(
+            policy, horizon, seed=seed, counter=counter, out=out, **how
+        )
+        return found
     if not hasattr(session, "step_into"):
         return collect_from_session(session, policy, horizon, seed=seed, counter=counter, out=out)
     _require_same_step(session)

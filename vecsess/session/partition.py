@@ -18,11 +18,12 @@ from vecsess.wire.values import pack_value
 Plain = dict[str, Any]
 
 
-def join_checkpoints(parts: Sequence[Plain]) -> Plain:
+def join_checkpoints(parts: Sequence[Plain], noise: tuple[int, int] | None = None) -> Plain:
     """Returns the checkpoint of a session that has the environments of all parts.
 
     Args:
         parts: checkpoints after equally many locksteps, in the order of their environments.
+        noise: seed and counter of the noise; None for the first part's.
 
     Raises:
         StateError: the parts do not belong together.
@@ -36,7 +37,7 @@ def join_checkpoints(parts: Sequence[Plain]) -> Plain:
     sizes = [len(state["lengths"]) for state in states]
     firsts = [sum(sizes[:index]) for index in range(len(sizes))]
     whole = {
-        **states[0],
+        "noise": states[0]["noise"] if noise is None else list(noise),
         "returns": np.concatenate([state["returns"] for state in states]),
         "lengths": np.concatenate([state["lengths"] for state in states]),
         "engine": {

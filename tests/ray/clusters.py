@@ -1,0 +1,83 @@
+"""Clusters on one machine, and what kills a part of them."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import psutil
+
+
+class Nodes:
+    """A head that holds no shards, and nodes that do.
+
+    Attributes:
+        cluster: Ray's own.
+        by_id: its nodes, by id.
+    """
+
+    def __init__(self, nodes: int = 2, cpus: int = 4) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._addresses, self._cpus = 2, cpus
+        self.cluster = Cluster(
+            initialize_head=True,
+            head_node_args={
+                "num_cpus": 0,
+                "object_store_memory": 100 << 20,
+                "include_dashboard": False,
+                "include_log_monitor": False,
+                "node_ip_address": "127.0.0.2",
+            },
+        )
+        self.by_id: dict[str, Any] = {}
+        for _ in range(nodes):
+            self.add()
+
+    def add(self) -> str:
+        """Adds a node; returns its id."""
+        self._addresses += 1
+        node = self.cluster.add_node(
+            num_cpus=self._cpus,
+            object_store_memory=80 << 20,
+            node_ip_address=f"127.0.0.{self._addresses}",
+        )
+        self.by_id[node.node_id] = node
+        return str(node.node_id)
+
+    def join(self) -> None:
+        """Makes this process a driver."""
+        import ray
+
+        ray.init(address=self.cluster.address, _node_ip_address="127.0.0.2", log_to_driver=False)
+
+    def end(self) -> None:
+        """Ends all of it."""
+        import ray
+
+        for name in list(self.by_id):
+            self.signal(name, signal.SIGCONT)
+        ray.shutdown()
+        self.cluster.shutdown()
+
+    def raylet(self, node: str) -> int:
+        """Returns the process that makes a node one."""
+        return int(self.by_id[node].all_processes["raylet"][0].process.pid)
+
+    def signal(self, node: str, number: int) -> None:
+        """Sends a signal to all processes of a node."""
+        try:
+            raylet = psutil.Process(self.raylet(node))
+            found = [raylet, *raylet.children(recursive=True)]
+        except (psutil.Error, KeyError):
+            return
+        for process in found:
+            try:
+                process.send_signal(number)
+            except psutil.NoSuchProcess:
+                continue
+
+    def kill(self, node: str) -> None:
+        """Ends a node as a power cut does."""
+        self.signal(node, signal.SIGKILL)
+        self.by_id.pop(node)

@@ -1,0 +1,47 @@
+"""A Ray cluster of three raylets on this machine, each at a loopback address of its own."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes import all_gone, processes_below
+from tests.ray.clusters import Nodes
+
+
+@pytest.fixture(scope="session")
+def nodes() -> Iterator[Nodes]:
+    """The cluster, joined; leaves no process, no folder and nothing in shared memory."""
+    pytest.importorskip("ray")
+    before, shared = processes_below(), set(os.listdir("/dev/shm"))
+    home = set(Path.home().iterdir())
+    folder = Path(tempfile.mkdtemp(prefix="vr-"))  # short: the paths of its sockets are not
+    token = folder / "token"
+    token.write_text(secrets.token_hex(32))
+    settings = {
+        "RAY_TMPDIR": str(folder),
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_memory_monitor_refresh_ms": "0",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        cluster = Nodes()
+        try:
+            cluster.join()
+            yield cluster
+        finally:
+            cluster.end()
+            shutil.rmtree(folder, ignore_errors=True)
+    left: Any = processes_below() - before
+    assert all_gone(left, 20.0), f"left behind: {left}"
+    assert set(os.listdir("/dev/shm")) <= shared
+    assert set(Path.home().iterdir()) <= home

@@ -1,0 +1,387 @@
+"""One call of every shard at once; a shard that is lost is made anew, and gets the call again.
+
+Ray itself restarts nothing here (`max_restarts=0`): a successor needs what its predecessor had
+come to, and that is the driver's, in the checkpoint that came with each answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import (
+    ActorUnschedulableError,
+    RayError,
+    RayTaskError,
+    RuntimeEnvSetupError,
+)
+
+from vecsess.errors import SpawnError, WorkerDied
+from vecsess.integrations.ray.placement import address_of, explain_room, strategy_for, suspect
+from vecsess.integrations.ray.shard import Answer, Shard
+from vecsess.recovery.policy import Incident
+
+_LOG = logging.getLogger("vecsess")
+_LOOK_S = 0.2  # between two looks at who is silent or slow
+_RACE_LEAST_S = 1.0  # a copy takes that long to begin
+_LOSSES = 10  # of one shard, in a row
+
+Submit = Callable[["Slot", Any], Any]
+Take = Callable[["Slot", Answer], None]
+
+
+@dataclass(eq=False)
+class Copy:
+    """An actor that works for a shard; a second one may race the first.
+
+    Attributes:
+        actor: its handle.
+        opened: what `open` will answer.
+        made_s: when it was made.
+        racing: whether it is a second copy.
+        ref: what the call under way will answer.
+        since_s: when that began.
+        heard_s: when it last gave a sign of life; None before it has opened its session.
+        ping: one that was not answered yet.
+        node: where it lives, "" while that is not known.
+    """
+
+    actor: Any
+    opened: Any
+    made_s: float
+    racing: bool = False
+    ref: Any = None
+    since_s: float = 0.0
+    heard_s: float | None = None
+    ping: Any = None
+    node: str = ""
+
+
+@dataclass(eq=False)
+class Slot:
+    """One shard, as the driver sees it.
+
+    Attributes:
+        index: of the shard.
+        first: of its environments.
+        n: how many there are.
+        kept: what brings it back to where the last complete call left it; None for a new one.
+        copies: who works for it: none, one, or two that race.
+        fails: losses in a row, without an answer in between.
+        generation: how many actors there were before.
+    """
+
+    index: int
+    first: int
+    n: int
+    kept: dict[str, Any] | None = None
+    copies: list[Copy] = field(default_factory=list)
+    fails: int = 0
+    generation: int = -1
+    raced: bool = False
+
+    @property
+    def envs(self) -> slice:
+        """Its environments in the whole session."""
+        return slice(self.first, self.first + self.n)
+
+    @property
+    def node(self) -> str:
+        """Where it lives."""
+        return self.copies[0].node if self.copies else ""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardIncident:
+    """Something that went wrong in a shard, or with it.
+
+    Attributes:
+        shard: its index.
+        node: the id of the node where it was.
+        incident: what, and what was done; `worker` is -1 where the whole shard was lost.
+    """
+
+    shard: int
+    node: str
+    incident: Incident
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How long is waited; see `RaySession`."""
+
+    answer_s: float | None
+    race: float | None
+    start_s: float
+
+
+class Shards:
+    """All shards of a session.
+
+    Args:
+        slots: one for each.
+        pack: returns what a shard is made of, pickled, from what brings it back.
+        path: the driver's `sys.path`.
+        options: Ray's, of each actor.
+        limits: how long is waited.
+
+    Attributes:
+        incidents: what went wrong.
+        spaces: observation and action space of one environment, once a shard has opened.
+        begun: environments that could not be brought back, and began new episodes.
+    """
+
+    def __init__(
+        self,
+        slots: list[Slot],
+        pack: Callable[[Slot], bytes],
+        path: list[str],
+        options: dict[str, Any],
+        limits: Limits,
+    ) -> None:
+        self.slots, self._pack, self._path = slots, pack, path
+        self._options, self._limits = options, limits
+        self._remote = ray.remote(concurrency_groups={"health": 1})(Shard)
+        self.incidents: list[ShardIncident] = []
+        self.spaces: tuple[Any, Any] | None = None
+        self.begun: set[int] = set()
+
+    # --- one call --------------------------------------------------------------------------------
+
+    def call(self, submit: Submit, take: Take, *, race: bool = False) -> None:
+        """Calls every shard once, and takes each answer as it comes.
+
+        Whatever fails, the shards stand again where the call found them: they are made anew from
+        what brings them back.
+
+        Args:
+            submit: calls one actor; returns the reference.
+            take: gets a shard and what it answered.
+            race: a shard that is much slower than the others may be raced by a second copy.
+        """
+        done: list[float] = []
+        try:
+            for slot in self.slots:
+                slot.raced = False
+                if not slot.copies:
+                    self._add(slot)
+            for slot in self.slots:
+                self._send(slot.copies[0], slot, submit)
+            self._wait(submit, take, done, race)
+        except BaseException:
+            self.drop()
+            raise
+
+    def open(self) -> None:
+        """Makes sure that every shard stands."""
+
+        def opened(slot: Slot, actor: Any) -> Any:
+            return next(copy.opened for copy in slot.copies if copy.actor is actor)
+
+        self.call(opened, lambda slot, answer: None)
+
+    def drop(self) -> None:
+        """Ends all actors; the next call makes new ones, from what brings them back."""
+        for slot in self.slots:
+            for copy in slot.copies:
+                ray.kill(copy.actor)
+            slot.copies.clear()
+
+    def close(self, close_s: float = 5.0) -> None:
+        """Ends all sessions, then their actors."""
+        refs = [copy.actor.close.remote() for slot in self.slots for copy in slot.copies]
+        if refs:
+            ray.wait(refs, num_returns=len(refs), timeout=close_s)
+        self.drop()
+
+    def _wait(self, submit: Submit, take: Take, done: list[float], race: bool) -> None:
+        waited = {slot.index for slot in self.slots}
+        look_s = time.monotonic() + _LOOK_S
+        while waited:
+            flying = {
+                copy.ref: (self.slots[index], copy)
+                for index in waited
+                for copy in self.slots[index].copies
+            }
+            ready, _ = ray.wait(list(flying), num_returns=1, timeout=_LOOK_S)
+            for ref in ready:
+                slot, copy = flying[ref]
+                answer = self._settle(slot, copy, submit)
+                if answer is not None:
+                    done.append(time.monotonic() - copy.since_s)
+                    waited.discard(slot.index)
+                    self._win(slot, copy)
+                    take(slot, answer)
+            if time.monotonic() >= look_s:
+                usual = sorted(done)[len(done) // 2] if 2 * len(done) >= len(self.slots) else None
+                for index in waited:
+                    self._look(self.slots[index], submit, usual if race else None)
+                look_s = time.monotonic() + _LOOK_S
+
+    def _settle(self, slot: Slot, copy: Copy, submit: Submit) -> Answer | None:
+        """Returns a shard's answer; None where it was lost, and is on its way again."""
+        try:
+            self._greet(slot, copy)
+            answer = ray.get(copy.ref, timeout=self._limits.answer_s)
+        except (RuntimeEnvSetupError, ActorUnschedulableError) as error:
+            raise SpawnError(
+                f"shard {slot.index} can't be started: {error}. See options={{...}}"
+            ) from error
+        except RayTaskError as error:
+            raise SpawnError(
+                f"shard {slot.index}: its node can't run it; install the driver's vecsess there, "
+                f"with the extra `ray`, or ship it with options={{'runtime_env': ...}}: {error}"
+            ) from error
+        except RayError as error:
+            self._lose(slot, copy, error, submit)
+            return None
+        _raise(answer)
+        found: Answer = answer
+        return found
+
+    def _greet(self, slot: Slot, copy: Copy) -> None:
+        """Takes what a copy said when it opened its session."""
+        if copy.heard_s is not None:
+            return
+        told = ray.get(copy.opened, timeout=self._limits.answer_s)
+        _raise(told)
+        if told["unrestored"] and copy.racing:
+            raise _UnlikeError("its environments do not reproduce")
+        copy.node, copy.heard_s = told["node"], time.monotonic()
+        self.spaces = self.spaces or told["spaces"]
+        if told["unrestored"]:
+            begun = {env + slot.first: why for env, why in told["unrestored"].items()}
+            what = f"environments {sorted(begun)} could not be restored, and begin new episodes"
+            self._note(slot, copy, Incident(what, "Unrestored", -1, slot.generation, None, begun))
+            self.begun |= set(begun)
+
+    def _win(self, slot: Slot, copy: Copy) -> None:
+        """Keeps the copy that answered first."""
+        for other in slot.copies:
+            if other is not copy:
+                incident = Incident("outrun by a second copy", "Outrun", -1, slot.generation, None)
+                self._note(slot, other, incident)
+                if not other.racing:
+                    suspect(other.node)
+                ray.kill(other.actor)
+        slot.copies, slot.fails = [copy], 0
+        copy.racing, copy.ref = False, None
+
+    # --- actors ----------------------------------------------------------------------------------
+
+    def _add(self, slot: Slot, *, racing: bool = False) -> Copy:
+        """Makes an actor for a shard, on a node that is not suspect."""
+        used = [other.node for other in self.slots if other is not slot]
+        strategy = strategy_for(self._options["num_cpus"], used)
+        actor = self._remote.options(scheduling_strategy=strategy, **self._options).remote()
+        opened = actor.open.remote(slot.index, (slot.first, slot.n), self._pack(slot), self._path)
+        copy = Copy(actor, opened, time.monotonic(), racing)
+        slot.copies.append(copy)
+        slot.generation += 1
+        return copy
+
+    def _send(self, copy: Copy, slot: Slot, submit: Submit) -> None:
+        now = time.monotonic()
+        copy.ref, copy.since_s, copy.ping = submit(slot, copy.actor), now, None
+        if copy.heard_s is not None:
+            copy.heard_s = now
+
+    def _lose(self, slot: Slot, copy: Copy, error: BaseException, submit: Submit) -> None:
+        """Gives a copy up; where it was the only one, a successor gets the call."""
+        began = time.monotonic()
+        suspect(copy.node)
+        ray.kill(copy.actor)  # it may only be out of reach, and must not go on
+        slot.copies.remove(copy)
+        incident = Incident(str(error), type(error).__name__, -1, slot.generation, None)
+        self._note(slot, copy, incident)
+        if slot.copies:
+            slot.copies[0].racing = False
+            return
+        slot.fails += 1
+        if slot.fails > _LOSSES:
+            raise WorkerDied(
+                f"shard {slot.index} was lost {slot.fails} times in a row; last: {error}. See "
+                "`incidents`, and the logs of its nodes"
+            ) from error
+        self._send(self._add(slot), slot, submit)
+        incident.duration_s = time.monotonic() - began
+
+    def tell(self, slot: Slot, incidents: list[Incident]) -> None:
+        """Notes what went wrong inside of a shard, counted in the whole session."""
+        for incident in incidents:
+            incident.env = None if incident.env is None else incident.env + slot.first
+            incident.outcomes = {e + slot.first: done for e, done in incident.outcomes.items()}
+            self.incidents.append(ShardIncident(slot.index, slot.node, incident))
+
+    def _note(self, slot: Slot, copy: Copy, incident: Incident) -> None:
+        self.incidents.append(ShardIncident(slot.index, copy.node, incident))
+        _LOG.warning("shard %d, node %s: %s", slot.index, copy.node, incident.what)
+
+    # --- who is silent or slow -------------------------------------------------------------------
+
+    def _look(self, slot: Slot, submit: Submit, usual_s: float | None) -> None:
+        """Gives up who is silent; has who is slow raced, where `usual_s` says what is usual."""
+        now = time.monotonic()
+        for copy in list(slot.copies):
+            if copy.heard_s is None and not self._is_open(slot, copy, now):
+                continue
+            silent_s = now - self._heard(copy, now)
+            if self._limits.answer_s is not None and silent_s > self._limits.answer_s:
+                self._lose(slot, copy, TimeoutError(f"silent for {silent_s:.1f} s"), submit)
+                return
+        copy, race = slot.copies[0], self._limits.race
+        if usual_s is None or race is None or slot.raced or slot.fails or len(slot.copies) > 1:
+            return
+        if now - copy.since_s > max(race * usual_s, _RACE_LEAST_S):
+            slot.raced = True
+            suspect(copy.node)
+            self._send(self._add(slot, racing=True), slot, submit)
+
+    def _is_open(self, slot: Slot, copy: Copy, now: float) -> bool:
+        """Whether a copy has opened its session; raises where that takes too long."""
+        if ray.wait([copy.opened], timeout=0)[0]:
+            try:
+                self._greet(slot, copy)
+            except RayError:  # its call says so too, and is looked at there
+                return False
+            return True
+        if now - copy.made_s > self._limits.start_s and not copy.racing:
+            raise SpawnError(
+                f"shard {slot.index} did not start within start_s={self._limits.start_s:g}: "
+                + explain_room(self._options["num_cpus"], len(self.slots))
+            )
+        return False
+
+    def _heard(self, copy: Copy, now: float) -> float:
+        """Returns when a copy was last heard of; asks it for a sign of life."""
+        if copy.ping is None:
+            copy.ping = copy.actor.ping.remote()
+        elif ray.wait([copy.ping], timeout=0)[0]:
+            try:
+                ray.get(copy.ping)
+                copy.heard_s = now
+            except RayError as error:  # its call says so too, or its silence will
+                _LOG.debug("a ping of %s: %s", copy.node, error)
+            copy.ping = None
+        return now if copy.heard_s is None else copy.heard_s
+
+    def where(self, slot: Slot) -> str:
+        """Returns the address of a shard's node."""
+        return address_of(slot.node)
+
+
+class _UnlikeError(RayError):
+    """A second copy would collect something else."""
+
+
+def _raise(answer: Answer) -> None:
+    """Raises what a shard answered where that is an error."""
+    if "error" in answer:
+        error = pickle.loads(answer["error"])  # noqa: S301  # a cluster is one trust domain
+        assert isinstance(error, Exception), "packed as one"
+        raise error
