@@ -8,7 +8,7 @@ INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --editable
 TRAIN ?= examples/ppo.py --curve runs/CartPole-v1.png --require 475
 ARGS ?=
 
-.PHONY: help run test check bench train test-train clean
+.PHONY: help run run-ray test check bench train test-train test-ray clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -16,6 +16,9 @@ help:  ## list the targets
 
 run: $(VENV)/.installed-cli  ## collect 50 rollouts from 16 CartPoles
 	$(PY) -m vecsess collect --env CartPole-v1 -n 16 --workers auto --horizon 128 --rollouts 50 $(ARGS)
+
+run-ray: $(VENV)/.installed-ray  ## collect on a local cluster of Ray, and kill a node in the middle
+	$(PY) examples/many_machines.py $(ARGS)
 
 test: check  ## style, types, layers, tests; those that train are skipped where torch is missing
 	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
@@ -34,6 +37,9 @@ train: $(VENV)/.installed-train  ## train PPO on CartPole-v1 to 475 (TRAIN='exam
 
 test-train: $(VENV)/.installed-dev $(VENV)/.installed-train  ## the tests that need torch
 	$(PY) -m pytest -n 2 --dist worksteal tests/train $(ARGS)
+
+test-ray: $(VENV)/.installed-dev $(VENV)/.installed-ray  ## the tests that need ray: one cluster, so one at a time
+	$(PY) -m pytest tests/ray $(ARGS)
 
 clean:  ## remove what was built or cached; keeps .venv
 	rm -rf build dist ./*.egg-info .coverage htmlcov .hypothesis
@@ -65,4 +71,9 @@ $(VENV)/.installed-train: pyproject.toml $(VENV)/.installed-cli
 $(VENV)/.installed-bench: pyproject.toml $(VENV)/.installed-cli
 	@echo 'installing vecsess[bench] ...'
 	$(INSTALL) '.[bench]'
+	@touch $@
+
+$(VENV)/.installed-ray: pyproject.toml $(VENV)/.installed-cli
+	@echo 'installing vecsess[ray] ...'
+	$(INSTALL) '.[ray]'
 	@touch $@

@@ -64,6 +64,7 @@ def test_other_errors_pass() -> None:
 
 CASES = {
     "from vecsess.integrations.sb3 import SB3VecEnv": ("stable_baselines3", "sb3"),
+    "from vecsess.integrations.ray import RaySession": ("ray", "ray"),
     "from vecsess.collect.pytorch import TorchRollout": ("torch", "train"),
     "from gymnasium.spaces import Discrete\n"
     "from vecsess import Rollout\n"

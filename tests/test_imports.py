@@ -14,7 +14,7 @@ import vecsess
 from tests.documents import CHECKOUT
 from tests.programs import run
 
-HEAVY = ("torch", "matplotlib", "rich", "jax", "tensorflow", "stable_baselines3")
+HEAVY = ("torch", "matplotlib", "rich", "jax", "ray", "tensorflow", "stable_baselines3")
 
 
 def test_it_costs_no_more_than_a_handful_of_modules_beside_gymnasium(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import psutil
 
+GONE = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD, psutil.STATUS_STOPPED)
+
 
 class Nodes:
     """A head that holds no shards, and nodes that do.
@@ -77,7 +79,16 @@ class Nodes:
             except psutil.NoSuchProcess:
                 continue
 
-    def kill(self, node: str) -> None:
-        """Ends a node as a power cut does."""
-        self.signal(node, signal.SIGKILL)
-        self.by_id.pop(node)
+    def mend(self) -> None:
+        """Replaces nodes that are gone or stand still by new ones."""
+        for node in list(self.by_id):
+            if not self._works(node):
+                self.signal(node, signal.SIGKILL)
+                self.cluster.remove_node(self.by_id.pop(node), allow_graceful=False)
+                self.add()
+
+    def _works(self, node: str) -> bool:
+        try:
+            return psutil.Process(self.raylet(node)).status() not in GONE
+        except (psutil.Error, KeyError):
+            return False

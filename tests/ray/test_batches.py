@@ -1,39 +1,136 @@
-"""The same batch as on one machine, whatever the shards."""
+"""The same batch as on one machine, whatever the shards; and what else a session can do."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 from gymnasium import spaces
 
+from tests.collect.mlps import Mlp, Recurrent
 from tests.collect.test_paced import assert_same
+from tests.envs import CountingEnv
 from tests.ray.clusters import Nodes
-from vecsess import RandomPolicy, VecCheckedSession, collect_rollout
+from tests.session.test_parts import ToldEnv, options_of, seed_of
+from vecsess import RandomPolicy, VecCheckedSession, collect_rollout, evaluate
 from vecsess.collect.rollout import Rollout
+from vecsess.errors import ClosedError, StateError
 
 pytest.importorskip("ray")
 from vecsess.integrations.ray import RaySession
 
-POLICY = RandomPolicy(spaces.Discrete(2))
 PATIENT: dict[str, Any] = {"answer_s": 60.0, "start_s": 90.0, "race": None}
 
 
-def collect(vec: Any, policy: Any = POLICY, **how: Any) -> list[Rollout]:
+class Nested(CountingEnv):
+    """Observes a text, a number, and an image, in a Dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        image = spaces.Box(0, 255, (8, 8, 3), np.uint8)
+        self.observation_space = spaces.Dict(
+            {"text": spaces.Text(8), "number": spaces.Discrete(100), "image": image}
+        )
+
+    def _observe(self, action: float) -> Any:
+        image = self.np_random.integers(0, 256, (8, 8, 3), np.uint8)
+        return {"text": f"s{self.steps}", "number": np.int64(self.steps), "image": image}
+
+
+def collect(vec: Any, policy: Any = None, **how: Any) -> list[Rollout]:
+    policy = policy or RandomPolicy(spaces.Discrete(2))
     vec.start(7)
     seeds = (5, None, None)
     return [collect_rollout(vec, policy, 48, seed=seed, **how) for seed in seeds]
 
 
-def on_one_machine(
-    env: Any = "CartPole-v1", n: int = 6, policy: Any = POLICY, **settings: Any
-) -> Any:
+def on_one_machine(env: Any, n: int = 6, policy: Any = None, **settings: Any) -> list[Rollout]:
     with VecCheckedSession(env, n, workers=0, **settings) as vec:
         return collect(vec, policy)
 
 
-@pytest.mark.parametrize("shards", [1, 3])
-def test_any_number_of_shards_gives_the_same_batch(nodes: Nodes, shards: int) -> None:
-    with RaySession("CartPole-v1", 6, shards=shards, workers=1, **PATIENT) as vec:
-        assert_same(collect(vec), on_one_machine())
+@pytest.mark.parametrize(
+    ("shards", "workers", "pace"), [(1, 2, "lockstep"), (3, 1, "lockstep"), (2, 2, "free")]
+)
+def test_any_number_of_shards_and_workers(
+    nodes: Nodes, shards: int, workers: int, pace: str
+) -> None:
+    with RaySession("CartPole-v1", 7, shards=shards, workers=workers, **PATIENT) as vec:
+        assert_same(collect(vec, pace=pace), on_one_machine("CartPole-v1", 7))
+
+
+def test_policies_of_matrix_products_that_remember(nodes: Nodes) -> None:
+    ours, theirs = (Recurrent(4, 2, envs=8, act_rows=4) for _ in range(2))
+    with RaySession("CartPole-v1", 6, shards=2, workers=1, **PATIENT) as vec:
+        assert_same(collect(vec, ours), on_one_machine("CartPole-v1", 6, theirs))
+        np.testing.assert_array_equal(ours.sums[:6], theirs.sums[:6])
+        plain = Mlp(4, 2, act_rows=4)
+        assert_same(collect(vec, plain), on_one_machine("CartPole-v1", 6, plain))
+
+
+@pytest.mark.parametrize(
+    ("env", "settings"),
+    [
+        (ToldEnv, {"episode_seeds": seed_of, "episode_options": options_of}),
+        (ToldEnv, {"episode_seeds": "per_episode", "episode_options": {"told": 3}}),
+        ([partial(CountingEnv, length=length) for length in range(3, 9)], {}),
+    ],
+)
+def test_seeds_options_and_environments_of_every_kind(
+    nodes: Nodes, env: Any, settings: dict[str, Any]
+) -> None:
+    with RaySession(env, 6, shards=2, workers=1, **settings, **PATIENT) as vec:
+        assert_same(collect(vec), on_one_machine(env, **settings))
+
+
+def test_spaces_of_every_kind(nodes: Nodes) -> None:
+    with RaySession(Nested, 4, shards=2, workers=1, **PATIENT) as vec:
+        for one, other in zip(collect(vec), on_one_machine(Nested, 4), strict=True):
+            for key in ("text", "number", "image"):
+                for name in ("observations", "last_observations", "final_observations"):
+                    np.testing.assert_array_equal(
+                        getattr(one, name)[key], getattr(other, name)[key]
+                    )
+
+
+def test_what_else_a_session_does(nodes: Nodes) -> None:
+    with VecCheckedSession("CartPole-v1", 4, workers=0) as one:
+        one.start([3, 1, 4, 1])
+        steps = [one.step_checked(np.array([0, 1, 1, 0])) for _ in range(12)]
+        found = evaluate(one, lambda obs: obs[:, 2:] * [-1, 0], 9, seed=1)
+    with RaySession("CartPole-v1", 4, shards=2, workers=1, **PATIENT) as vec:
+        with pytest.raises(StateError, match="start"):
+            vec.observe()
+        vec.start([3, 1, 4, 1])
+        for step in steps:
+            np.testing.assert_array_equal(vec.observe(), step.observation)
+            got = vec.step_checked(np.array([0, 1, 1, 0]))
+            np.testing.assert_array_equal(got.next_observation, step.next_observation)
+            np.testing.assert_array_equal(got.terminated, step.terminated)
+        assert evaluate(vec, lambda obs: obs[:, 2:] * [-1, 0], 9, seed=1).mean == found.mean
+        shards = vec.health()
+        assert [(each.shard, list(each.envs)) for each in shards] == [(0, [0, 1]), (1, [2, 3])]
+        assert all(each.node.startswith("127.0.0.") for each in shards)
+        assert [len(each.workers or []) for each in shards] == [1, 1]
+    with pytest.raises(ClosedError):
+        vec.start()
+
+
+def test_a_policy_travels_once_a_rollout_and_parts_are_handed_out(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    puts, handed, put = [], [], ray.put
+    monkeypatch.setattr(ray, "put", lambda value: puts.append(value) or put(value))  # type: ignore[func-returns-value]
+    with RaySession("CartPole-v1", 6, shards=3, workers=0, **PATIENT) as vec:
+        policy = RandomPolicy(vec.single_action_space)
+        out = vec.collect(policy, 8, seed=1, on_part=lambda envs, part: handed.append((envs, part)))
+        assert len(puts) == 1
+        assert sorted(envs.start for envs, _ in handed) == [0, 2, 4]
+        assert all(part is out for _, part in handed)
+        again = vec.collect(policy, 8, out=out)
+        assert again is out
+        assert again.counter == 16

@@ -10,7 +10,6 @@ import logging
 import pickle
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -22,8 +21,9 @@ from ray.exceptions import (
 )
 
 from vecsess.errors import SpawnError, WorkerDied
-from vecsess.integrations.ray.placement import address_of, explain_room, strategy_for, suspect
+from vecsess.integrations.ray.placement import explain_room, strategy_for, suspect
 from vecsess.integrations.ray.shard import Answer, Shard
+from vecsess.integrations.ray.slots import Copy, Limits, ShardIncident, Slot
 from vecsess.recovery.policy import Incident
 
 _LOG = logging.getLogger("vecsess")
@@ -31,93 +31,8 @@ _LOOK_S = 0.2  # between two looks at who is silent or slow
 _RACE_LEAST_S = 1.0  # a copy takes that long to begin
 _LOSSES = 10  # of one shard, in a row
 
-Submit = Callable[["Slot", Any], Any]
-Take = Callable[["Slot", Answer], None]
-
-
-@dataclass(eq=False)
-class Copy:
-    """An actor that works for a shard; a second one may race the first.
-
-    Attributes:
-        actor: its handle.
-        opened: what `open` will answer.
-        made_s: when it was made.
-        racing: whether it is a second copy.
-        ref: what the call under way will answer.
-        since_s: when that began.
-        heard_s: when it last gave a sign of life; None before it has opened its session.
-        ping: one that was not answered yet.
-        node: where it lives, "" while that is not known.
-    """
-
-    actor: Any
-    opened: Any
-    made_s: float
-    racing: bool = False
-    ref: Any = None
-    since_s: float = 0.0
-    heard_s: float | None = None
-    ping: Any = None
-    node: str = ""
-
-
-@dataclass(eq=False)
-class Slot:
-    """One shard, as the driver sees it.
-
-    Attributes:
-        index: of the shard.
-        first: of its environments.
-        n: how many there are.
-        kept: what brings it back to where the last complete call left it; None for a new one.
-        copies: who works for it: none, one, or two that race.
-        fails: losses in a row, without an answer in between.
-        generation: how many actors there were before.
-    """
-
-    index: int
-    first: int
-    n: int
-    kept: dict[str, Any] | None = None
-    copies: list[Copy] = field(default_factory=list)
-    fails: int = 0
-    generation: int = -1
-    raced: bool = False
-
-    @property
-    def envs(self) -> slice:
-        """Its environments in the whole session."""
-        return slice(self.first, self.first + self.n)
-
-    @property
-    def node(self) -> str:
-        """Where it lives."""
-        return self.copies[0].node if self.copies else ""
-
-
-@dataclass(frozen=True, slots=True)
-class ShardIncident:
-    """Something that went wrong in a shard, or with it.
-
-    Attributes:
-        shard: its index.
-        node: the id of the node where it was.
-        incident: what, and what was done; `worker` is -1 where the whole shard was lost.
-    """
-
-    shard: int
-    node: str
-    incident: Incident
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """How long is waited; see `RaySession`."""
-
-    answer_s: float | None
-    race: float | None
-    start_s: float
+Submit = Callable[[Slot, Any], Any]
+Take = Callable[[Slot, Answer], None]
 
 
 class Shards:
@@ -360,7 +275,7 @@ class Shards:
     def _heard(self, copy: Copy, now: float) -> float:
         """Returns when a copy was last heard of; asks it for a sign of life."""
         if copy.ping is None:
-            copy.ping = copy.actor.ping.remote()
+            copy.ping = copy.actor.ping.options(concurrency_group="health").remote()
         elif ray.wait([copy.ping], timeout=0)[0]:
             try:
                 ray.get(copy.ping)
@@ -369,10 +284,6 @@ class Shards:
                 _LOG.debug("a ping of %s: %s", copy.node, error)
             copy.ping = None
         return now if copy.heard_s is None else copy.heard_s
-
-    def where(self, slot: Slot) -> str:
-        """Returns the address of a shard's node."""
-        return address_of(slot.node)
 
 
 class _UnlikeError(RayError):

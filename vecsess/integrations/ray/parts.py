@@ -1,4 +1,4 @@
-"""The rollout of a session, put together from its shards' parts."""
+"""One rollout of all shards: what they are sent, and the batch put together from their parts."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import ray
 
 from vecsess import tree
+from vecsess.collect.packing import pack
+from vecsess.collect.policies import as_policy, state_keeper
 from vecsess.collect.rollout import Episode, Rollout, reuse_or_allocate
-from vecsess.integrations.ray.shard import ARRAYS
+from vecsess.integrations.ray.shard import ARRAYS, Answer
+from vecsess.integrations.ray.slots import Slot
 
 Space = gymnasium.Space[Any]
 
@@ -32,7 +36,7 @@ class Assembly:
         self._ended: list[tuple[Any, Any, Any]] = []
         self._episodes: list[Episode] = []
 
-    def add(self, envs: slice, part: dict[str, Any]) -> Rollout:
+    def add(self, envs: slice, part: Answer) -> Rollout:
         """Copies the part of some environments to its place; returns the rollout so far."""
         if self._rollout is None:
             self._rollout = self._begin(part)
@@ -62,7 +66,7 @@ class Assembly:
         rollout.counter = counter
         return rollout
 
-    def _begin(self, part: dict[str, Any]) -> Rollout:
+    def _begin(self, part: Answer) -> Rollout:
         observation_space, action_space = self._spaces
         fresh = Rollout.empty(
             self._horizon,
@@ -75,3 +79,45 @@ class Assembly:
         rollout = reuse_or_allocate(self._out, fresh)
         rollout.action_space = action_space
         return rollout
+
+
+class Collecting:
+    """What one rollout sends to the shards, and what it brings of them beside the batch.
+
+    Args:
+        policy: is put into the object store once, whatever the number of shards.
+        action_space: of one environment.
+        arguments: `collect_rollout`'s.
+    """
+
+    def __init__(self, policy: Any, action_space: Space, arguments: dict[str, Any]) -> None:
+        self._keeper = state_keeper(as_policy(policy, action_space))
+        packed = pack(policy)
+        buffers = [np.frombuffer(buffer, np.uint8) for buffer in packed.buffers]
+        self._policy = ray.put((packed.head, buffers))
+        self._arguments = arguments
+        self._states: dict[int, Any] = {}  # as they were before the rollout
+        self._parts: list[tuple[Slot, Any, Any]] = []
+
+    def submit(self, slot: Slot, actor: Any) -> Any:
+        """Asks a shard for its part."""
+        if self._keeper is not None and slot.index not in self._states:
+            state = self._keeper.get_state(_envs(slot))
+            self._states[slot.index] = tree.map_leaves(np.copy, state)
+        return actor.collect.remote(self._policy, self._states.get(slot.index), self._arguments)
+
+    def take(self, slot: Slot, part: Answer) -> None:
+        """Keeps what the session and the policy are told when all parts are there."""
+        books = [column.copy() for column in part["books"]]
+        self._parts.append((slot, books, tree.map_leaves(np.copy, part["state"])))
+
+    def end(self, returns: Any, lengths: Any) -> None:
+        """Tells the session's books and the policy; `[N]` both."""
+        for slot, books, state in self._parts:
+            returns[slot.envs], lengths[slot.envs] = books
+            if self._keeper is not None:
+                self._keeper.set_state(_envs(slot), state)
+
+
+def _envs(slot: Slot) -> Any:
+    return np.arange(slot.first, slot.first + slot.n)

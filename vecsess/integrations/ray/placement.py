@@ -34,33 +34,26 @@ def suspect(node: str) -> None:
         _suspects[node] = time.monotonic()
 
 
-def suspects() -> set[str]:
-    """Returns the nodes to avoid."""
-    now = time.monotonic()
-    return {node for node, since in _suspects.items() if now - since < _SUSPECT_S}
-
-
 def strategy_for(cpus: float, used: list[str]) -> Any:
-    """Returns how Ray is to place a shard: spread, or away from suspect nodes.
+    """Returns how Ray is to place a shard: spread, or away from where something was lost lately.
 
     Args:
         cpus: what a shard needs.
         used: the nodes of the other shards, one entry each.
     """
-    avoided = suspects()
-    if not avoided:
-        return "SPREAD"
-    good = [
-        node["NodeID"]
-        for node in ray.nodes()
-        if node["Alive"]
-        and node["NodeID"] not in avoided
-        and node["Resources"].get("CPU", 0) >= cpus
+    now = time.monotonic()
+    avoided = {node: since for node, since in _suspects.items() if now - since < _SUSPECT_S}
+    fit = [
+        str(node["NodeID"])
+        for node in (ray.nodes() if avoided else [])
+        if node["Alive"] and node["Resources"].get("CPU", 0) >= cpus
     ]
-    if not good:
+    if not fit:
         return "SPREAD"
+    # Where nothing was lost, else where that is longest ago.
+    best = min(fit, key=lambda node: (avoided.get(node, 0.0), used.count(node)))
     # Soft: should it have no room, or die just now, any other will do.
-    return NodeAffinitySchedulingStrategy(min(good, key=used.count), soft=True)
+    return NodeAffinitySchedulingStrategy(best, soft=True)
 
 
 def address_of(node: str) -> str:

@@ -5,51 +5,36 @@ from __future__ import annotations
 import secrets
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import cloudpickle
 import gymnasium
 import numpy as np
 import ray
-from ray.exceptions import RayError
 
 from vecsess import tree
-from vecsess.collect.packing import pack
-from vecsess.collect.policies import as_policy, state_keeper
+from vecsess.collect.policies import as_policy
 from vecsess.collect.rollout import Rollout
 from vecsess.contract import Transition
-from vecsess.errors import ClosedError, SpawnError, StateError
-from vecsess.fleet.health import WorkerHealth
+from vecsess.errors import ClosedError, StateError
 from vecsess.fleet.plan import EnvLike, group
-from vecsess.integrations.ray.losses import Limits, ShardIncident, Shards, Slot
-from vecsess.integrations.ray.parts import Assembly
+from vecsess.integrations.ray.losses import Shards
+from vecsess.integrations.ray.parts import Assembly, Collecting
 from vecsess.integrations.ray.placement import Cluster
-from vecsess.integrations.ray.shard import Answer, versions
+from vecsess.integrations.ray.shard import Answer
+from vecsess.integrations.ray.slots import (
+    Limits,
+    ShardHealth,
+    ShardIncident,
+    Slot,
+    ask_health,
+    pack_shard,
+)
 from vecsess.session.checkpoint import read_recipe, state_of
 from vecsess.session.conventions import Seed
 from vecsess.session.partition import divide_checkpoint, join_checkpoints
 from vecsess.tree import Tree
-
-_HEALTH_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class ShardHealth:
-    """One shard as it is now.
-
-    Attributes:
-        shard: its index.
-        node: the address of its node, "" while it has none.
-        envs: its environments in the whole session.
-        workers: as `VecCheckedSession.health` says; None where the shard does not answer.
-    """
-
-    shard: int
-    node: str
-    envs: range
-    workers: list[WorkerHealth] | None
 
 
 class RaySession:
@@ -201,44 +186,27 @@ class RaySession:
         if horizon <= 0:
             raise ValueError(f"expected a positive horizon (locksteps to collect), got {horizon!r}")
         self._require_open()
-        keeper = state_keeper(as_policy(policy, self.single_action_space))
+        as_policy(policy, self.single_action_space)  # what is none is refused here
         if seed is not None:
             self.noise_seed, self.noise_counter = seed, 0
         if counter is not None:
             self.noise_counter = counter
         if not self.started:
             self.start(seed)
-        packed = pack(policy)
-        shipped = ray.put((packed.head, [np.frombuffer(each, np.uint8) for each in packed.buffers]))
-        arguments = {
-            "horizon": horizon,
-            "seed": self.noise_seed,
-            "counter": self.noise_counter,
-            **how,
-        }
-        own = [np.arange(slot.first, slot.first + slot.n) for slot in self._shards.slots]
-        states = [keeper and tree.map_leaves(np.copy, keeper.get_state(envs)) for envs in own]
+        stream = {"seed": self.noise_seed, "counter": self.noise_counter}
         assembly = Assembly(horizon, self.num_envs, self._spaces, out)
-        parts: dict[int, Answer] = {}
+        run = Collecting(policy, self._spaces[1], {"horizon": horizon, **stream, **how})
         last: dict[int, Tree] = {}
 
         def take(slot: Slot, part: Answer) -> None:
             rollout = assembly.add(slot.envs, part)
             last[slot.index] = tree.map_leaves(np.copy, part["last"])
-            parts[slot.index] = {"books": part["books"], "state": part["state"]}
+            run.take(slot, part)
             if on_part is not None:
                 on_part(range(self.num_envs)[slot.envs], rollout)
 
-        self._call(
-            lambda slot, actor: actor.collect.remote(shipped, states[slot.index], arguments),
-            take,
-            race=True,
-        )
-        for slot in self._shards.slots:
-            part = parts[slot.index]
-            self.episode_returns[slot.envs], self.episode_lengths[slot.envs] = part["books"]
-            if keeper is not None:
-                keeper.set_state(own[slot.index], part["state"])
+        self._call(run.submit, take, race=True)
+        run.end(self.episode_returns, self.episode_lengths)
         self._seen(last)
         self.noise_counter += horizon
         return assembly.finish(self.noise_counter)
@@ -263,19 +231,7 @@ class RaySession:
     def health(self) -> list[ShardHealth]:
         """Returns how each shard's workers are, and on which node it lives."""
         self._require_open()
-        slots = [slot for slot in self._shards.slots if slot.copies]
-        refs = {slot.index: slot.copies[0].actor.health.remote() for slot in slots}
-        ray.wait(list(refs.values()), num_returns=len(refs), timeout=_HEALTH_S)
-        told = {index: _now(ref) for index, ref in refs.items()}
-        return [
-            ShardHealth(
-                slot.index,
-                self._shards.where(slot),
-                range(self.num_envs)[slot.envs],
-                told.get(slot.index),
-            )
-            for slot in self._shards.slots
-        ]
+        return ask_health(self._shards.slots)
 
     # --- checkpoints, and other numbers of shards ------------------------------------------------
 
@@ -373,7 +329,13 @@ class RaySession:
             Slot(index, first, count, part)
             for index, ((first, count), part) in enumerate(zip(groups, parts, strict=True))
         ]
-        shards = Shards(slots, self._pack, list(sys.path), self._options, self._limits)
+        shards = Shards(
+            slots,
+            partial(pack_shard, self._env, self._settings),
+            list(sys.path),
+            self._options,
+            self._limits,
+        )
         try:
             shards.open()
             if kept is not None:
@@ -394,19 +356,6 @@ class RaySession:
         for env in shards.begun:
             self.episode_returns[env], self.episode_lengths[env] = 0.0, 0
         self._seen(seen)
-
-    def _pack(self, slot: Slot) -> bytes:
-        """Pickles what a shard is made of; here, so that it can look where we would, first."""
-        env: Any = self._env
-        own = env[slot.envs] if isinstance(env, Sequence) and not isinstance(env, str) else env
-        try:
-            packed: bytes = cloudpickle.dumps((versions(), own, self._settings, slot.kept))
-        except Exception as error:  # whatever a __reduce__ raises
-            raise SpawnError(
-                f"expected an environment and settings that can be pickled, got {error!r}. Make "
-                "what they need inside of the callable"
-            ) from error
-        return packed
 
     def _call(
         self,
@@ -441,11 +390,3 @@ def _groups(n: int, shards: int) -> list[tuple[int, int]]:
 
 def _place(parts: dict[int, Any], slot: Slot, part: Any) -> None:
     parts[slot.index] = part
-
-
-def _now(ref: Any) -> Any:
-    """Returns what was answered, None where nothing was."""
-    try:
-        return ray.get(ref, timeout=0)
-    except RayError:
-        return None

@@ -85,11 +85,9 @@ class Shard:
         """Returns what there is to act on."""
         return self._answer(lambda: {"observations": self.vec.observe()})
 
-    @ray.method(concurrency_group="health")
     def ping(self) -> None:
         """Is answered while the process lives, whatever the session does."""
 
-    @ray.method(concurrency_group="health")
     def health(self) -> Any:
         """Returns how the workers are."""
         return [] if self._vec is None else self._vec.health()

@@ -1,0 +1,56 @@
+"""What is lost in the middle of a rollout leaves no trace in the batch."""
+
+from __future__ import annotations
+
+import signal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.collect.test_paced import assert_same
+from tests.ray.clusters import Nodes
+from tests.ray.disasters import Disaster
+from tests.ray.test_batches import PATIENT, collect, on_one_machine
+from vecsess import Timeouts
+
+pytest.importorskip("ray")
+from vecsess.integrations.ray import RaySession
+
+KILL, STOP = signal.SIGKILL, signal.SIGSTOP
+
+
+@pytest.fixture
+def whole(nodes: Nodes) -> Any:
+    """The cluster, with all of its nodes again afterwards."""
+    yield nodes
+    nodes.mend()
+
+
+@pytest.mark.parametrize(
+    ("victim", "number", "times"),
+    [
+        ("worker", KILL, 1),
+        ("server", KILL, 1),
+        ("actor", KILL, 1),
+        ("actor", KILL, 3),
+        ("raylet", KILL, 1),
+        ("node", KILL, 1),
+        ("worker", STOP, 1),
+        ("actor", STOP, 1),
+        ("node", STOP, 1),
+    ],
+)
+def test_a_loss_leaves_no_trace(
+    whole: Nodes, tmp_path: Path, victim: str, number: int, times: int
+) -> None:
+    env = partial(Disaster, str(tmp_path), victim, number, times, length=9, duration_s=0.002)
+    waits = {**PATIENT, "answer_s": 4.0 if number == STOP and victim in ("actor", "node") else 60.0}
+    timeouts = Timeouts(step_s=3.0)
+    with RaySession(env, 6, shards=3, workers=1, timeouts=timeouts, **waits) as vec:
+        assert_same(collect(vec), on_one_machine(env))
+        assert len(list(tmp_path.iterdir())) == times
+        assert len(vec.incidents) >= times  # Ray may take a node's workers along
+        lost = [each for each in vec.incidents if each.incident.worker == -1]
+        assert victim == "worker" or lost
