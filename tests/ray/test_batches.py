@@ -123,8 +123,15 @@ def test_a_policy_travels_once_a_rollout_and_parts_are_handed_out(
 ) -> None:
     import ray
 
-    puts, handed, put = [], [], ray.put
-    monkeypatch.setattr(ray, "put", lambda value: puts.append(value) or put(value))  # type: ignore[func-returns-value]
+    puts: list[Any] = []
+    handed: list[Any] = []
+    put = ray.put
+
+    def counted(value: Any) -> Any:
+        puts.append(value)
+        return put(value)
+
+    monkeypatch.setattr(ray, "put", counted)
     with RaySession("CartPole-v1", 6, shards=3, workers=0, **PATIENT) as vec:
         policy = RandomPolicy(vec.single_action_space)
         out = vec.collect(policy, 8, seed=1, on_part=lambda envs, part: handed.append((envs, part)))

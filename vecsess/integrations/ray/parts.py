@@ -43,7 +43,7 @@ class Assembly:
         rollout = self._rollout
         for name in ARRAYS:
             tree.copy_into(tree.row(getattr(rollout, name), (slice(None), envs)), part[name])
-        tree.copy_into(tree.row(rollout.last_observations, envs), part["last"])
+        tree.copy_into(tree.row(rollout.last_observations, envs), part["seen"])
         steps, ended, finals = part["finals"]
         # Copies: views would keep the whole part in the object store.
         self._ended.append((steps.copy(), ended + envs.start, tree.map_leaves(np.copy, finals)))

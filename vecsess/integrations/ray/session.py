@@ -103,7 +103,7 @@ class RaySession:
             address, shards * self._options["num_cpus"], start_s
         )
         try:
-            self._shards = self._open(groups, _kept)
+            self._open(groups, _kept)
         except BaseException:
             self._closed = True
             self._cluster.close()
@@ -118,7 +118,6 @@ class RaySession:
 
     def start(self, seed: Seed = None) -> Tree:
         """Resets every environment; returns the observations `[N, *obs]`."""
-        parts: dict[int, Tree] = {}
         self._require_open()
         self._last = None
         for slot in self._shards.slots:
@@ -128,9 +127,9 @@ class RaySession:
             own = seed if seed is None or np.ndim(seed) == 0 else list(seed)[slot.envs]  # type: ignore[arg-type]
             return actor.start.remote(own)
 
-        self._call(submit, lambda slot, answer: _place(parts, slot, answer["observations"]))
+        self._call(submit)
         self.episode_returns[:], self.episode_lengths[:] = 0.0, 0
-        return self._seen(parts)
+        return self.observe()
 
     def observe(self) -> Tree:
         """Returns a copy of the observations to act on next, `[N, *obs]`."""
@@ -144,16 +143,12 @@ class RaySession:
         Slow across nodes: each step is a call of every shard, and brings their checkpoints.
         """
         self.observe()
-        transitions: dict[int, Transition] = {}
-        seen: dict[int, Tree] = {}
-
-        def take(slot: Slot, answer: Answer) -> None:
-            _place(transitions, slot, answer["transition"])
-            _place(seen, slot, answer["observations"])
-
-        self._call(lambda slot, actor: actor.step.remote(tree.row(actions, slot.envs)), take)
-        self._seen(seen)
-        parts = [transitions[index] for index in sorted(transitions)]
+        made: dict[int, Transition] = {}
+        self._call(
+            lambda slot, actor: actor.step.remote(tree.row(actions, slot.envs)),
+            lambda slot, answer: made.update({slot.index: answer["transition"]}),
+        )
+        parts = [made[index] for index in sorted(made)]
         columns = (
             tree.concatenate([getattr(part, name) for part in parts])
             for name in Transition.__dataclass_fields__
@@ -196,18 +191,15 @@ class RaySession:
         stream = {"seed": self.noise_seed, "counter": self.noise_counter}
         assembly = Assembly(horizon, self.num_envs, self._spaces, out)
         run = Collecting(policy, self._spaces[1], {"horizon": horizon, **stream, **how})
-        last: dict[int, Tree] = {}
 
         def take(slot: Slot, part: Answer) -> None:
             rollout = assembly.add(slot.envs, part)
-            last[slot.index] = tree.map_leaves(np.copy, part["last"])
             run.take(slot, part)
             if on_part is not None:
                 on_part(range(self.num_envs)[slot.envs], rollout)
 
         self._call(run.submit, take, race=True)
         run.end(self.episode_returns, self.episode_lengths)
-        self._seen(last)
         self.noise_counter += horizon
         return assembly.finish(self.noise_counter)
 
@@ -278,7 +270,7 @@ class RaySession:
         data = self.checkpoint()
         self._shards.close()
         self._incidents += self._shards.incidents
-        self._shards = self._open(groups, data)
+        self._open(groups, data)
 
     # --- life ------------------------------------------------------------------------------------
 
@@ -322,71 +314,49 @@ class RaySession:
         if self._closed:
             raise ClosedError("this session was closed; make a new one")
 
-    def _open(self, groups: list[tuple[int, int]], kept: dict[str, Any] | None) -> Shards:
+    def _open(self, groups: list[tuple[int, int]], kept: dict[str, Any] | None) -> None:
         """Makes shards, from a checkpoint where there is one."""
         parts = [None] * len(groups) if kept is None else divide_checkpoint(kept, groups)
         slots = [
             Slot(index, first, count, part)
             for index, ((first, count), part) in enumerate(zip(groups, parts, strict=True))
         ]
-        shards = Shards(
-            slots,
-            partial(pack_shard, self._env, self._settings),
-            list(sys.path),
-            self._options,
-            self._limits,
-        )
-        try:
-            shards.open()
-            if kept is not None:
-                self._resume(shards, state_of(kept))
-        except BaseException:
-            shards.drop()
-            raise
-        return shards
-
-    def _resume(self, shards: Shards, state: dict[str, Any]) -> None:
-        """Takes over what a checkpoint says of episodes, and what there is to act on."""
-        seen: dict[int, Tree] = {}
-        shards.call(
-            lambda slot, actor: actor.observe.remote(),
-            lambda slot, answer: _place(seen, slot, answer["observations"]),
-        )
+        make = partial(pack_shard, self._env, self._settings)
+        self._shards = Shards(slots, make, list(sys.path), self._options, self._limits)
+        self._shards.open()
+        if kept is None:
+            return
+        self._call(lambda slot, actor: actor.observe.remote())
+        state = state_of(kept)
         self.episode_returns[:], self.episode_lengths[:] = state["returns"], state["lengths"]
-        for env in shards.begun:
+        for env in self._shards.begun:
             self.episode_returns[env], self.episode_lengths[env] = 0.0, 0
-        self._seen(seen)
 
     def _call(
         self,
         submit: Callable[[Slot, Any], Any],
-        take: Callable[[Slot, Answer], None],
+        take: Callable[[Slot, Answer], None] | None = None,
         *,
         race: bool = False,
     ) -> None:
-        """Calls all shards; what brings them back is theirs once all have answered."""
+        """Calls all shards; where they stand then counts once all have answered."""
         kept: dict[int, dict[str, Any]] = {}
+        seen: dict[int, Tree] = {}
 
         def taken(slot: Slot, answer: Answer) -> None:
+            if take is not None:
+                take(slot, answer)
             kept[slot.index] = answer["kept"]
+            seen[slot.index] = tree.map_leaves(np.copy, answer["seen"])
             self._shards.tell(slot, answer["incidents"])
-            take(slot, answer)
 
         self._shards.call(submit, taken, race=race)
         for slot in self._shards.slots:
             slot.kept = kept[slot.index]
-
-    def _seen(self, parts: dict[int, Tree]) -> Tree:
-        """Keeps what there is to act on; returns a copy."""
-        self._last = tree.concatenate([parts[index] for index in sorted(parts)])
-        return self.observe()
+        self._last = tree.concatenate([seen[index] for index in sorted(seen)])
 
 
 def _groups(n: int, shards: int) -> list[tuple[int, int]]:
     if type(shards) is not int or not 1 <= shards <= n:
         raise ValueError(f"shards: expected a number from 1 to n={n}, got {shards!r}")
     return group(n, shards)
-
-
-def _place(parts: dict[int, Any], slot: Slot, part: Any) -> None:
-    parts[slot.index] = part

@@ -63,7 +63,7 @@ class Shard:
 
     def start(self, seed: Any) -> Answer:
         """Resets every environment."""
-        return self._answer(lambda: {"observations": self.vec.start(seed), **self._kept()})
+        return self._answer(lambda: {"seen": self.vec.start(seed), **self._kept()})
 
     def collect(
         self, policy: tuple[bytes, list[Any]], state: Any, arguments: dict[str, Any]
@@ -76,14 +76,14 @@ class Shard:
         return self._answer(
             lambda: {
                 "transition": self.vec.step_checked(actions),
-                "observations": self.vec.observe(),
+                "seen": self.vec.observe(),
                 **self._kept(),
             }
         )
 
     def observe(self) -> Answer:
         """Returns what there is to act on."""
-        return self._answer(lambda: {"observations": self.vec.observe()})
+        return self._answer(lambda: {"seen": self.vec.observe(), **self._kept()})
 
     def ping(self) -> None:
         """Is answered while the process lives, whatever the session does."""
@@ -143,7 +143,7 @@ class Shard:
         out = collect_rollout(self.vec, actor, **arguments)
         return {
             **{name: getattr(out, name) for name in ARRAYS},
-            "last": out.last_observations,
+            "seen": out.last_observations,
             "finals": (out.final_steps, out.final_envs, out.final_observations),
             "episodes": [tuple(episode) for episode in out.episodes],
             "books": (self.vec.episode_returns, self.vec.episode_lengths),
