@@ -15,10 +15,16 @@ import pytest
 from tests.losses import kill
 from tests.processes import all_gone
 from tests.sessions import zeros
-from vecsess import Timeouts, VecCheckedSession, WorkerDied
+from vecsess import (
+    RandomPolicy,
+    Timeouts,
+    VecCheckedSession,
+    WorkerDied,
+    collect_rollout,
+)
 from vecsess.bench.faults.lasting import LastingEnv
 from vecsess.contract import Contract
-from vecsess.errors import RestartLimitExceeded
+from vecsess.errors import ActionError, RestartLimitExceeded
 from vecsess.recovery.policy import RestartPolicy
 
 N, GUILTY = 4, 1
@@ -185,4 +191,64 @@ def test_the_fork_server_may_die_while_a_lost_worker_waits_to_be_replaced() -> N
         assert vec.step_checked(zeros(N)).valid.all()
         assert vec.step_checked(zeros(N)).valid.all()
         os.wait()
+        assert vec.step_checked(zeros(N)).valid.all()
+
+
+class SpoiltEnv(LastingEnv):
+    """Has a method, and a property, that change it and raise then."""
+
+    def spoil(self) -> None:
+        self._sum += 100
+        raise ValueError("spoilt")
+
+    @property
+    def sum(self) -> int:
+        return self._sum
+
+    @sum.setter
+    def sum(self, value: int) -> None:
+        self._sum = value
+        raise ValueError("spoilt")
+
+
+@pytest.mark.parametrize("verb", ["call", "set_attr"])
+def test_a_call_that_raises_may_have_changed_the_environment_all_the_same(verb: str) -> None:
+    with VecCheckedSession([partial(SpoiltEnv, 0)], 1) as vec:
+        vec.reset(seed=0)
+        vec.step(zeros(1))
+        with pytest.raises(ValueError, match="spoilt"):
+            vec.call("spoil") if verb == "call" else vec.set_attr("sum", 100)
+        kill(vec, env=0)
+        assert not vec.step_checked(zeros(1)).valid[0]
+        assert "holds a call that is not pure" in str(vec.incidents[-1].outcomes)
+
+
+@pytest.mark.parametrize("pace", ["lockstep", "pipelined", "free"])
+def test_workers_are_recycled_at_every_pace(pace: str) -> None:
+    with (
+        VecCheckedSession("CartPole-v1", N, workers=2, max_episodes=2) as vec,
+        VecCheckedSession("CartPole-v1", N, workers=0) as oracle,
+    ):
+        policy = RandomPolicy(vec.single_action_space)
+        got = collect_rollout(vec, policy, 80, seed=0, pace=pace)
+        expected = collect_rollout(oracle, policy, 80, seed=0)
+        assert [worker.generation > 0 for worker in vec.health()] == [True, True]
+        assert got.valid.all()
+        assert np.array_equal(got.observations, expected.observations)
+
+
+@pytest.mark.parametrize("pace", ["lockstep", "pipelined", "free"])
+def test_a_wrong_first_action_is_as_if_nothing_had_happened(pace: str) -> None:
+    class Wrong(RandomPolicy):
+        def act(self, observations: Any, **arguments: Any) -> Any:
+            actions, *others = super().act(observations, **arguments)
+            actions[-1] = 7
+            return (actions, *others)
+
+    with VecCheckedSession("CartPole-v1", N, workers=2) as vec:
+        vec.reset(seed=0)
+        before = vec.observe()
+        with pytest.raises(ActionError):
+            collect_rollout(vec, Wrong(vec.single_action_space), 4, seed=0, pace=pace)
+        assert np.array_equal(vec.observe(), before)
         assert vec.step_checked(zeros(N)).valid.all()

@@ -60,15 +60,18 @@ class Paced:
         sizes = [part.rows.envs.stop - part.rows.envs.start for part in self.parts]
         self._checks = [ActionCheck(space, size, contract) for size in sizes]
 
-    def begin(self, index: int, actions: Tree) -> None:
-        """Sends one part its actions, `[n, *action]`."""
-        part = self.parts[index]
+    def check(self, index: int, actions: Tree) -> list[NDArray[Any]]:
+        """Returns one part's actions, `[n, *action]`, as they can be sent."""
         try:
-            checked = self._checks[index](actions)
+            return self._checks[index](actions)
         except ActionError as error:
-            error.env = None if error.env is None else error.env + part.rows.envs.start
+            first = self.parts[index].rows.envs.start
+            error.env = None if error.env is None else error.env + first
             raise
-        self._engine.begin_part(part, checked)
+
+    def begin(self, index: int, checked: list[NDArray[Any]]) -> None:
+        """Sends one part its actions."""
+        self._engine.begin_part(self.parts[index], checked)
 
     def take(self, index: int, rows: StepRows) -> Finals | None:
         """Waits for one part's step and copies it into `rows [n, ...]`."""
@@ -154,8 +157,11 @@ class _Run:
 
     def fill(self, actions: Tree) -> None:
         """Steps every part until it has filled its rows; `actions [N, *action]` are the first."""
-        for index, envs in enumerate(self._slices):
-            self._paced.begin(index, tree.row(actions, envs))
+        pieces = [tree.row(actions, envs) for envs in self._slices]
+        # All of them first: where one is wrong no worker has been told anything.
+        checked = [self._paced.check(index, part) for index, part in enumerate(pieces)]
+        for index, part in enumerate(checked):
+            self._paced.begin(index, part)
         flying = list(range(len(self._slices)))
         taken: list[int] = []
         while flying or taken:
@@ -164,7 +170,7 @@ class _Run:
             decided = self._decide(going) if going else []
             taken = self._take_all(flying.copy(), flying) if self._paced.by_turns else []
             for index, part in zip(going, decided, strict=True):
-                self._paced.begin(index, part)
+                self._paced.begin(index, self._paced.check(index, part))
             flying += going
         self._paced.end()
 

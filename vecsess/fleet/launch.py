@@ -251,7 +251,7 @@ class Fleet:
         flight.unwatch()  # whoever is lost now need not come back
         until = time.monotonic() + close_s
         try:
-            if in_order and close_s > 0 and not supervisor.closed:
+            if in_order and close_s > 0 and supervisor.serving:
                 flight.begin(_close_message, close_s)
                 flight.gather(max(0.0, until - time.monotonic()))  # for all of them
         except (VecsessError, OSError) as error:

@@ -65,12 +65,11 @@ class _Owned:
         if self.connection is not None:
             self.connection.close()
             self.connection = None
-        for descriptors in self.descriptors.values():
-            for fd in descriptors:
-                with contextlib.suppress(OSError):
-                    os.close(fd)
-        self.descriptors.clear()
-        os.close(self.surroundings_fd)
+        for index in list(self.descriptors):
+            self.release_worker(index)
+        if self.surroundings_fd >= 0:
+            fd, self.surroundings_fd = self.surroundings_fd, -1
+            os.close(fd)
         self._end_server(foreign, close_s)
 
     def release_server(self) -> None:
@@ -86,17 +85,17 @@ class _Owned:
             os.close(fd)
 
     def _end_server(self, foreign: bool, close_s: float) -> None:
-        server, self.server = self.server, None
+        server = self.server
         if server is None:
             return
         if foreign:
             server.returncode = 0  # so that Popen does not wait for a process of its parent's
-            return
         try:
             server.wait(close_s)
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
+        self.server = None  # only now: where this was interrupted it can be done again
 
 
 class Supervisor:
@@ -158,8 +157,8 @@ class Supervisor:
     @property
     def serving(self) -> bool:
         """Whether the fork server lives, as far as one can see."""
-        server = self._owned.server
-        return server is not None and server.poll() is None
+        server, connection = self._owned.server, self._owned.connection
+        return server is not None and connection is not None and server.poll() is None
 
     def restart_server(self) -> None:
         """Replaces a dead fork server; the workers, which have gone with it, are to be replaced."""
@@ -340,15 +339,11 @@ class Supervisor:
 
     # --- end -------------------------------------------------------------------------------------
 
-    @property
-    def closed(self) -> bool:
-        """Whether all was given back, be it by the collector: then descriptors are others'."""
-        return not self._finalizer.alive
-
     def close(self, close_s: float) -> None:
         """Ends the fork server and every worker that is left; a second call does nothing."""
-        if self._finalizer.detach() is not None:
+        if self._finalizer.alive:
             self._owned.release(close_s)
+            self._finalizer.detach()  # only now: a Ctrl-C must leave something to close
 
     def abandon(self) -> None:
         """Closes a forked copy's descriptors and leaves the processes to their owner."""

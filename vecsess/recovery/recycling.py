@@ -64,9 +64,12 @@ class Recycling:
             if why:
                 self._due[index] = why
 
-    def take_due(self) -> dict[int, str]:
-        """Returns and forgets the workers that are due, and why."""
-        due, self._due = self._due, {}
+    def take_due(self, own: slice = slice(None)) -> dict[int, str]:
+        """Returns and forgets which of the workers in `own` are due, and why."""
+        if not self._due:
+            return {}
+        chosen = range(len(self._episodes))[own]
+        due = {index: self._due.pop(index) for index in chosen if index in self._due}
         for index in due:
             self._episodes[index] = 0
         return due

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from vecsess.fleet.reports import RESULTS, values_of
+from vecsess.fleet.reports import RESULTS, failures_of, values_of
 from vecsess.fleet.worker import Worker
 from vecsess.session.engine import Engine
 from vecsess.wire.messages import Call
@@ -53,19 +53,26 @@ class Calls:
         """Waits for the results, one for each environment."""
         engine = self._engine
         engine.gather(engine.lockstep, timeout_s)
-        engine.raise_failures()
+        answers, workers = engine.lockstep.flight.answers, engine.lockstep.workers
         results: dict[int, Any] = {}
-        flight = engine.lockstep.flight
-        for env, what, value in values_of(flight.answers, engine.lockstep.workers):
-            if what == "called":
+        for env, what, value in values_of(answers, workers):
+            if what == "called":  # also where it raised: it may have changed things before
                 engine.recovery.note_call(env)
             elif what in RESULTS:
                 results[env] = value
+        engine.raise_failures()
         return tuple(results.get(env) for env in self._envs)
 
     def set(self, name: str, envs: list[int], packed: list[bytes]) -> None:
         """Sets an attribute, and notes it; `packed` are pickles of the values."""
+        engine = self._engine
         self.begin("set", name, envs, packed)
-        self.finish(None)
+        engine.gather(engine.lockstep)
+        failures = failures_of(engine.lockstep.flight.answers, engine.lockstep.workers)
+        failed = {error.env for error in failures}
         for env, value in zip(envs, packed, strict=True):
-            self._engine.recovery.note_set(env, name, value)
+            if env in failed:  # a setter that raised may have changed things before
+                engine.recovery.note_call(env)
+            else:
+                engine.recovery.note_set(env, name, value)
+        engine.raise_failures()

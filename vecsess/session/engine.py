@@ -165,16 +165,16 @@ class Engine:
         """Checks the actions, notes them, and sends them."""
         checked = self._check_actions(actions)
         self.gate.tell()
-        due = self._due_workers() if self._recycling is not None else {}
+        due = self._due_workers(slice(None)) if self._recycling is not None else {}
         self.recovery.begin_step(checked)
         self.lockstep.begin_step(checked, infos)
         if due and self._recycling is not None:
             self.recovery.recycle(due, self._recycling.renewed)
 
-    def _due_workers(self) -> dict[int, str]:
+    def _due_workers(self, own: slice) -> dict[int, str]:
         """Returns the workers to replace now, and why; they have closed their environments."""
         assert self._recycling is not None, "asked only where there are limits"
-        due = self._recycling.take_due()
+        due = self._recycling.take_due(own)
         return self.recovery.begin_recycling(due, self.terms.timeouts.close_s) if due else due
 
     def finish_step(self, rows: StepRows, timeout_s: float | None) -> Finals | None:
@@ -214,8 +214,11 @@ class Engine:
     def begin_part(self, part: Lockstep, actions: list[Array]) -> None:
         """Sends some workers their actions: checked, `[n, *leaf]` per leaf."""
         self.gate.tell()
+        due = self._due_workers(part.own) if self._recycling is not None else {}
         self.recovery.begin_part(part, actions)
         part.begin_step(actions, NO_INFOS)
+        if due and self._recycling is not None:
+            self.recovery.recycle(due, self._recycling.renewed)
 
     def unite(self, parts: list[Lockstep]) -> None:
         """Makes one lockstep of the parts, which have taken equally many steps."""
