@@ -92,7 +92,12 @@ def test_a_sound_environment_gives_no_reason_to_complain(monkeypatch: pytest.Mon
         ({"None": 50.0, "'auto'": 100.0, "0": 80.0}, 1.0, "workers='auto': the faster one"),
         ({"None": 95.0, "'auto'": 100.0, "0": 80.0}, 1.0, "workers=None: the fastest or nearly"),
         ({"None": 300.0, "'auto'": 100.0, "0": 20.0}, 0.1, "workers=None: it mostly waits"),
-        ({"None": 10.0, "'auto'": 20.0, "0": 80.0}, 1.0, "workers='auto': the faster one; 0 is"),
+        ({"None": 95.0, "'auto'": 100.0, "0": 108.0}, 1.0, "workers=None: the fastest or nearly"),
+        (
+            {"None": 10.0, "'auto'": 20.0, "0": 80.0},
+            1.0,
+            "workers=0: a step is cheaper than a message to another process; 'auto' gives 25%",
+        ),
     ],
 )
 def test_the_recommendation_follows_the_measured_rates(
