@@ -92,7 +92,7 @@ def test_a_sound_environment_gives_no_reason_to_complain(monkeypatch: pytest.Mon
         ({"None": 50.0, "'auto'": 100.0, "0": 80.0}, 1.0, "workers='auto': the faster one"),
         ({"None": 95.0, "'auto'": 100.0, "0": 80.0}, 1.0, "workers=None: the fastest or nearly"),
         ({"None": 300.0, "'auto'": 100.0, "0": 20.0}, 0.1, "workers=None: it mostly waits"),
-        ({"None": 95.0, "'auto'": 100.0, "0": 108.0}, 1.0, "workers=None: the fastest or nearly"),
+        ({"None": 95.0, "'auto'": 100.0, "0": 104.0}, 1.0, "workers=None: the fastest or nearly"),
         (
             {"None": 10.0, "'auto'": 20.0, "0": 80.0},
             1.0,
