@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import itertools
+import mmap
+import os
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -25,17 +28,36 @@ class BuildError(Exception):
         self.reason = reason
 
 
-def makers(source: bytes, first_env: int, rows: int) -> list[Maker]:
+def unpacked(source: bytes, fd: int, sizes: list[int]) -> Any:
+    """Returns what was pickled; its arrays stay in the memory that all workers share.
+
+    What a worker writes to becomes its own, page by page.
+
+    Args:
+        source: the pickle, where it is small.
+        fd: else of a memory with the pickle and its buffers; closed here. -1 for none.
+        sizes: of the pickle and of each buffer.
+    """
+    if fd < 0:
+        return pickle.loads(source)  # noqa: S301  # from the manager: code goes this way only
+    memory = memoryview(mmap.mmap(fd, sum(sizes), flags=mmap.MAP_PRIVATE))
+    os.close(fd)
+    ends = list(itertools.accumulate(sizes))
+    head, *buffers = (memory[end - size : end] for end, size in zip(ends, sizes, strict=True))
+    return pickle.loads(head, buffers=buffers)  # noqa: S301  # likewise
+
+
+def makers(source: Any, first_env: int, rows: int) -> list[Maker]:
     """Returns one zero-argument callable per row.
 
     Args:
-        source: cloudpickle of `("id", id, spec or None, kwargs)` or `("callables", list)`, the
+        source: `("id", id, spec or None, kwargs)` or `("callables", list)`, the
             list with one entry for each environment, or with one for all; either may stand behind
             `"registered", registrations`, what is in the trainer's registry.
         first_env: index of the first row's environment.
         rows: how many environments this worker holds.
     """
-    kind, *parts = pickle.loads(source)  # noqa: S301  # from the manager: code goes this way only
+    kind, *parts = source
     return select(kind, parts, first_env, rows)
 
 

@@ -36,7 +36,7 @@ from vecsess.wire.messages import (
 from vecsess.wire.slab import Layout, Views
 from vecsess.wire.spaces import describe
 from vecsess.workers.env_host import NO_INFOS, EnvHost, Failures, Values
-from vecsess.workers.env_source import BuildError, makers
+from vecsess.workers.env_source import BuildError, makers, unpacked
 from vecsess.workers.episodes import Episodes
 from vecsess.workers.outcomes import account_of, brief
 from vecsess.workers.particulars import plain_metadata, render_mode, spec_json
@@ -179,8 +179,9 @@ def _build(channel: Channel, start: Start) -> EnvHost | None:
     # it has yet to write.
     ask("batch scheduling", os.sched_setscheduler, 0, os.SCHED_BATCH, os.sched_param(0))
     try:
+        source = unpacked(start.source, settings.get("parcel", -1), settings.get("sizes", []))
         host = EnvHost(
-            makers(start.source, start.first_env, start.rows),
+            makers(source, start.first_env, start.rows),
             settings["autoreset_mode"],
             keep_rng=settings["keep_rng"],
             episodes=episodes_of(settings, start.first_env, start.rows),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from vecsess.errors import ProtocolError, SpaceError, SpawnError, VecsessError, WorkerDied
 from vecsess.fleet.description import Description, ObservationMode, agree
 from vecsess.fleet.lockstep import Lockstep
+from vecsess.fleet.parcel import pack_parcel
 from vecsess.fleet.plan import Source, Variables, WorkerEnv, WorkerSettings
 from vecsess.fleet.reports import breach_type, check_description, start_error
 from vecsess.fleet.supervisor import Supervisor
@@ -51,7 +52,6 @@ class Fleet:
         workers: in the order of their environments; one that is none where n lives here.
         description: what the environments are.
         local: the host of environments in this process, None where there are workers.
-        pickled: the source, as the workers got it.
 
     Raises:
         ValueError: an unknown start method.
@@ -79,20 +79,30 @@ class Fleet:
         self._observation_mode = observation_mode
         self.supervisor: Supervisor | None = None
         self.local: LocalHost | None = None
-        self.pickled = b""
+        self._source = source
         variables = Variables.of(worker_env, len(groups), pass_env)
         if not groups:
             self._host(source, n)
             return
-        self.pickled = source.pickled()
+        self._parcel = pack_parcel(source.pickled)
         # Where each worker has variables of its own, its modules are imported with those.
         modules = preload if any(variables.own) else (*source.modules, *preload)
-        self.supervisor = Supervisor(groups, modules, start_method, variables)
+        try:
+            self.supervisor = Supervisor(groups, modules, start_method, variables, self._parcel.fd)
+        except BaseException:
+            if self._parcel.fd >= 0:
+                os.close(self._parcel.fd)
+            raise
         try:
             self._start(self.supervisor)
         except BaseException:
             self.supervisor.close(0.5)
             raise
+
+    @property
+    def pickled(self) -> bytes:
+        """The source in one piece, b"" where the environments live here."""
+        return b"" if self.supervisor is None else self._source.pickled()
 
     @property
     def workers(self) -> list[Worker]:
@@ -192,7 +202,9 @@ class Fleet:
     def _introduce(self, supervisor: Supervisor, worker: Worker, deadline: float | None) -> None:
         """Tells a worker which environments to build."""
         settings = self.settings.for_worker(worker.index)
-        start = Start(0, worker.first_env, worker.rows, self.pickled, settings)
+        parcel = self._parcel
+        settings |= {"parcel": parcel.fd, "sizes": parcel.sizes}
+        start = Start(0, worker.first_env, worker.rows, parcel.head, settings)
         try:
             worker.channel.send(frame(encode(start)), deadline)
         except EndOfStreamError as error:

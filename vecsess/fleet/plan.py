@@ -77,14 +77,18 @@ class Source:
         modules = {getattr(function, "__module__", None) or "__main__" for function in functions}
         return cls(("callables", makers), ("cloudpickle", *sorted(modules - {"__main__"})))
 
-    def pickled(self) -> bytes:
+    def pickled(self, keep: Callable[[pickle.PickleBuffer], bool] | None = None) -> bytes:
         """Returns the source as the workers get it.
+
+        Args:
+            keep: called with each buffer; what it returns false for is not in the pickle.
 
         Raises:
             SpawnError: it holds something that can't be pickled, such as a lock or an open file.
         """
+        parts = ("registered", registrations(), *self.parts)
         try:
-            pickled: bytes = cloudpickle.dumps(("registered", registrations(), *self.parts))
+            pickled: bytes = cloudpickle.dumps(parts, protocol=5, buffer_callback=keep)
         except Exception as error:
             raise SpawnError(
                 f"expected a callable that can be pickled, got {error!r}. Make what it needs "

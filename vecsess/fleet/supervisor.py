@@ -54,6 +54,7 @@ class _Owned:
     """What must be given back even where nobody calls `close`; free of references to the owner."""
 
     surroundings_fd: int  # as they were when the session began
+    parcel_fd: int  # what makes the environments, -1 where that is small
     server: subprocess.Popen[bytes] | None = None
     connection: socket.socket | None = None
     descriptors: dict[int, list[int]] = field(default_factory=dict)  # by worker
@@ -67,10 +68,15 @@ class _Owned:
             self.connection = None
         for index in list(self.descriptors):
             self.release_worker(index)
-        if self.surroundings_fd >= 0:
-            fd, self.surroundings_fd = self.surroundings_fd, -1
+        fds = self.inherited()
+        self.surroundings_fd = self.parcel_fd = -1
+        for fd in fds:
             os.close(fd)
         self._end_server(foreign, close_s)
+
+    def inherited(self) -> list[int]:
+        """Returns the descriptors that the fork server gets as they are."""
+        return [fd for fd in (self.surroundings_fd, self.parcel_fd) if fd >= 0]
 
     def release_server(self) -> None:
         """Ends a fork server that is dead or dying, and leaves the descriptors of its workers."""
@@ -106,6 +112,7 @@ class Supervisor:
         preload: modules that the fork server imports before it forks.
         start_method: "fork" or "spawn".
         variables: of the environment of processes.
+        parcel_fd: what workers inherit, and this closes in the end; -1 for nothing.
     """
 
     def __init__(
@@ -114,10 +121,11 @@ class Supervisor:
         preload: Iterable[str],
         start_method: str,
         variables: Variables,
+        parcel_fd: int = -1,
     ) -> None:
         require_linux()
         require_descriptors(len(groups))
-        self._owned = _Owned(surroundings_file())
+        self._owned = _Owned(surroundings_file(), parcel_fd)
         self._finalizer = weakref.finalize(self, _Owned.release, self._owned)
         self._groups = groups
         # One that spawns never forks, so what it imported would serve nobody.
@@ -148,7 +156,7 @@ class Supervisor:
             command += ["--surroundings", str(self._owned.surroundings_fd)]
             self._owned.server = start_process(
                 command,
-                pass_fds=[theirs.fileno(), self._owned.surroundings_fd],
+                pass_fds=[theirs.fileno(), *self._owned.inherited()],
                 stdin=subprocess.DEVNULL,
                 env=environment(self._mark, self._variables.shared),
             )
