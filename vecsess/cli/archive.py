@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import zipfile
 from dataclasses import dataclass, fields
@@ -17,6 +18,7 @@ from vecsess._version import __version__
 from vecsess.cli.failures import CommandError
 from vecsess.collect.rollout import Rollout
 from vecsess.errors import SpaceError
+from vecsess.fleet.reports import printable
 from vecsess.integrations.json_values import require_plain
 from vecsess.integrations.transitions import save_transitions, transitions_of
 from vecsess.tree import Tree
@@ -32,6 +34,10 @@ _UNREADABLE = (
     KeyError,
     AttributeError,  # a lone array, from an .npy file
     TypeError,
+    RecursionError,  # brackets in brackets
+    MemoryError,
+    NotImplementedError,  # an unknown way to compress
+    RuntimeError,  # a member with a password
     zipfile.BadZipFile,
 )
 _NEEDED = {"observations", "rewards", "valid", "episode_returns", "episode_lengths"}
@@ -137,18 +143,47 @@ def load(path: Path) -> Archive:
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            _require_honest(archive.zip, path)
             arrays = {name: archive[name] for name in archive.files}
         about = json.loads(str(arrays.pop("about")))
         missing = _NEEDED - {name.partition(".")[0] for name in arrays}
+        if not missing:
+            _require_form(arrays, about)
     except FileNotFoundError as error:
         raise CommandError(f"{path}: no such file; `vecsess collect --out` writes one") from error
     except _UNREADABLE as error:
         # NumPy takes any bytes that it does not know for a pickle.
-        why = "it is no .npz file" if "pickle" in str(error) else str(error)
+        why = "it is no .npz file" if "pickle" in str(error) else printable(str(error), 200)
         raise CommandError(_no_archive(path, why)) from error
     if missing:
         raise CommandError(_no_archive(path, f"it has no {', '.join(sorted(missing))}"))
     return Archive(arrays, about)
+
+
+def _require_honest(archive: zipfile.ZipFile, path: Path) -> None:
+    """Refuses a file whose arrays are larger than the file itself: ours are not compressed."""
+    members = archive.infolist()
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise ValueError("its arrays are larger than the file")
+    for member in members:
+        with archive.open(member) as file:
+            version = np.lib.format.read_magic(file)
+            form = np.lib.format
+            read = form.read_array_header_1_0 if version == (1, 0) else form.read_array_header_2_0
+            shape, _, dtype = read(file)
+        if math.prod(shape) * dtype.itemsize > member.file_size:
+            raise ValueError(f"it has no room for an array of {shape}")
+
+
+def _require_form(arrays: dict[str, Array], about: Any) -> None:
+    """Refuses arrays that do not go together."""
+    steps = arrays["rewards"].shape
+    numbers = ("rewards", "valid", "episode_returns", "episode_lengths")
+    fits = type(about) is dict and len(steps) == 2 and arrays["valid"].dtype == np.bool_
+    fits = fits and all(arrays[name].dtype.kind in "biuf" for name in numbers)
+    fits = fits and arrays["valid"].shape == steps and arrays["episode_returns"].ndim == 1
+    if not fits or arrays["episode_lengths"].shape != arrays["episode_returns"].shape:
+        raise ValueError("its arrays do not go together")
 
 
 def _no_archive(path: Path, why: str) -> str:

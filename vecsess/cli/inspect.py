@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from vecsess.cli.archive import Archive, load
 from vecsess.cli.figures import short
 from vecsess.cli.tables import fitted, spread
+from vecsess.fleet.reports import printable
 
 Array = npt.NDArray[Any]
 
@@ -28,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     """Prints shapes, dtypes, ranges, NaN counts, returns and episode lengths."""
     archive = load(options.file)
     console = Console()
-    console.print(_headline(archive), highlight=False)
+    console.print(printable(_headline(archive)), highlight=False, markup=False)
     console.print(arrays_table(console, archive.arrays))
     console.print(_episodes_table(archive.arrays))
     return 0
@@ -50,7 +52,7 @@ def arrays_table(console: Console, arrays: dict[str, Array]) -> Table:
         nans = count_nans(array)
         low, high = _ends(array)
         shape = "[" + ", ".join(map(str, array.shape)) + "]"
-        cells = {"array": name, "shape": shape, "dtype": str(array.dtype)}
+        cells = {"array": escape(printable(name)), "shape": shape, "dtype": str(array.dtype)}
         rows.append((cells | {"min": low, "max": high, "NaN": f"{nans:,}"}, "red" * bool(nans)))
     order = ("array", "NaN", "shape", "dtype", "max", "min")
     return fitted(console, rows, order, left=("array", "shape", "dtype"))

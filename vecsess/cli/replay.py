@@ -13,6 +13,7 @@ from rich.console import Console
 from vecsess.cli.failures import CommandError
 from vecsess.cli.figures import plural
 from vecsess.fleet.in_process import replay_here
+from vecsess.fleet.reports import printable
 from vecsess.recovery.reproducer import read_reproducer
 
 NOT_REPRODUCED = 1
@@ -56,7 +57,7 @@ def _replayed(content: dict[str, Any]) -> list[Any]:
 def _conclude(console: Console, failures: list[Any]) -> int:
     """Says what happened, where this process has lived on."""
     for _, kind, name, message, trace in failures:
-        console.print(trace or f"{kind}: {name}: {message}", markup=False)
+        console.print(printable(trace or f"{kind}: {name}: {message}"), markup=False)
     if failures:
         console.print("the environment raised, and this process has lived on")
     else:

@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from vecsess.cli.failures import CommandError
@@ -24,6 +25,8 @@ from vecsess.cli.figures import plural, seconds
 from vecsess.cli.session_options import positive_seconds
 from vecsess.cli.tables import workers_table
 from vecsess.fleet.health import NAME, read_health
+from vecsess.fleet.reports import printable
+from vecsess.fleet.surroundings import is_marked
 
 KEYS = "q ends, any other key looks again"
 ENDING, ESCAPE = set("qQ\x04"), "\x1b"  # also Ctrl-D; an arrow key begins with Escape
@@ -84,6 +87,8 @@ def sessions(pid: int | None = None) -> list[dict[str, Any]]:
 
 def _of_process(pid: int) -> Iterator[dict[str, Any]]:
     with contextlib.suppress(OSError):  # ended meanwhile, or another user's
+        if Path(f"/proc/{pid}").stat().st_uid != os.getuid() or is_marked(pid):
+            return  # another user's, or a worker, which may say anything
         for link in Path(f"/proc/{pid}/fd").iterdir():
             if str(link.readlink()) != _LINK:
                 continue
@@ -108,10 +113,16 @@ def session_table(console: Console, content: dict[str, Any]) -> Table:
     """Returns a session's table, a row per worker."""
     age_s = max(0.0, time.time() - content["time_s"])
     title = (
-        f"pid {content['pid']}: {content['env'] or 'environments'} x{content['n']}, "
+        f"pid {content['pid']}: {_shown(content['env']) or 'environments'} x{content['n']}, "
         f"{plural(content['locksteps'], 'lockstep')}, {seconds(age_s)} ago"
     )
-    return workers_table(console, content["workers"], title)
+    workers = [{**worker, "state": _shown(worker["state"])} for worker in content["workers"]]
+    return workers_table(console, workers, title)
+
+
+def _shown(text: str | None) -> str:
+    """Returns a text without what would drive the terminal, or this table."""
+    return escape(printable(text or ""))
 
 
 @contextlib.contextmanager

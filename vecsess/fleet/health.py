@@ -12,7 +12,7 @@ import time
 import weakref
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -274,4 +274,29 @@ def read_health(fd: int) -> dict[str, Any] | None:
         content = unpack_value(payload)
     except FrameError:
         return None
-    return content if isinstance(content, dict) else None
+    return content if _is_form(content) else None
+
+
+_ABOUT = {"pid": "int", "time_s": "float", "locksteps": "int", "n": "int", "env": "str | None"}
+_KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
+
+
+def _is_form(content: Any) -> bool:
+    """Whether this is what a session publishes: any process may call its memory by that name."""
+    if type(content) is not dict or not _fit(content, _ABOUT):
+        return False
+    workers, types = content.get("workers"), {f.name: str(f.type) for f in fields(WorkerHealth)}
+    return type(workers) is list and all(type(w) is dict and _fit(w, types) for w in workers)
+
+
+def _fit(told: dict[str, Any], types: dict[str, str]) -> bool:
+    return all(name in told and _is_a(told[name], kind) for name, kind in types.items())
+
+
+def _is_a(value: Any, kind: str) -> bool:
+    name, _, optional = kind.partition(" | ")
+    if value is None:
+        return bool(optional)
+    if type(value) is str:
+        return name == "str" and len(value) < 1000
+    return type(value) in _KINDS[name] and abs(value) < 1e30  # NaN is not

@@ -92,6 +92,12 @@ def start_process(command: list[str], **options: Any) -> subprocess.Popen[bytes]
         return subprocess.Popen(command, **options)
 
 
+def is_marked(pid: int) -> bool:
+    """Whether a process is a worker of some session, a fork server, or was started by one."""
+    environ = Path(f"/proc/{pid}/environ").read_bytes()
+    return any(entry.startswith(f"{_MARK}=".encode()) for entry in environ.split(b"\0"))
+
+
 def kill_marked(mark: str) -> None:
     """Ends what the workers of a dead fork server started: all carry its mark in their environ."""
     wanted = f"{_MARK}={mark}".encode()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,27 +13,23 @@ from vecsess.recovery.accounts import Script
 from vecsess.wire.values import FrameError, pack_value, unpack_value
 
 FORMAT = 1
+MAX_BYTES = 1 << 30
 
 
 def write_reproducer(
     folder: str | None, source: bytes, settings: dict[str, Any], env: int, script: Script
 ) -> str:
-    """Writes a reproducer and returns its path.
+    """Writes a reproducer and returns its path, or why there is none: no loss depends on it.
+
+    The file is its owner's alone, under a name that nobody can guess or has taken already.
 
     Args:
-        folder: None for the system's folder of temporary files.
+        folder: None for one of the user's own among the system's temporary files.
         source: cloudpickle of what makes the environment.
         settings: as the workers got them.
         env: its index.
         script: as workers/replay.py runs it; its last step is the fatal one.
-
-    Raises:
-        OSError: the folder can't be written to.
     """
-    where = Path(folder or tempfile.gettempdir())
-    where.mkdir(parents=True, exist_ok=True)
-    number = len(list(where.glob(f"vecsess-{os.getpid()}-env{env}-*.reproducer")))
-    path = where / f"vecsess-{os.getpid()}-env{env}-{number}.reproducer"
     content = {
         "format": FORMAT,
         "source": source,
@@ -39,8 +37,30 @@ def write_reproducer(
         "env": env,
         "script": script,
     }
-    path.write_bytes(pack_value(content))
-    return str(path)
+    path = None
+    try:
+        where = _own_folder() if folder is None else Path(folder)
+        where.mkdir(parents=True, exist_ok=True)
+        fd, path = tempfile.mkstemp(".reproducer", f"vecsess-{os.getpid()}-env{env}-", where)
+        with os.fdopen(fd, "wb") as file:
+            file.write(pack_value(content))
+    except (OSError, ValueError) as error:  # a full disk, a folder that is not to be written to
+        if path is not None:
+            with contextlib.suppress(OSError):
+                Path(path).unlink()
+        return f"none, for it could not be written: {error}"
+    return path
+
+
+def _own_folder() -> Path:
+    """Returns a folder that nobody else can write to or has made."""
+    folder = Path(tempfile.gettempdir()) / f"vecsess-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    status = folder.lstat()
+    if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o77:
+        return folder
+    return Path(tempfile.mkdtemp(prefix="vecsess-"))
 
 
 def read_reproducer(path: str) -> dict[str, Any]:
@@ -49,10 +69,25 @@ def read_reproducer(path: str) -> dict[str, Any]:
     Raises:
         ValueError: not such a file. It holds a pickle: open only files that you trust.
     """
+    with Path(path).open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"{path}: expected a reproducer of at most {MAX_BYTES} bytes")
     try:
-        content = unpack_value(Path(path).read_bytes())
+        content = unpack_value(data)
     except FrameError as error:
         raise ValueError(f"{path}: expected a reproducer, got something else: {error}") from error
     if type(content) is not dict or content.get("format") != FORMAT:
         raise ValueError(f"{path}: expected a reproducer of format {FORMAT}")
+    types = {"source": bytes, "settings": dict, "env": int, "script": list}
+    fits = all(type(content.get(name)) is kind for name, kind in types.items())
+    if not fits or not 0 <= content["env"] < 1 << 32 or not all(map(_is_entry, content["script"])):
+        raise ValueError(f"{path}: expected a reproducer, got one of another form")
     return content
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether this is an entry of a script, as far as it is looked at before it is run."""
+    if type(entry) is not list or not entry or type(entry[0]) is not str:
+        return False
+    return entry[0] != "steps" or (len(entry) == 3 and type(entry[1]) is int)

@@ -1,0 +1,174 @@
+"""Files and memory of strangers: a clear error within bounds; nothing drives the terminal."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from vecsess.cli import top
+from vecsess.cli.archive import load
+from vecsess.cli.failures import CommandError
+from vecsess.fleet.health import WorkerHealth, read_health
+from vecsess.recovery.reproducer import read_reproducer, write_reproducer
+from vecsess.wire.values import pack_value
+
+GOOD: dict[str, Any] = {
+    "observations": np.zeros((3, 2, 4)),
+    "rewards": np.zeros((3, 2)),
+    "valid": np.ones((3, 2), np.bool_),
+    "episode_returns": np.zeros(1),
+    "episode_lengths": np.ones(1, np.int64),
+    "about": np.array("{}"),
+}
+
+
+def test_a_good_archive_is_one(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **GOOD)
+    assert load(tmp_path / "a.npz").arrays["rewards"].shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"rewards": np.zeros(3)},
+        {"rewards": np.array([["a", "b"]])},
+        {"valid": np.ones((3, 2))},
+        {"valid": np.ones((2, 2), np.bool_)},
+        {"episode_returns": np.zeros((1, 1))},
+        {"episode_lengths": np.zeros(5)},
+        {"about": np.array("5")},
+        {"about": np.array("[" * 100_000)},
+        {"about": np.array("\x1b[31m")},
+    ],
+    ids=lambda odd: f"{next(iter(odd))} {next(iter(odd.values())).shape}",
+)
+def test_an_archive_of_odd_arrays_is_refused(odd: dict[str, Any], tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **{**GOOD, **odd})
+    with pytest.raises(CommandError, match="got something else") as caught:
+        load(tmp_path / "a.npz")
+    assert "\x1b" not in str(caught.value)
+
+
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", **{**GOOD, "observations": np.zeros(1 << 24)})
+    with pytest.raises(CommandError, match="larger than the file"):
+        load(tmp_path / "a.npz")
+
+
+def test_an_array_that_lies_about_its_size_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **GOOD)
+    text = "{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,), }\n"
+    header = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode()
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+        archive.writestr("large.npy", header)
+    with pytest.raises(CommandError, match="no room for an array"):
+        load(tmp_path / "a.npz")
+
+
+# --- reproducers ---------------------------------------------------------------------------------
+
+
+def test_a_reproducer_is_its_owners_alone_and_replaces_nothing(tmp_path: Path) -> None:
+    paths = [write_reproducer(str(tmp_path), b"", {}, 1, []) for _ in range(3)]
+    assert len(set(paths)) == 3
+    assert all(stat.S_IMODE(Path(path).stat().st_mode) == 0o600 for path in paths)
+    assert read_reproducer(paths[0])["env"] == 1
+
+
+def test_by_default_it_lies_in_a_folder_of_the_users_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    own = Path(write_reproducer(None, b"", {}, 1, [])).parent
+    assert own == tmp_path / f"vecsess-{os.getuid()}"
+    assert stat.S_IMODE(own.stat().st_mode) == 0o700
+    own.rename(tmp_path / "elsewhere")
+    own.symlink_to(tmp_path / "elsewhere")  # as another user may, who was there first
+    assert Path(write_reproducer(None, b"", {}, 1, [])).parent != own
+
+
+def test_where_none_can_be_written_the_reason_takes_its_place(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    told = write_reproducer(str(tmp_path / "file" / "below"), b"", {}, 1, [])
+    assert told.startswith("none, for it could not be written")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"env": -1},
+        {"env": "1"},
+        {"script": 5},
+        {"script": [5]},
+        {"script": [["steps"]]},
+        {"script": [["steps", "many", []]]},
+        {"source": "text"},
+        {"format": 2},
+    ],
+    ids=repr,
+)
+def test_a_reproducer_of_another_form_is_refused(odd: dict[str, Any], tmp_path: Path) -> None:
+    good = {"format": 1, "source": b"", "settings": {}, "env": 0, "script": []}
+    (tmp_path / "file").write_bytes(pack_value({**good, **odd}))
+    with pytest.raises(ValueError, match="expected a reproducer"):
+        read_reproducer(str(tmp_path / "file"))
+
+
+# --- memory that is called as a session's --------------------------------------------------------
+
+WORKER: dict[str, Any] = dict.fromkeys(WorkerHealth.__dataclass_fields__, 0)
+WORKER["state"] = "ready"
+CONTENT: dict[str, Any] = {"env": "X-v0", "n": 1, "pid": os.getpid(), "time_s": 1.0}
+CONTENT |= {"locksteps": 5, "workers": [WORKER]}
+
+
+def published(content: Any) -> Any:
+    """Returns what is read of memory that holds this."""
+    payload = pack_value(content)
+    fd = os.memfd_create("a-stranger's")
+    try:
+        os.write(fd, struct.pack("<II", len(payload), zlib.crc32(payload)) + payload)
+        return read_health(fd)
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        5,
+        {},
+        {**CONTENT, "pid": "1"},
+        {**CONTENT, "n": None},
+        {**CONTENT, "time_s": float("nan")},
+        {**CONTENT, "locksteps": 1 << 900},
+        {**CONTENT, "workers": 5},
+        {**CONTENT, "workers": [5]},
+        {**CONTENT, "workers": [{}]},
+        {**CONTENT, "workers": [{**WORKER, "state": 5}]},
+        {**CONTENT, "workers": [{**WORKER, "rss_bytes": "x"}]},
+    ],
+    ids=lambda odd: repr(odd)[-40:],
+)
+def test_what_no_session_publishes_is_not_shown(odd: Any) -> None:
+    assert published(CONTENT) == CONTENT
+    assert published(odd) is None
+
+
+def test_what_is_shown_drives_no_terminal() -> None:
+    worker = {**WORKER, "state": "\x1b[2J[red]"}
+    content = {**CONTENT, "env": "\x1b]0;owned\x07[bold]", "workers": [worker]}
+    console = Console(width=200, force_terminal=False)
+    with console.capture() as captured:
+        console.print(top.session_table(console, content))
+    assert "\x1b" not in captured.get()
+    assert "[bold]" in captured.get()
