@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,14 @@ def test_each_recipe_of_the_faq_runs_as_it_stands(number: int, tmp_path: Path) -
     printed = run(script, cwd=tmp_path).stdout
     missing = [text for text in promised_output(code) if text not in printed]
     assert not missing, printed
+
+
+def test_each_deed_of_a_hostile_worker_has_its_test() -> None:
+    text = (CHECKOUT / "docs" / "faults.md").read_text()
+    named = re.findall(r"\[`(test_\w+)`\]\(\.\./(tests/[\w/]+\.py)\)", text)
+    assert len(named) > 15
+    for name, file in named:
+        assert f"def {name}(" in (CHECKOUT / file).read_text()
 
 
 def test_the_faq_has_its_recipes() -> None:

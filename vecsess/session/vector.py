@@ -370,6 +370,9 @@ class VecCheckedSession(GymVector, VectorEnv[Any, Any, Any]):  # skrl looks at t
     ) -> VecCheckedSession:
         """Returns a session like the one that `checkpoint` was taken of, mid-episode.
 
+        It may hold pickles (of attributes that were set, of options), which are run where the
+        environments are: restore only what you trust.
+
         Every environment is brought back by replaying its log, and compared by checksum. One that
         does not come out the same begins a new episode; `unrestored` says which, and a warning.
 
