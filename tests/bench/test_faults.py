@@ -139,7 +139,7 @@ def test_the_oracle_does_what_gymnasium_does(mode: str) -> None:
 # --- the fault matrix ----------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore:a worker did not close")
 @pytest.mark.parametrize(("fault", "place"), cells())
 def test_a_fault_has_the_outcome_that_is_specified(fault: str, place: str) -> None:
     assert outcome(fault, place) == expected(fault, place)

@@ -19,7 +19,7 @@ N = 3
 CLOSE_S = 2.0
 BRIEF = Timeouts(reset_s=0.6, step_s=0.6, close_s=CLOSE_S)
 MID_CALL = pytest.mark.filterwarnings("ignore:.*Calling `close` while waiting:UserWarning")
-NOT_IN_ORDER = pytest.mark.filterwarnings("ignore:a worker did not close in order:ResourceWarning")
+NOT_IN_ORDER = pytest.mark.filterwarnings("ignore:a worker did not close in order")
 pytestmark = pytest.mark.usefixtures("no_process_left")
 
 
@@ -136,3 +136,17 @@ class TestClose:
         below = processes_below()
         os.kill(min(below), sent)
         closes_in_time(vec, below)
+
+
+class WritingEnv(CountingEnv):
+    """Needs long to close, as one that writes a video does."""
+
+    def close(self) -> None:
+        time.sleep(60)
+
+
+def test_what_is_cut_off_is_said_where_it_is_seen() -> None:
+    vec = VecCheckedSession(WritingEnv, 2, workers=1, timeouts=Timeouts(close_s=0.5))
+    vec.reset(seed=0)
+    with pytest.warns(UserWarning, match=r"cut off: raise Timeouts\(close_s=\.\.\.\)"):
+        vec.close()

@@ -69,7 +69,7 @@ def test_the_grouping_of_environments_makes_no_difference() -> None:
 
 
 # A kill may come between the last step and the end, where nobody needs the worker any more.
-@pytest.mark.filterwarnings("ignore:a worker did not close in order:ResourceWarning")
+@pytest.mark.filterwarnings("ignore:a worker did not close in order")
 def test_killed_workers_leave_the_curve_as_it_is(capfd: pytest.CaptureFixture[str]) -> None:
     calm = run(*KINDS["discrete"])
     for _ in range(5):  # a run is short, and kills come at random

@@ -266,6 +266,13 @@ class Fleet:
             if in_order and close_s > 0 and supervisor.serving:
                 flight.begin(_close_message, close_s)
                 flight.gather(max(0.0, until - time.monotonic()))  # for all of them
+        except TimeoutError:  # what it was writing, such as a video, is lost: shown by default
+            warnings.warn(
+                f"a worker did not close in order: within {close_s:g} s its environments had not "
+                "closed and were cut off: raise Timeouts(close_s=...)",
+                UserWarning,
+                stacklevel=2,
+            )
         except (VecsessError, OSError) as error:
             warnings.warn(
                 f"a worker did not close in order: {error}", ResourceWarning, stacklevel=2
