@@ -84,7 +84,37 @@ def test_a_replay_over_its_budget_is_given_up() -> None:
         kill(vec, env=1)
         *_, infos = vec.step(zeros(2))
         assert infos["invalid"].tolist() == [False, True]
-        assert "over budget" in outcomes(vec)[-1]
+        assert "RestartPolicy(replay_budget_s=" in outcomes(vec)[-1]
+
+
+class CompilingEnv(BreakingEnv):
+    """Its constructor, its reset and its first step take long, as where something is compiled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        signal.sigtimedwait([], 0.3)
+        self._compiled = False
+
+    def reset(self, **arguments: Any) -> Any:
+        signal.sigtimedwait([], 0.3)
+        return super().reset(**arguments)
+
+    def step(self, action: Any) -> Any:
+        if not self._compiled:
+            signal.sigtimedwait([], 0.3)
+        self._compiled = True
+        return super().step(action)
+
+
+def test_the_budget_of_a_replay_is_for_steps_alone() -> None:
+    policy = RestartPolicy(max_restarts=None, replay_budget_s=0.2)
+    with open_session([CompilingEnv], 1, restart_policy=policy) as vec:
+        vec.reset(seed=0)
+        for _ in range(12):
+            vec.step(zeros(1))
+        kill(vec, env=0)
+        assert vec.step_checked(zeros(1)).valid.all()
+        assert outcomes(vec) == ["replayed episode"]
 
 
 def test_a_log_that_does_not_reach_back_leads_to_a_truncation() -> None:
@@ -98,6 +128,21 @@ def test_a_log_that_does_not_reach_back_leads_to_a_truncation() -> None:
         *_, infos = vec.step(zeros(2))
         assert infos["invalid"].tolist() == [False, True]
         assert "its log does not reach back" in outcomes(vec)[-1]
+
+
+def test_the_log_is_bounded_in_events_too() -> None:
+    policy = RestartPolicy(max_restarts=None, log_bytes=1 << 16)
+    with open_session([BreakingEnv], 1, restart_policy=policy) as vec:
+        vec.reset(seed=1)
+        for value in range(600):
+            vec.set_attr("extra", value)
+            vec.reset(options={"reset_mask": np.ones(1, np.bool_)})
+        vec.step(zeros(1))
+        # As much as a checkpoint holds is as much as there is.
+        assert len(vec.checkpoint()["state"]) < 200_000
+        kill(vec, env=0)
+        assert vec.step_checked(zeros(1)).valid.all()
+        assert vec.get_attr("extra") == (599,)
 
 
 # --- limits --------------------------------------------------------------------------------------

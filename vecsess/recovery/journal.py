@@ -20,6 +20,7 @@ from vecsess.wire.slab import Checksum, Layout, Views
 Array = npt.NDArray[Any]
 
 CHUNK_STEPS = 256
+_EVENT_BYTES = 512  # about as much as an event takes: the log is bounded in them too
 _ALL = slice(None)
 
 
@@ -123,12 +124,12 @@ class Journal:
         for env, seed in zip(envs, seeds, strict=True):
             worker, row = self._places[env]
             if seed is not None:  # what attributes were set to outlives a reset
-                self._events[env] = [event for event in self._events[env] if event.verb == "set"]
+                self._events[env] = _latest_sets(self._events[env])
             self._rng[env] = self.views.rng[worker, row]
             rng = None if seed is not None else self._rng[env].copy()
             checksum = self._checksum.of_row(worker, row)
             at = self.progress.begun[env]
-            self._events[env].append(Event(at, "reset", (seed, options, rng), checksum))
+            self._add(env, Event(at, "reset", (seed, options, rng), checksum))
         self._forget()
 
     def place(self, env: int) -> tuple[int, int]:
@@ -140,16 +141,26 @@ class Journal:
 
     def set(self, env: int, name: str, value: bytes) -> None:
         """Notes that an attribute was set; `value` is a pickle."""
-        self._events[env].append(Event(self.progress.t, "set", (name, value)))
+        self._add(env, Event(self.progress.t, "set", (name, value)))
 
     def called(self, env: int) -> None:
         """Notes a call that may have changed the environment in a way that can't be replayed."""
-        self._events[env].append(Event(self.progress.t, "call"))
+        events = self._events[env]
+        if not events or events[-1].verb != "call":  # one says as much as many
+            self._add(env, Event(self.progress.t, "call"))
+
+    def _add(self, env: int, event: Event) -> None:
+        """Adds an event; where there are too many the way back begins anew."""
+        events = self._events[env]
+        events.append(event)
+        if len(events) > max(16, self.limit_bytes // (_EVENT_BYTES * len(self._events))):
+            last = event if event.verb == "reset" else Event(event.at, "call")
+            self._events[env] = [*_latest_sets(events), last]
 
     def break_off(self) -> None:
         """Forgets all but what attributes were set to: the last lockstep was not completed."""
         for events in self._events:
-            events[:] = [event for event in events if event.verb == "set"]
+            events[:] = _latest_sets(events)
         self._chunks.clear()
 
     def pending_action(self, env: int) -> list[Array]:
@@ -263,6 +274,16 @@ class Journal:
         )
         for index in [index for index in self._chunks if (index + 1) * CHUNK_STEPS <= oldest]:
             del self._chunks[index]
+
+
+def _latest_sets(events: list[Event]) -> list[Event]:
+    """Returns what each attribute was set to last."""
+    latest: dict[str, Event] = {}
+    for event in events:
+        if event.verb == "set":
+            latest.pop(event.arguments[0], None)
+            latest[event.arguments[0]] = event
+    return list(latest.values())
 
 
 class NoJournal:

@@ -15,12 +15,12 @@ import numpy as np
 from vecsess.fleet.launch import Fleet
 from vecsess.fleet.reports import failures_of
 from vecsess.fleet.worker import Worker
-from vecsess.recovery.accounts import Account
+from vecsess.recovery.accounts import Account, Script
 from vecsess.recovery.journal import Journal, NoJournal
 from vecsess.recovery.policy import RestartPolicy
 from vecsess.recovery.progress import Progress
 from vecsess.recovery.reproducer import write_reproducer
-from vecsess.wire.messages import Done, Replay, Replayed, Reset, Step, StepWith
+from vecsess.wire.messages import OVER_BUDGET, Done, Replay, Replayed, Reset, Step, StepWith
 
 
 class Ladder:
@@ -117,11 +117,17 @@ class Ladder:
         reply = self._lockstep.flight.exchange(
             worker,
             lambda seq: Replay(seq, row, script, int(budget_s * 1000)),
-            self._replay_s(budget_s),
+            self._replay_s(script, budget_s),
             Replayed,
         )
         if reply.failures:
-            return f"its replay failed: {reply.failures[0][1:4]}"
+            _, kind, name, message, _ = reply.failures[0]
+            if kind == OVER_BUDGET:
+                return (
+                    f"{message} in its replay, of {account.steps}, and it was given up; raise "
+                    f"RestartPolicy(replay_budget_s={budget_s})"
+                )
+            return f"its replay failed: {name}: {message}"
         got = np.frombuffer(reply.checksums, np.uint64).tolist()
         expected = account.expected
         if len(got) != len(expected):
@@ -131,10 +137,15 @@ class Ladder:
                 return f"its replay gave another result than the first time, at command {index}"
         return ""
 
-    def _replay_s(self, budget_s: float) -> float | None:
-        """Returns how long to wait for a replay that stops itself after `budget_s`."""
-        step_s = self._lockstep.flight.timeouts.step_s
-        return None if step_s is None else budget_s + step_s
+    def _replay_s(self, script: Script, budget_s: float) -> float | None:
+        """Returns how long to wait for a replay whose steps may take `budget_s` together."""
+        timeouts = self._lockstep.flight.timeouts
+        waits = [timeouts.step_s]  # for the first step, which does not count
+        for verb, *_ in script:
+            if verb in ("reset", "episode", "make"):
+                waits.append(timeouts.start_s if verb == "make" else timeouts.reset_s)
+        known = [wait for wait in waits if wait is not None]
+        return budget_s + sum(known) if len(known) == len(waits) else None
 
     def _give_up_replays(self, env: int) -> None:
         self.unreplayable.add(env)

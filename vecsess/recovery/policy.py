@@ -17,7 +17,8 @@ class RestartPolicy:
         backoff_s: how long the second restart in a row waits; each further one twice as long,
             with up to a quarter more at random. The first does not wait.
         max_backoff_s: the longest such wait.
-        replay_budget_s: how long one replay may take before the ladder goes on.
+        replay_budget_s: how long the steps of one replay may take before the ladder goes on,
+            without constructor, reset, and the first step, which may have to compile.
         log_bytes: how much memory the log of actions and checksums may take.
         reproducer_dir: where the file goes that reproduces a poisonous step; None for the
             system's folder of temporary files.

@@ -238,6 +238,8 @@ class Exited(Message):
     stderr: str
 
 
+# The kind of a replay's failure that is none of the environment's.
+OVER_BUDGET = "over budget"
 # What the fork server writes to a hung worker's last output before it asks for the stack.
 STACK_MARK = "-- its stack, most recent call first:"
 
