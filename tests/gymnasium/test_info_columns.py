@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, VectorEnv
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -23,7 +23,7 @@ from tests.losses import kill
 from vecsess import VecCheckedSession
 from vecsess.errors import ProtocolError
 from vecsess.fleet.in_process import LocalChannel
-from vecsess.fleet.infos import InfoReader
+from vecsess.fleet.infos import InfoReader, add_info
 from vecsess.fleet.worker import Worker
 from vecsess.wire.columns import INFO_BYTES, MAX_SCHEMAS, Schema
 from vecsess.wire.messages import Done
@@ -138,6 +138,18 @@ def test_they_are_gymnasiums_whatever_environments_tell(twins: Twins, script: An
             pairs = [outcome(reset) for reset in resets]
         else:
             pairs = [outcome(side.step, [0] * N) for side in sides]
+
+
+@given(st.lists(infos(), min_size=N, max_size=N))
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_whatever_does_not_fit_is_kept_as_an_object(told: list[dict[Any, Any]]) -> None:
+    vector: VectorEnv[Any, Any, Any] = VectorEnv()
+    vector.num_envs = N
+    merged: dict[Any, Any] = {}
+    with np.errstate(all="ignore"):
+        for env, info in enumerate(told):
+            add_info(vector._add_info, merged, info, env)
+    assert {key for info in told for key in info} <= merged.keys()
 
 
 def four_numbers(index: int, step: int) -> dict[str, Any]:

@@ -296,12 +296,17 @@ def add_info(add: AddInfo, infos: Infos, info: dict[Any, Any], env: int) -> None
 
 
 def _keep_object(add: AddInfo, infos: Infos, key: Any, value: Any, env: int) -> None:
-    before, told = infos.pop(key, None), infos.get(f"_{key}")
-    add(infos, {key: None}, env)  # an array of objects, and which of them are told
-    if before is not None and told is not None:
-        for other in np.flatnonzero(told[: len(before)]).tolist():
-            infos[key][other] = before[other]
-    infos[key][env] = value
+    mask = f"_{key}"
+    fresh = add({}, {key: None}, env)  # an array of objects, and which of them are told
+    whole, told = fresh[key], fresh[mask]
+    before: Any = infos.get(key)
+    known: Any = infos.get(mask)
+    fits = type(known) is np.ndarray and known.dtype == np.bool_ and known.shape == told.shape
+    if fits and type(before) is np.ndarray:  # else an info's own key is that of the mask
+        for other in np.flatnonzero(known).tolist():
+            whole[other], told[other] = before[other], True
+    whole[env] = value
+    infos[key], infos[mask] = whole, told
 
 
 def _grouped(numbers: Array) -> Iterator[tuple[int, Array]]:
