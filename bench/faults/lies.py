@@ -77,8 +77,7 @@ def frame_maker(message: Message, rng: random.Random, originals: list[bytes]) ->
         if how < 0.5:
             return _mutated(packed(right), rng, originals)
         items = _items(right)
-        for _ in range(rng.choice((1, 1, 2))):
-            _make_odd(items, rng)
+        _make_odd(items, rng)
         return _pack(items)
 
     return frame_of
@@ -134,16 +133,16 @@ _ODD = _odd_values()
 
 
 def _make_odd(items: list[Any], rng: random.Random) -> None:
-    """Puts an odd value into a field, or takes one away, or repeats it, however deep it lies."""
-    places = list(_places(items))
-    container, key = rng.choice(places)
-    if isinstance(container, list) and rng.random() < 0.2:
-        if rng.random() < 0.5:
-            del container[key]
-        else:
-            container.insert(key, copy.deepcopy(container[key]))
-    else:
-        container[key] = copy.copy(rng.choice(_ODD))
+    """Puts odd values into fields, takes some away or repeats them, however deep they lie."""
+    places = list(_places(items))  # of the message alone: odd values are shared
+    for container, key in rng.choices(places, k=rng.choice((1, 1, 2))):
+        if not isinstance(container, list):
+            container[key] = rng.choice(_ODD)
+        elif key < len(container):
+            odd = (
+                [rng.choice(_ODD)] if rng.random() < 0.8 else rng.choice(([], [container[key]] * 2))
+            )
+            container[key : key + 1] = odd
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:

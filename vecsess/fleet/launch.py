@@ -13,7 +13,7 @@ from vecsess.fleet.description import Description, ObservationMode, agree
 from vecsess.fleet.lockstep import Lockstep
 from vecsess.fleet.parcel import pack_parcel
 from vecsess.fleet.plan import Source, Variables, WorkerEnv, WorkerSettings
-from vecsess.fleet.reports import breach_type, check_description, start_error
+from vecsess.fleet.reports import breach_type, check_description, printable, start_error
 from vecsess.fleet.supervisor import Supervisor
 from vecsess.fleet.worker import Timeouts, Worker, describe_exit
 from vecsess.wire.channel import (
@@ -296,7 +296,7 @@ def _died(supervisor: Supervisor, worker: Worker) -> WorkerDied:
     how = describe_exit(os.waitstatus_to_exitcode(ended.status))
     return WorkerDied(
         f"the worker ended with {how} while it built its environments; "
-        f"its last output:\n{ended.stderr}",
+        f"its last output:\n{printable(ended.stderr)}",
         worker=worker.index,
     )
 
