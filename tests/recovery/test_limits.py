@@ -287,3 +287,20 @@ def test_a_constructor_that_fails_starts_no_loop(tmp_path: Path) -> None:
     with pytest.raises(EnvError, match="bad"):
         open_session(Counted, 1)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+class LoudEnv(BreakingEnv):
+    """Has much to tell."""
+
+    def tell(self) -> bytes:
+        return bytes(600_000)
+
+
+def test_what_one_environment_may_send_each_may_whatever_the_grouping(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("vecsess.fleet.flight.VALUE_BYTES", 1_000_000)
+    with open_session([LoudEnv] * 4, 4, workers=1) as vec:
+        vec.reset(seed=0)
+        assert [len(told) for told in vec.call("tell")] == [600_000] * 4
+        assert not vec.incidents

@@ -104,7 +104,9 @@ class Flight:
         self.infos = InfoReader(workers, layout, views)
         self._asks_infos = False  # whether the last command asks for infos
         told_bytes = CONTROL_BYTES + layout.rows * _FAILURE_BYTES
-        self._step_cap = VALUE_BYTES if self._reports.parts else told_bytes
+        # What one environment may send, each may: whatever the grouping.
+        self._value_cap = VALUE_BYTES * layout.rows
+        self._step_cap = self._value_cap if self._reports.parts else told_bytes
 
     def follow(self, whole: Flight) -> None:
         """Goes on without the workers that a larger flight has given up, and loses as it does."""
@@ -126,7 +128,7 @@ class Flight:
 
     def step(self, infos: int) -> None:
         """Sends every worker the one frame that has it step all of its rows."""
-        cap = VALUE_BYTES if infos else self._step_cap
+        cap = self._value_cap if infos else self._step_cap
         seq = self._next_seq(cap, self.timeouts.step_s)
         data = step_command(seq, infos)
         self._asks_infos = infos > 0
@@ -159,7 +161,7 @@ class Flight:
 
     def begin(self, make: Callable[[Worker, int], Command | None], limit_s: float | None) -> None:
         """Sends what `command` sends, without waiting."""
-        seq = self._next_seq(VALUE_BYTES, limit_s)
+        seq = self._next_seq(self._value_cap, limit_s)
         self._make = make
         messages = [(worker, make(worker, seq)) for worker in self.active]
         self._asks_infos = any(getattr(message, "infos", 0) for _, message in messages)
