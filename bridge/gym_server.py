@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="gym_server", description=__doc__)
     parser.add_argument("--fork-server", type=int, metavar="FD", help="a socket to the manager")
     parser.add_argument("--manager", type=int, metavar="PID", help="end with this process")
-    parser.add_argument("--worker", metavar="FDS", help="command pipe, reply pipe and slab")
+    parser.add_argument("--worker", metavar="FDS", help="command pipe, reply pipe, slab, broadcast")
     parser.add_argument("--surroundings", type=int, metavar="FD", help="those of the trainer")
     parser.add_argument("--env-id", default="CartPole-v1", help="as for gymnasium.make")
     parser.add_argument(

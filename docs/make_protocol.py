@@ -179,7 +179,8 @@ class _Worker:
         command_read, command_write = os.pipe()
         reply_read, reply_write = os.pipe()
         self._slab = create_memfd("conversation")
-        theirs = (command_read, reply_write, self._slab)
+        self._broadcast = create_memfd("broadcast")  # nothing is sent that way here
+        theirs = (command_read, reply_write, self._slab, self._broadcast)
         program = str(vecsess.bridge.gym_server.__file__)
         self._process = subprocess.Popen(
             [sys.executable, "-P", program, "--worker", ",".join(map(str, theirs))],
@@ -198,6 +199,7 @@ class _Worker:
         self._channel.close()
         self._process.wait(TIMEOUT_S)
         os.close(self._slab)
+        os.close(self._broadcast)
 
     def tell(self, message: Message) -> Iterator[str]:
         """Sends a command; yields it, the reply, and the row that the reply speaks for."""

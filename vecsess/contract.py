@@ -170,10 +170,7 @@ class ValueCheck:
             truncated: `[N]` bool.
             arrays: the leaves of the observations, each `[N, *leaf]`.
         """
-        looked_at = [rewards] if self._finite_rewards else []
-        if self._finite_observations:
-            looked_at += [leaf for leaf in arrays if leaf.dtype.kind in "fO"]
-        if not self._demanding and all(map(_surely_finite, looked_at)):
+        if self.passes(rewards, arrays):
             return None
         contract = self._contract
         return (
@@ -181,6 +178,18 @@ class ValueCheck:
             or check_rewards(contract, rewards)
             or check_observations(contract, arrays, self._fields)
         )
+
+    def passes(self, rewards: Array, arrays: list[Array]) -> bool:
+        """Whether nothing can be wrong with steps, however many; False says: look closer.
+
+        Args:
+            rewards: of any shape.
+            arrays: the leaves of their observations.
+        """
+        looked_at = [rewards] if self._finite_rewards else []
+        if self._finite_observations:
+            looked_at += [leaf for leaf in arrays if leaf.dtype.kind in "fO"]
+        return not self._demanding and all(map(_surely_finite, looked_at))
 
     def observations(self, arrays: list[Array]) -> Violation | None:
         """Returns the first breach of observations; each leaf `[N, *leaf]`."""

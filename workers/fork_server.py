@@ -192,7 +192,7 @@ class ForkServer:
     def _spawn(self, spawn: Spawn, fds: list[int]) -> None:
         """Starts a worker; an error of it is this start's failure, and no other's."""
         try:
-            if len(fds) != 3:
+            if len(fds) != 4:
                 raise OSError("the fork server has no descriptors left")
             own = spawn.method == "spawn" or self._has_threads()
             child = (self._exec if own else self._employ)(fds, spawn.variables)

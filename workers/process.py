@@ -23,7 +23,7 @@ def run_worker(part: Callable[[], list[int]]) -> int:
     """Makes this process a worker; returns its exit code.
 
     Args:
-        part: returns command pipe, reply pipe and slab, or nothing, where it was not needed.
+        part: returns command pipe, reply pipe, slab and broadcast; nothing where it was not needed.
     """
     # Not earlier: the server of a session that spawns never needs numpy or gymnasium.
     from vecsess.workers.serve import serve
@@ -34,8 +34,8 @@ def run_worker(part: Callable[[], list[int]]) -> int:
     faulthandler.register(STACK_SIGNAL, all_threads=False)
     with contextlib.suppress(EndOfStreamError):  # the manager gave up while this worker started
         if fds := part():
-            command_fd, reply_fd, slab_fd = fds
-            serve(Channel(command_fd, reply_fd), slab_fd)
+            command_fd, reply_fd, slab_fd, broadcast_fd = fds
+            serve(Channel(command_fd, reply_fd), slab_fd, broadcast_fd)
     return 0
 
 

@@ -24,6 +24,7 @@ from vecsess.wire.messages import (
     Failed,
     Replay,
     Reset,
+    Rollout,
     Start,
     Step,
     StepSome,
@@ -33,8 +34,9 @@ from vecsess.wire.messages import (
     encode,
     step_numbers,
 )
-from vecsess.wire.slab import Layout, Views
+from vecsess.wire.slab import Layout
 from vecsess.wire.spaces import describe
+from vecsess.workers.acting import Acting
 from vecsess.workers.env_host import NO_INFOS, EnvHost, Failures, Values
 from vecsess.workers.env_source import BuildError, makers, unpacked
 from vecsess.workers.episodes import Episodes
@@ -44,12 +46,13 @@ from vecsess.workers.process import ask
 from vecsess.workers.replay import replay
 
 
-def serve(channel: Channel, slab_fd: int) -> None:
+def serve(channel: Channel, slab_fd: int, broadcast_fd: int) -> None:
     """Serves until `Close`, or until the manager is gone.
 
     Args:
         channel: blocking pipes from and to the manager.
         slab_fd: the memfd of this worker, of size 0 until the manager knows the spaces.
+        broadcast_fd: what the manager writes for all workers.
     """
     start = _next(channel)
     assert isinstance(start, Start), "the protocol begins with Start"
@@ -58,17 +61,19 @@ def serve(channel: Channel, slab_fd: int) -> None:
         return
     attach = _next(channel)
     assert isinstance(attach, Attach), "a worker that has described itself gets its slab next"
-    views = _attach(host, attach, slab_fd, start.settings)
+    layout = _attach(host, attach, slab_fd, start.settings)
+    acting = Acting(host, layout, start.first_env, slab_fd, broadcast_fd)
     channel.send(acknowledgement(attach.seq), None)
-    views.reply[0] = attach.seq
+    host.views.reply[0] = attach.seq
     try:
-        _loop(channel, host, views, Patience(start.settings["spin_ns"]))
+        _loop(channel, host, acting, Patience(start.settings["spin_ns"]))
     except EndOfStreamError:
         host.close()
 
 
-def _loop(channel: Channel, host: EnvHost, views: Views, patience: Patience) -> None:
+def _loop(channel: Channel, host: EnvHost, acting: Acting, patience: Patience) -> None:
     """One command after the other, in the order of their numbers."""
+    views = host.views
     expected, written = views.command.data, views.reply.data
     histogram = views.histogram[0].data
     counts = [0] * len(histogram)  # here too, for an environment may scribble over the slab
@@ -82,7 +87,10 @@ def _loop(channel: Channel, host: EnvHost, views: Views, patience: Patience) -> 
         if numbers is None:
             command = decode(payload, COMMANDS)
             seq = command.seq
-            answered = answer(host, command)
+            if isinstance(command, Rollout):
+                answered = frame(encode(acting.roll(command)))
+            else:
+                answered = answer(host, command)
             if os.getpid() != pid:
                 _end_copy(pid)
             channel.send(answered, None)
@@ -219,11 +227,11 @@ def describe_host(host: EnvHost, seq: int) -> Described:
     return Described(seq, spaces, *about, generators)
 
 
-def _attach(host: EnvHost, attach: Attach, slab_fd: int, settings: dict[str, Any]) -> Views:
+def _attach(host: EnvHost, attach: Attach, slab_fd: int, settings: dict[str, Any]) -> Layout:
     """Maps the slab and lets the environments write into it."""
     first = host.envs[0]
     layout = Layout(first.observation_space, first.action_space, attach.rows)
     assert layout.stride_bytes == attach.stride_bytes, "both sides compute the same layout"
     views = layout.views(mmap.mmap(slab_fd, layout.stride_bytes))
     host.attach(layout, views, exact=settings["exact"], lenient=settings["lenient"])
-    return views
+    return layout

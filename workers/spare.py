@@ -46,7 +46,7 @@ def stand_by(call: socket.socket) -> list[int]:
     rehearse()
     with call:
         while True:
-            said, fds, _, _ = socket.recv_fds(call, 1, 3)
+            said, fds, _, _ = socket.recv_fds(call, 1, 4)
             if fds or not said:
                 return fds
             call.send(said)  # whether it is there, was asked
@@ -58,13 +58,14 @@ def rehearse() -> None:
         commands, told = os.pipe()
         unread, replies = os.pipe()
         slab_fd = create_memfd("vecsess-rehearsal")
-        for fd in (commands, told, unread, replies, slab_fd):
+        broadcast_fd = create_memfd("vecsess-rehearsal")
+        for fd in (commands, told, unread, replies, slab_fd, broadcast_fd):
             stack.callback(os.close, fd)
         env = stack.enter_context(contextlib.closing(gymnasium.make(_ENV_ID)))
         layout = Layout(env.observation_space, env.action_space, 1)
         seal(slab_fd, layout.stride_bytes)
         os.write(told, _part(layout.stride_bytes))  # less than a pipe holds
-        serve(Channel(commands, replies), slab_fd)
+        serve(Channel(commands, replies), slab_fd, broadcast_fd)
     gc.collect()  # an environment is full of cycles, and the last one keeps the slab mapped
 
 

@@ -16,7 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecsess import tree
-from vecsess.collect.policies import Decision, Policy, as_policy, noise_for
+from vecsess.collect.policies import (
+    Decision,
+    Dtypes,
+    Policy,
+    as_policy,
+    dtypes_of,
+    fitting,
+    noise_for,
+)
 from vecsess.collect.rollout import Episode, Rollout, reuse_or_allocate
 from vecsess.contract import Finals, StepRows
 from vecsess.tree import Tree
@@ -108,7 +116,7 @@ def fill_rollout(
     start = books.episode_lengths == 0
     decision = actor.act(observations, noise=next(noise), episode_start=start, envs=envs)
 
-    rollout = rollout_for(source, horizon, observations, decision, out)
+    rollout = rollout_for(source, horizon, observations, dtypes_of(decision), out)
     tree.copy_into(tree.row(rollout.observations, 0), observations)
     rollout.episode_start[...] = False
     rollout.episode_start[0] = start
@@ -128,7 +136,7 @@ def fill_rollout(
             ended.add(t, rows, finals)
             rollout.episode_start[t + 1 : t + 2, finals.envs] = True  # no row after the last
     rollout.counter = books.noise_counter
-    end_rollout(rollout, books, actor, envs, ended.finals, ended.episodes)
+    end_rollout(rollout, books, actor, envs, Endings.of(ended.finals), ended.episodes)
     return rollout
 
 
@@ -197,25 +205,16 @@ def _noise_stream(
 
 
 def rollout_for(
-    source: LockstepSource, horizon: int, observations: Tree, decision: Any, out: Rollout | None
+    source: LockstepSource, horizon: int, observations: Tree, dtypes: Dtypes, out: Rollout | None
 ) -> Rollout:
-    """Returns `out`, or a new rollout, in the dtypes in which the policy answers."""
-    if not isinstance(decision, (tuple, list)) or len(decision) != 3:
-        raise TypeError(
-            "expected the policy's act to return (actions, log_probs, values), "
-            f"got {type(decision).__name__}"
-        )
-    log_probs, values = map(np.asarray, decision[1:])
-    for name, array in (("log_probs", log_probs), ("values", values)):
-        if array.dtype.kind != "f":
-            raise TypeError(f"expected floating-point {name} from the policy, got {array.dtype}")
+    """Returns `out`, or a new rollout; `dtypes` are those of log-probabilities and values."""
     fresh = Rollout.empty(
         horizon,
         source.num_envs,
         getattr(source, "single_observation_space", tree.row(observations, 0)),
         source.single_action_space,
-        log_prob_dtype=log_probs.dtype,
-        value_dtype=values.dtype,
+        log_prob_dtype=dtypes[0],
+        value_dtype=dtypes[1],
     )
     rollout = reuse_or_allocate(out, fresh)
     rollout.action_space = source.single_action_space
@@ -237,18 +236,7 @@ def store(rollout: Rollout, t: int, decision: Decision, envs: slice = slice(None
 
 def _put(name: str, given: Any, row: NDArray[Any]) -> None:
     """Copies what the policy gave, where that is no broadcast and loses nothing."""
-    # What has no fixed shape, such as a text, is an object: NumPy would look into it.
-    array = tree.object_array(given) if row.dtype == object else np.asarray(given)
-    if array.shape != row.shape:
-        raise ValueError(
-            f"expected {name} of shape {list(row.shape)} from the policy, got {list(array.shape)}"
-        )
-    if array.dtype != row.dtype and not np.can_cast(array.dtype, row.dtype):
-        raise TypeError(
-            f"expected {name} of dtype {row.dtype} from the policy, got {array.dtype}: cast it "
-            "there, so that log-probabilities are those of the actions that are taken"
-        )
-    row[...] = array
+    row[...] = fitting(name, given, row.shape, row.dtype)
 
 
 class _Ended:
@@ -274,12 +262,49 @@ class _Ended:
         lengths[finals.envs] = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Endings:
+    """Where episodes ended in a rollout, and what was observed then.
+
+    Attributes:
+        steps: `[K]` int64, the row `t` of each.
+        envs: `[K]` int64.
+        observations: tree of `[K, *obs]`; None where there are none.
+    """
+
+    steps: NDArray[np.int64]
+    envs: NDArray[np.int64]
+    observations: Tree
+
+    @classmethod
+    def of(cls, finals: list[tuple[int, Finals]]) -> Endings:
+        """Joins the finals of each lockstep that brought some, with its `t`."""
+        counts = [len(each.envs) for _, each in finals]
+        steps = np.repeat(np.array([t for t, _ in finals], dtype=np.int64), counts)
+        if not counts:
+            return cls(steps, steps.copy(), None)
+        envs = np.concatenate([each.envs for _, each in finals])
+        return cls(steps, envs, tree.concatenate([each.observations for _, each in finals]))
+
+    @classmethod
+    def joined(cls, parts: list[Endings]) -> Endings:
+        """Joins those of several parts, in the order of their steps and environments."""
+        parts = [part for part in parts if len(part.steps)]
+        if not parts:
+            return cls.of([])
+        steps = np.concatenate([part.steps for part in parts])
+        envs = np.concatenate([part.envs for part in parts])
+        observations = tree.concatenate([part.observations for part in parts])
+        order = np.lexsort((envs, steps))
+        return cls(steps[order], envs[order], tree.row(observations, order))
+
+
 def end_rollout(
     rollout: Rollout,
     books: Books,
     actor: Policy,
     envs: NDArray[np.int64],
-    ended: list[tuple[int, Finals]],
+    ended: Endings,
     episodes: list[Episode],
 ) -> None:
     """Adds what is known only after the last lockstep.
@@ -289,7 +314,7 @@ def end_rollout(
         books: of the session.
         actor: gives the values of the last and the final observations.
         envs: as `envs_of` returns them.
-        ended: the finals of each lockstep that brought some, with its `t`.
+        ended: the final observations.
         episodes: those that ended.
     """
     books.last_seen = tree.map_leaves(np.copy, rollout.last_observations)
@@ -297,15 +322,12 @@ def end_rollout(
     rollout.next_values[:-1] = rollout.values[1:]
     last = actor.value(rollout.last_observations, envs=envs)
     _put("values", last, rollout.next_values[-1])
-    counts = [len(finals.envs) for _, finals in ended]
-    rollout.final_steps = np.repeat(np.array([t for t, _ in ended], dtype=np.int64), counts)
-    if not counts:
-        rollout.final_envs = np.zeros(0, dtype=np.int64)
+    rollout.final_steps, rollout.final_envs = ended.steps, ended.envs
+    if not len(ended.steps):
         none = tree.row(rollout.last_observations, slice(0, 0))
         rollout.final_observations = tree.map_leaves(np.copy, none)
         return
-    rollout.final_envs = np.concatenate([finals.envs for _, finals in ended])
-    rollout.final_observations = tree.concatenate([finals.observations for _, finals in ended])
+    rollout.final_observations = ended.observations
     values = np.empty(len(rollout.final_envs), dtype=rollout.values.dtype)
     given = actor.value(rollout.final_observations, envs=envs[rollout.final_envs])
     _put("values", given, values)

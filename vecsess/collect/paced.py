@@ -17,8 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecsess import tree
-from vecsess.collect.loop import Books, begin_collecting, end_rollout, envs_of, rollout_for, store
-from vecsess.collect.policies import Policy, as_policy, noise_for
+from vecsess.collect.loop import (
+    Books,
+    Endings,
+    begin_collecting,
+    end_rollout,
+    envs_of,
+    rollout_for,
+    store,
+)
+from vecsess.collect.policies import Policy, as_policy, dtypes_of, noise_for
 from vecsess.collect.rollout import Episode, Rollout
 from vecsess.contract import Finals, StepRows
 from vecsess.errors import ActionError
@@ -46,12 +54,15 @@ class Paced:
     Args:
         session: a started `VecCheckedSession`.
         pace: "pipelined" or "free".
+        workers: only these, at the pace "free"; None for all.
     """
 
-    def __init__(self, session: Any, pace: str) -> None:
+    def __init__(self, session: Any, pace: str, workers: list[int] | None = None) -> None:
         self._engine = engine = session.engine
         self._lockstep: Lockstep = engine.lockstep
         groups = groups_for(pace, len(self._lockstep.workers))
+        if workers is not None:
+            groups = [slice(index, index + 1) for index in workers]
         self.parts = [self._lockstep.part(own) for own in groups]
         self._in_turn = pace == "pipelined"
         # On cores that both halves need, one that begins early only keeps the other from its end.
@@ -83,19 +94,22 @@ class Paced:
         if self._in_turn:
             return flying[:1]
         hints, parts = self._lockstep.flight.hints, self.parts
-        while True:  # a part is one worker here, and has its index
-            found = [i for i in flying if parts[i].flight.awaited in (None, hints[i][0])]
+        while True:  # a part is one worker here
+            at = [hints[parts[i].own.start][0] for i in flying]
+            pairs = zip(flying, at, strict=True)
+            found = [i for i, hint in pairs if parts[i].flight.awaited in (None, hint)]
             if found or (found := self._block(flying)):
                 return found
 
     def _block(self, flying: list[int]) -> list[int]:
         """Sleeps until a worker has something to say, at most for a slice of time."""
-        workers = self._lockstep.workers
-        woken = self._lockstep.flight.woken([workers[index] for index in flying], SLICE_S)
+        workers = {index: self.parts[index].own.start for index in flying}
+        crew = [self._lockstep.workers[worker] for worker in workers.values()]
+        woken = self._lockstep.flight.woken(crew, SLICE_S)
         if not woken:
             for index in flying:
                 self.parts[index].flight.check_deadlines()
-        return [index for index in flying if index in woken]
+        return [index for index in flying if workers[index] in woken]
 
     def end(self) -> None:
         """Makes one lockstep of the parts again; all have taken equally many steps."""
@@ -120,22 +134,25 @@ def fill_paced(
     noise = noise_for(actor, books.noise_seed, books.noise_counter, envs, horizon)
     start = books.episode_lengths == 0
     decision = actor.act(observations, noise=noise[0], episode_start=start, envs=envs)
-    rollout = rollout_for(session, horizon, observations, decision, out)
+    rollout = rollout_for(session, horizon, observations, dtypes_of(decision), out)
     tree.copy_into(tree.row(rollout.observations, 0), observations)
     rollout.episode_start[...] = False
     rollout.episode_start[0] = start
     actions = store(rollout, 0, decision)
     with session.engine.gate.during("collect"):
-        run = _Run(Paced(session, pace), actor, envs, rollout, books, noise)
-        run.fill(actions)
+        paced = Paced(session, pace)
+        run = Run(paced, actor, envs, rollout, books, noise)
+        run.begin([tree.row(actions, part.rows.envs) for part in paced.parts])
+        run.finish()
+        paced.end()
     books.noise_counter += horizon
     rollout.counter = books.noise_counter
     finals, episodes = run.in_order()
-    end_rollout(rollout, books, actor, envs, finals, episodes)
+    end_rollout(rollout, books, actor, envs, Endings.of(finals), episodes)
     return rollout
 
 
-class _Run:
+class Run:
     """One rollout under way: how far each part has come, and what has ended."""
 
     def __init__(
@@ -155,13 +172,19 @@ class _Run:
         self._finals: list[tuple[int, Finals]] = []
         self._episodes: list[Episode] = []
 
-    def fill(self, actions: Tree) -> None:
-        """Steps every part until it has filled its rows; `actions [N, *action]` are the first."""
-        pieces = [tree.row(actions, envs) for envs in self._slices]
+    def begin(self, actions: list[Tree]) -> None:
+        """Sends every part its first actions."""
         # All of them first: where one is wrong no worker has been told anything.
-        checked = [self._paced.check(index, part) for index, part in enumerate(pieces)]
+        checked = [self._paced.check(index, part) for index, part in enumerate(actions)]
         for index, part in enumerate(checked):
             self._paced.begin(index, part)
+
+    def decide(self) -> list[Tree]:
+        """Returns the first actions of every part."""
+        return self._decide(list(range(len(self._slices))))
+
+    def finish(self) -> None:
+        """Steps every part until it has filled its rows."""
         flying = list(range(len(self._slices)))
         taken: list[int] = []
         while flying or taken:
@@ -172,7 +195,6 @@ class _Run:
             for index, part in zip(going, decided, strict=True):
                 self._paced.begin(index, self._paced.check(index, part))
             flying += going
-        self._paced.end()
 
     def _take_all(self, ready: list[int], flying: list[int]) -> list[int]:
         """Takes the steps of the parts in `ready`, which are no longer in `flying` then."""

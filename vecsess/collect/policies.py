@@ -20,10 +20,11 @@ from vecsess.collect.sampling import (
 from vecsess.collect.splitmix import sample_first_above, splitmix_noise
 from vecsess.collect.tiles import Tiled
 from vecsess.errors import SpaceError
-from vecsess.tree import Tree
+from vecsess.tree import Tree, object_array
 
 Predictor: TypeAlias = Callable[[Tree], Any]
 Decision: TypeAlias = tuple[Any, Any, Any]
+Dtypes: TypeAlias = tuple[np.dtype[Any], np.dtype[Any]]
 Draw: TypeAlias = Callable[[NDArray[np.float64]], tuple[NDArray[Any], NDArray[np.float32]]]
 
 NOISE_KINDS = ("uniform", "normal", "splitmix64")
@@ -182,6 +183,45 @@ def noise_for(
         return uniform_noise(seed, counter, envs, size, steps)
     pairs = uniform_noise(seed, counter, envs, size + size % 2, steps)
     return normal_noise(pairs)[..., :size]
+
+
+def dtypes_of(decision: Any) -> Dtypes:
+    """Returns the dtypes of the log-probabilities and the values that a policy gave.
+
+    Raises:
+        TypeError: it gave something else.
+    """
+    if not isinstance(decision, (tuple, list)) or len(decision) != 3:
+        raise TypeError(
+            "expected the policy's act to return (actions, log_probs, values), "
+            f"got {type(decision).__name__}"
+        )
+    log_probs, values = (np.asarray(part).dtype for part in decision[1:])
+    for name, dtype in (("log_probs", log_probs), ("values", values)):
+        if dtype.kind != "f":
+            raise TypeError(f"expected floating-point {name} from the policy, got {dtype}")
+    return log_probs, values
+
+
+def fitting(name: str, given: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Returns what a policy gave as an array that can be copied without a loss.
+
+    Raises:
+        ValueError: it has another shape.
+        TypeError: it has a dtype that `dtype` does not hold.
+    """
+    # What has no fixed shape, such as a text, is an object: NumPy would look into it.
+    array = object_array(given) if dtype.kind == "O" else np.asarray(given)
+    if array.shape != shape:
+        raise ValueError(
+            f"expected {name} of shape {list(shape)} from the policy, got {list(array.shape)}"
+        )
+    if array.dtype != dtype and not np.can_cast(array.dtype, dtype):
+        raise TypeError(
+            f"expected {name} of dtype {dtype} from the policy, got {array.dtype}: cast it "
+            "there, so that log-probabilities are those of the actions that are taken"
+        )
+    return array
 
 
 class CategoricalPolicy:

@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from vecsess import tree
+from vecsess.collect.acting import Collecting, acting_of
 from vecsess.collect.loop import Books, SingleBooks, fill_rollout
 from vecsess.collect.paced import PACES, fill_paced
 from vecsess.collect.rollout import Rollout
@@ -26,6 +27,8 @@ from vecsess.session.gate import Phase
 from vecsess.tree import Tree
 
 S = TypeVar("S")
+
+INFERENCE = ("trainer", "workers")
 
 _books: weakref.WeakKeyDictionary[Any, SingleBooks] = weakref.WeakKeyDictionary()
 
@@ -39,6 +42,7 @@ def collect_rollout(
     counter: int | None = None,
     out: Rollout | None = None,
     pace: str = "lockstep",
+    inference: str = "trainer",
 ) -> Rollout:
     """Collects `horizon` locksteps from a session, which goes on where it is.
 
@@ -60,6 +64,9 @@ def collect_rollout(
         pace: "lockstep"; "pipelined", where one half of the workers steps while the policy works
             on the other half, best with `affinity="spread"`; or "free", where each worker goes on
             as soon as its own actions are known. The batch is the same.
+        inference: where the policy acts: in the "trainer", or at the "workers", where one command
+            has each worker act for its own environments through the whole rollout, at its own
+            pace. Its policy must be picklable; see docs/inference.md. The batch is the same.
 
     Returns:
         The rollout, `[T, N, ...]`; it is `out` where that is given.
@@ -92,7 +99,11 @@ def collect_rollout(
     _require_whole(session)
     if pace not in PACES:
         raise ValueError(f"pace: expected one of {PACES}, got {pace!r}")
+    if inference not in INFERENCE:
+        raise ValueError(f"inference: expected one of {INFERENCE}, got {inference!r}")
     books = books_of(session)
+    if inference == "workers" and acting_of(session) is not None:
+        return Collecting(session, books, policy, horizon, seed, counter, out).result()
     if pace == "lockstep":
         return fill_rollout(session, books, policy, horizon, seed, counter, out)
     return fill_paced(session, books, policy, horizon, seed, counter, out, pace)

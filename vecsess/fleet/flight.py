@@ -26,6 +26,7 @@ from vecsess.wire.messages import (
     Command,
     Done,
     Reply,
+    Rollout,
     Step,
     StepSome,
     StepWith,
@@ -91,7 +92,7 @@ class Flight:
         self._pending: list[Worker] = []
         self.answers: dict[int, Done] = {}
         self.unread, self.resumable = False, True
-        self._moved: dict[int, tuple[int, float]] = {}
+        self._moved: dict[int, tuple[tuple[int, int], float]] = {}
         self._sent_s = 0.0  # when the last command had been sent
         self._resent_s: dict[int, float] = {}  # likewise, to successors
         self._on_lost: OnLost = _raise
@@ -99,7 +100,7 @@ class Flight:
         self.patience = Patience(spin_ns)
         self._commands = views.of_workers(own).command
         self.hints = [views.reply[i : i + 1].data for i in range(len(workers))]
-        self._running = views.running
+        self._running, self._replayed = views.running, views.replayed
         self._reports = Reports(layout.observation_space, views)
         self.infos = InfoReader(workers, layout, views)
         self._asks_infos = False  # whether the last command asks for infos
@@ -440,27 +441,63 @@ class Flight:
         but what was sent and received alone says how long the whole command may take.
         """
         for worker in self._pending:
-            place = int(self._running[worker.index])
+            # How far a rollout or a replay is: an environment that is called again has moved on.
+            place = int(self._running[worker.index]), int(self._replayed[worker.index])
             before, since = self._moved.get(worker.index, (place, now - SLICE_S))
             since = since if place == before else now
             self._moved[worker.index] = (place, since)
-            in_reset = place >= self._rows
-            limit_s = self.timeouts.reset_s if in_reset else self._limit_s
+            what, limit_s = self._limit(place[0])
             most_s = self._most_s(worker)
             sent_s = self._resent_s.get(worker.index, self._sent_s)
             late = limit_s is not None and now - since > limit_s
             if late or (most_s is not None and now - sent_s > most_s):
-                what = (
-                    f"expected an answer to {'reset' if in_reset else 'its call'} within "
-                    f"{limit_s if late else most_s} s; the worker was killed. Raise it with "
-                    "Timeouts(...), or None to wait for ever"
+                message = (
+                    f"expected an answer to {what} within {limit_s if late else most_s} s; the "
+                    "worker was killed. Raise it with Timeouts(...), or None to wait for ever"
                 )
-                raise self._end(worker, WorkerTimeout, what)
+                raise self._end(worker, WorkerTimeout, message)
+
+    def _limit(self, place: int) -> tuple[str, float | None]:
+        """Returns what a worker is at by its hint, and how long that may take."""
+        if place >= 2 * self._rows:
+            return "the policy's decision", self.timeouts.policy_s
+        if place >= self._rows:
+            return "reset", self.timeouts.reset_s
+        return "its call", self._limit_s
+
+    def breach(self, worker: Worker, message: str) -> WorkerError:
+        """Ends a worker that answered what it must not; returns the error that says so."""
+        return self._end(worker, ProtocolError, message)
+
+    def excuse(self, worker: Worker | None) -> list[Worker]:
+        """Goes on without the reply of a worker, or of any; returns those that owed one."""
+        excused = self._pending.copy() if worker is None else [worker]
+        self._pending = [one for one in self._pending if one not in excused]
+        return excused
+
+    @contextlib.contextmanager
+    def watched_by(self, on_lost: OnLost) -> Iterator[None]:
+        """For a while tells somebody else than usual of workers that are lost."""
+        usual, self._on_lost = self._on_lost, on_lost
+        try:
+            yield
+        finally:
+            self._on_lost = usual
+
+    def report(self, worker: Worker | None, error: WorkerError) -> None:
+        """Has a worker brought back that was seen to be lost; None for all of them."""
+        self._lose(worker, error)
 
     def _most_s(self, worker: Worker) -> float | None:
         """Returns how long a command may take: a call for each row, and a reset after a step."""
         call_s, reset_s = self._limit_s, self.timeouts.reset_s
-        if not isinstance(self.message(worker), Step | StepSome | StepWith):
+        message = self.message(worker)
+        if isinstance(message, Rollout):
+            policy_s = self.timeouts.policy_s
+            if call_s is None or reset_s is None or policy_s is None:
+                return None
+            return message.horizon * (worker.rows * (call_s + reset_s) + policy_s)
+        if not isinstance(message, Step | StepSome | StepWith):
             reset_s = 0.0
         return None if call_s is None or reset_s is None else worker.rows * (call_s + reset_s)
 

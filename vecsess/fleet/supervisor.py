@@ -28,6 +28,7 @@ from vecsess.fleet.surroundings import (
     surroundings_file,
 )
 from vecsess.fleet.worker import Worker, describe_exit
+from vecsess.wire.broadcast import Broadcast
 from vecsess.wire.channel import Channel, DeadlineError, EndOfStreamError
 from vecsess.wire.messages import (
     SERVER_REPLIES,
@@ -127,6 +128,8 @@ class Supervisor:
         require_descriptors(len(groups))
         self._owned = _Owned(surroundings_file(), parcel_fd)
         self._finalizer = weakref.finalize(self, _Owned.release, self._owned)
+        self.broadcast = Broadcast()
+        self._owned.descriptors[-1] = [self.broadcast.fd]  # no worker's
         self._groups = groups
         # One that spawns never forks, so what it imported would serve nobody.
         self._preload = [_WORKER_CODE, *preload] if start_method == "fork" else []
@@ -225,7 +228,7 @@ class Supervisor:
             worker.channel, worker.slab_fd = Channel(reply_read, command_write), slab
             variables = self._variables.own[index]
             spawn = Spawn(index, generation, self._start_method, variables)
-            self._tell(spawn, [command_read, reply_write, slab])
+            self._tell(spawn, [command_read, reply_write, slab, self.broadcast.fd])
         worker.exit = None
 
     def _await_spawned(self, worker: Worker, deadline: float | None) -> None:

@@ -22,6 +22,7 @@ class Timeouts:
         start_s: from a worker's start until it has built its environments.
         reset_s: one `reset`, an auto-reset included.
         step_s: one `step`.
+        policy_s: one decision of a policy that acts at the workers.
         close_s: closing the session altogether; what is left then is killed.
 
     Example:
@@ -32,6 +33,7 @@ class Timeouts:
     start_s: float | None = 60.0
     reset_s: float | None = 60.0
     step_s: float | None = 60.0
+    policy_s: float | None = 60.0
     close_s: float = 5.0
 
     def __post_init__(self) -> None:

@@ -106,6 +106,38 @@ class Journal:
         self._checksum.of_some(own, out=chunk.checksums[t % CHUNK_STEPS, own])
         self._keep_starts(began)
 
+    def add_rollout(
+        self,
+        worker: int,
+        envs: slice,
+        actions: list[Array],
+        checksums: Array,
+        firsts: Array,
+        began: Array,
+    ) -> None:
+        """Takes many steps of one worker at once, before `progress` counts them.
+
+        Args:
+            worker: which one.
+            envs: its environments.
+            actions: `[T, n, *leaf]` per leaf, as they were sent.
+            checksums: `[T, n]` uint64.
+            firsts: `[n, words]`, the slab's rows as their last episodes began.
+            began: `[n]` bool, for which environments one did.
+        """
+        begin, rows = self.progress.time_of(worker), envs.stop - envs.start
+        end = begin + len(checksums)
+        for index in range(begin // CHUNK_STEPS, (end - 1) // CHUNK_STEPS + 1):
+            at = index * CHUNK_STEPS
+            chunk = self._chunks.get(index) or self._new_chunk(at)
+            source = slice(max(at - begin, 0), min(at + CHUNK_STEPS, end) - begin)
+            target = slice(max(begin - at, 0), min(end - at, CHUNK_STEPS))
+            for column, batch in zip(chunk.actions, actions, strict=True):
+                column[target, envs] = batch[source]
+            chunk.checksums[target, worker, :rows] = checksums[source]
+        self._firsts[envs][began] = firsts[began]
+        self._rng[envs][began] = self.views.rng[worker, :rows][began]
+
     def _keep_starts(self, envs: Array | None) -> None:
         """Keeps what the episodes began with that have just been begun by auto-reset."""
         for env in () if envs is None else envs.tolist():
@@ -299,6 +331,17 @@ class NoJournal:
 
     def complete_part(self, began: Array | None, own: slice) -> None:
         """Forgets the step."""
+
+    def add_rollout(
+        self,
+        worker: int,
+        envs: slice,
+        actions: list[Array],
+        checksums: Array,
+        firsts: Array,
+        began: Array,
+    ) -> None:
+        """Forgets the steps."""
 
     def reset(self, envs: list[int], seeds: list[int | None], options: bytes) -> None:
         """Forgets the reset."""

@@ -152,6 +152,41 @@ class Recovery:
             if within and self.lost.keys().isdisjoint(rows if env is None else (env,)):
                 del self._failures[worker, env]
 
+    def begin_rollout(self) -> None:
+        """Does what `begin_step` does, for steps that the workers decide about themselves."""
+        self.lost.clear()
+        self.lost.update(self.quarantined)
+
+    def complete_rollout(
+        self, worker: Worker, actions: list[Any], done: Any, checksums: Any, firsts: Any
+    ) -> None:
+        """Logs all steps of a worker's part of a rollout.
+
+        Args:
+            worker: whose environments they are.
+            actions: `[T, n, *leaf]` per leaf, as they were sent.
+            done: `[T, n]` bool, where episodes ended.
+            checksums: `[T, n]` uint64.
+            firsts: `[n, words]`, of those whose episode ended, how the last one began.
+        """
+        envs = slice(worker.first_env, worker.first_env + worker.rows)
+        self._journal.add_rollout(worker.index, envs, actions, checksums, firsts, done.any(axis=0))
+        self._progress.complete_rollout(worker.index, worker.first_env, done)
+
+    def suspect(self, env: int, done: Any) -> None:
+        """Notes at which step of a rollout an environment ended its worker; once more is poison.
+
+        Args:
+            env: which one.
+            done: `[t]` bool, where its episodes ended before that step.
+        """
+        begun, at = self._progress.begun[env], self._progress.time_of(self._worker_of(env))
+        ends = done.nonzero()[0]
+        self._suspects[env] = (at + int(ends[-1]) + 1 if len(ends) else begun, at + len(done))
+
+    def _worker_of(self, env: int) -> int:
+        return int(self._lockstep.rows.worker_of[env])
+
     def meet(self) -> None:
         """All workers have come to the same lockstep again."""
         self._progress.meet()

@@ -67,6 +67,21 @@ class Progress:
             self._ahead[worker] = at - self.t
         return self._begin(ended, at)
 
+    def complete_rollout(self, worker: int, first_env: int, done: Array) -> None:
+        """Counts many steps of one worker at once; same-step auto-reset.
+
+        Args:
+            worker: which one.
+            first_env: its first environment.
+            done: `[T, n]` bool, where episodes ended.
+        """
+        at = self.time_of(worker)
+        self._ahead[worker] = at + len(done) - self.t
+        for row in np.flatnonzero(done.any(axis=0)).tolist():
+            ends = np.flatnonzero(done[:, row])
+            self.begun[first_env + row] = at + int(ends[-1]) + 1
+            self.episodes[first_env + row] += len(ends)
+
     def meet(self) -> None:
         """All workers have come to the same lockstep again."""
         self.t += max(self._ahead.values(), default=0)

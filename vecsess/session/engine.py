@@ -6,6 +6,7 @@ themselves, and what libraries expect of them, are in gym_vector.py and vector.p
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -37,7 +38,7 @@ from vecsess.session.conventions import (
 from vecsess.session.gate import PENDING, STARTED, Gate
 from vecsess.tree import Tree, leaves
 from vecsess.wire.leaves import all_leaves_of, assemble, field_name
-from vecsess.wire.messages import Reset
+from vecsess.wire.messages import Reset, Rollout
 
 Array = npt.NDArray[Any]
 E = TypeVar("E", bound=VecsessError)
@@ -227,6 +228,57 @@ class Engine:
         for worker in self.lockstep.workers:
             worker.flight = self.lockstep.flight
         self.recovery.meet()
+
+    # --- rollouts that the workers fill; see acting.py -------------------------------------------
+
+    def begin_rollout(self, make: Callable[[Worker, int], Rollout]) -> None:
+        """Sends every worker the command to act by itself."""
+        self.gate.tell()
+        if self._recycling is not None:
+            self.recovery.recycle(self._due_workers(slice(None)), self._recycling.renewed)
+        self.recovery.begin_rollout()
+        self.lockstep.flight.begin(make, self.terms.timeouts.step_s)
+
+    def end_rollout(self, last: list[Array], ended: Array) -> None:
+        """All workers have come to the same lockstep again.
+
+        Args:
+            last: the observations given out last, `[N, *leaf]` per leaf.
+            ended: the environments whose episode did, each as often as that happened.
+        """
+        self.lockstep.last = last
+        for worker in self.lockstep.workers:
+            worker.flight = self.lockstep.flight
+        self.recovery.meet()
+        if self._recycling is not None:
+            self._recycling.note(ended)
+        self.health.tick()
+
+    def passes(self, rewards: Array, arrays: list[Array]) -> bool:
+        """Whether nothing can be wrong with steps, however many; see `ValueCheck.passes`."""
+        return self._check_values.passes(rewards, arrays)
+
+    def first_violation(
+        self, rows: StepRows, ends: Array, finals: list[Array]
+    ) -> tuple[int, Violation] | None:
+        """Returns the first breach of the contract in many steps, and in which it is.
+
+        Args:
+            rows: `[T, n, ...]`.
+            ends: `[K]`, the steps that ended episodes, each as often as it did.
+            finals: the final observations, `[K, *leaf]` per leaf.
+        """
+        arrays = leaves(rows.next_observations)
+        for t in range(len(rows.rewards)):
+            terminated, truncated = rows.terminated[t], rows.truncated[t]
+            now = [leaf[t] for leaf in arrays]
+            found = self._check_values.step(rows.rewards[t], terminated, truncated, now)
+            if found is not None:
+                return t, found
+            found = self._check_values.observations([leaf[ends == t] for leaf in finals])
+            if found is not None:
+                return t, replace(found, env=int(np.flatnonzero(terminated | truncated)[found.env]))
+        return None
 
     # --- what came of a step ---------------------------------------------------------------------
 

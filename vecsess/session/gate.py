@@ -79,6 +79,8 @@ RULES: dict[str, Rule] = {
     "step_checked": Rule(STARTED),
     "step_into": Rule(_READY, Phase.STEPPING, "rest"),
     "collect": Rule(_READY, Phase.COLLECTING, "rest"),
+    "begin_rollout": Rule(_READY, Phase.COLLECTING, Phase.COLLECTING),
+    "result": Rule(frozenset({Phase.COLLECTING}), Phase.COLLECTING, "rest"),
     "observe": Rule(STARTED),
     "call": Rule(AT_REST, Phase.CALLING, "before", "before"),
     "call_async": Rule(AT_REST, Phase.CALLING, "pending", "before"),
@@ -200,7 +202,9 @@ class Gate:
                 f"Calling `{verb}` without any prior call to `{what}_async`.", what
             )
         if phase is Phase.COLLECTING:
-            raise StateError(f"`{verb}`: {phase.value}; it has to return first")
+            raise StateError(
+                f"`{verb}`: {phase.value}; it has to return first, or its result() be taken"
+            )
         if phase in PENDING:
             pending = PENDING[phase]
             raise PendingCallError(

@@ -132,6 +132,16 @@ class Replay(Command):
 
 
 @dataclass(frozen=True, slots=True)
+class Rollout(Command):
+    """Act and step `horizon` times; the policy lies in the broadcast; answered `Collected`."""
+
+    KIND: ClassVar[int] = 10
+    horizon: int
+    sizes: list[int]  # of the pickle and its buffers
+    state: list[Any]  # [shape, dtype] of one row of each array of the policy's state
+
+
+@dataclass(frozen=True, slots=True)
 class Close(Command):
     """Close the environments and end; answered `Done`."""
 
@@ -162,6 +172,16 @@ class Done(Reply):
     OBJECTS: ClassVar[int | None] = MAX_OBJECTS
     values: list[Any]  # [[row, what, msgpack], ...]; what: "info", "final_info", "result", ...
     failures: list[Any]  # [[row, kind, type or field, message, traceback], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Collected(Done):
+    """The rollout was filled, up to where something failed; it lies behind the slab."""
+
+    KIND: ClassVar[int] = 37
+    steps: int  # that were completed
+    dtypes: list[str]  # of log-probabilities and values, as one character
+    trouble: list[str]  # the policy's: type, message, traceback, env; empty where there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +217,7 @@ class Prepare(Message):
 
 @dataclass(frozen=True, slots=True)
 class Spawn(Message):
-    """Start a worker; with it come command pipe, reply pipe and slab."""
+    """Start a worker; with it come command pipe, reply pipe, slab and broadcast."""
 
     KIND: ClassVar[int] = 66
     worker: int
@@ -252,9 +272,10 @@ COMMANDS: tuple[type[Command], ...] = (
     StepWith,
     Call,
     Replay,
+    Rollout,
     Close,
 )
-REPLIES: tuple[type[Reply], ...] = (Described, Done, Replayed, Failed)
+REPLIES: tuple[type[Reply], ...] = (Described, Done, Collected, Replayed, Failed)
 SERVER_COMMANDS = (Prepare, Spawn, Kill)
 SERVER_REPLIES = (Spawned, Exited)
 

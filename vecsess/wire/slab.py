@@ -43,7 +43,7 @@ HEADER_BYTES = 5 * LINE + 64 * 8  # the words, then the histogram of step times
 RNG_WORDS = 6  # a flag, then PCG64's state, its increment and its spare 32 bits
 
 _ADD_SEALS, _GET_SEALS = 1033, 1034
-_SEALS = 0x1 | 0x2 | 0x4  # seal, shrink, grow
+_SEALS = 0x1 | 0x2  # seal, shrink; it grows where a rollout needs memory behind the range
 _MAP_FIXED = 0x10
 
 
@@ -102,11 +102,11 @@ class Layout:
         self._observation_offsets, end = _place(self.observations, 0)
         self._reward = _aligned(end)
         self._flags = self._reward + 8
-        self._span = _aligned(self._flags + 2)  # a checksum covers this much
+        self.span_bytes = _aligned(self._flags + 2)  # a checksum covers this much
         self._final_offsets, final_bytes = _place(self.observations, 0)
         self._action_offsets, self.action_bytes = _place(self.actions, 0)
         self._final_bytes = _aligned(final_bytes)
-        self._finals = HEADER_BYTES + _aligned(rows * self._span, LINE)
+        self._finals = HEADER_BYTES + _aligned(rows * self.span_bytes, LINE)
         self._rng = self._finals + _aligned(rows * self._final_bytes, LINE)
         self._actions = self._rng + _aligned(rows * RNG_WORDS * 8, LINE)
         end = self._actions + rows * _aligned(self.action_bytes)
@@ -134,7 +134,7 @@ class Layout:
             pairs = zip(written, self.observations, strict=True)
             return [np.empty(array.shape, object) if leaf.piped else array for array, leaf in pairs]
 
-        row = block(HEADER_BYTES, self._span)
+        row = block(HEADER_BYTES, self.span_bytes)
         action = block(self._actions, _aligned(self.action_bytes))
         written = leaves(row, self._observation_offsets)
         finals = leaves(block(self._finals, self._final_bytes), self._final_offsets)
@@ -152,7 +152,7 @@ class Layout:
             flags=row(self._flags, (), np.dtype(np.uint16)),
             finals=read(finals),
             rng=block(self._rng, RNG_WORDS * 8)(0, (RNG_WORDS,), word),
-            words=row(0, (self._span // 8,), word),
+            words=row(0, (self.span_bytes // 8,), word),
             written=written,
             written_finals=finals,
             actions=[
@@ -251,14 +251,31 @@ class Slab:
 
     def attach(self, worker: int, fd: int) -> None:
         """Maps a worker's memfd over its range, or with -1 memory that nobody else has."""
-        base = np.frombuffer(self._reservation, np.uint8).ctypes.data
-        address = base + worker * self._stride_bytes
-        protection = mmap.PROT_READ | mmap.PROT_WRITE
-        flags = mmap.MAP_SHARED | _MAP_FIXED | (mmap.MAP_ANONYMOUS if fd < 0 else 0)
-        if _LIBC.mmap(address, self._stride_bytes, protection, flags, fd, 0) != address:
-            code = ctypes.get_errno()
-            raise OSError(code, f"can't map {self._stride_bytes} bytes: {os.strerror(code)}")
+        begin, size = worker * self._stride_bytes, self._stride_bytes
+        _lay_over(self._reservation, begin, size, fd, 0)
         self.views.running[worker] = -1  # none yet: no environment is to blame for its end
+
+
+def map_behind(fd: int, offset: int, size_bytes: int) -> mmap.mmap:
+    """Returns the memory that lies in a worker's memfd behind `offset`; it grows where it must.
+
+    Like a slab it is freed with the last array into it, and keeps no descriptor.
+    """
+    if os.fstat(fd).st_size < offset + size_bytes:
+        os.ftruncate(fd, offset + size_bytes)
+    reservation = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    _lay_over(reservation, 0, size_bytes, fd, offset)
+    return reservation
+
+
+def _lay_over(reservation: mmap.mmap, begin: int, size_bytes: int, fd: int, offset: int) -> None:
+    """Maps a part of a memfd over a part of a reservation, or with -1 memory of its own."""
+    address = np.frombuffer(reservation, np.uint8).ctypes.data + begin
+    protection = mmap.PROT_READ | mmap.PROT_WRITE
+    flags = mmap.MAP_SHARED | _MAP_FIXED | (mmap.MAP_ANONYMOUS if fd < 0 else 0)
+    if LIBC.mmap(address, size_bytes, protection, flags, fd, offset) != address:
+        code = ctypes.get_errno()
+        raise OSError(code, f"can't map {size_bytes} bytes: {os.strerror(code)}")
 
 
 def _load_libc() -> ctypes.CDLL:
@@ -272,10 +289,11 @@ def _load_libc() -> ctypes.CDLL:
         ctypes.c_int,
         ctypes.c_long,
     ]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     return libc
 
 
-_LIBC = _load_libc()
+LIBC = _load_libc()
 
 
 def _weights(count: int, seed: int) -> npt.NDArray[np.uint64]:
@@ -301,6 +319,10 @@ class Checksum:
     def of_some(self, own: slice, out: npt.NDArray[np.uint64]) -> None:
         """Writes the checksums of some workers' rows into `out [n, rows]`."""
         np.matmul(self._words[own], self._weights, out=out)
+
+    def of_rows(self, count: int, out: npt.NDArray[np.uint64]) -> None:
+        """Writes the checksums of the only worker's first rows into `out [count]`."""
+        np.matmul(self._words[0, :count], self._weights, out=out)
 
     def of_row(self, worker: int, row: int) -> int:
         """Returns the checksum of one row."""

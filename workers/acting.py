@@ -1,0 +1,183 @@
+"""A whole rollout by one command: the policy acts here, for the environments of this worker.
+
+What decides comes from the manager as a pickle: the policy, its noise, and the checks of what it
+returns. This module steps, and writes down what came of it; see `vecsess.wire.rollouts`.
+"""
+
+from __future__ import annotations
+
+import mmap
+import pickle
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from vecsess.wire.broadcast import parts_of
+from vecsess.wire.leaves import Space
+from vecsess.wire.messages import Collected, Rollout
+from vecsess.wire.rollouts import RolloutLayout, RolloutViews
+from vecsess.wire.slab import Checksum, Layout, Views
+from vecsess.workers.env_host import NO_INFOS, EnvHost, Failures
+from vecsess.workers.outcomes import account_of, brief
+
+Array = npt.NDArray[Any]
+
+
+class Decider(Protocol):
+    """What the manager sends: whatever it is, it comes as a pickle, and brings its own code."""
+
+    def begin(self, rows: slice, observation_space: Space, action_space: Space) -> Array:
+        """Prepares for this worker's environments; returns where an episode starts, `[n]` bool."""
+        ...
+
+    def decide(
+        self, t: int, observations: list[Array], starts: Array
+    ) -> tuple[list[Array], Sequence[Array]]:
+        """Returns checked actions, one array a leaf; and what to note: actions, log-probs, values.
+
+        Args:
+            t: the step.
+            observations: `[n, *leaf]` per leaf.
+            starts: `[n]` bool, which of them are a reset's.
+        """
+        ...
+
+    def state_after(self) -> list[Array]:
+        """Returns the policy's state of these environments, `[n, ...]` per array."""
+        ...
+
+
+class Acting:
+    """The rollouts of one worker.
+
+    Args:
+        host: its environments.
+        layout: of its range of the slab, behind which a rollout's memory lies.
+        first_env: the index of its first environment.
+        slab_fd: its memfd.
+        broadcast_fd: where the policy comes from.
+    """
+
+    def __init__(
+        self, host: EnvHost, layout: Layout, first_env: int, slab_fd: int, broadcast_fd: int
+    ) -> None:
+        self._host, self._layout = host, layout
+        self._own = slice(first_env, first_env + len(host.envs))
+        self._slab_fd, self._broadcast_fd = slab_fd, broadcast_fd
+        self._memory: mmap.mmap | None = None
+        self._checksum = Checksum(host.views)
+        self._rows = len(host.envs)
+
+    def roll(self, command: Rollout) -> Collected:
+        """Fills this worker's part; what fails ends it, and is told with the step it was at."""
+        memory, slab = self._map(command), self._host.views
+        run = _Run(memory, slab, self._checksum, self._rows)
+        slab.running[0] = 2 * self._layout.rows  # the policy's turn, and no environment's
+        slab.replayed[0] = 0
+        failures: Failures = []
+        trouble: list[str] = []
+        try:
+            space = self._host.envs[0]
+            head, *buffers = parts_of(self._broadcast_fd, command.sizes)
+            decider: Decider = pickle.loads(head, buffers=buffers)  # noqa: S301  # from the manager
+            starts = decider.begin(self._own, space.observation_space, space.action_space)
+            run.begin(starts)
+            while run.t < command.horizon and not failures:
+                failures = self._step(decider, run, slab)
+            for target, array in zip(
+                memory.state, [] if failures else decider.state_after(), strict=True
+            ):
+                _put_state(target, array)
+        except Exception as error:  # the policy's: environments' are among the failures
+            trouble = account_of(error)
+            env = getattr(error, "env", None)
+            trouble.append("" if type(env) is not int else str(env))
+        slab.running[0] = -1
+        if len(failures) > 1:
+            failures = [failures[0], *map(brief, failures[1:])]
+        return Collected(
+            command.seq, self._host.take_asides(), failures, run.t, run.dtypes, trouble
+        )
+
+    def _step(self, decider: Decider, run: _Run, slab: Views) -> Failures:
+        """Decides and steps once; returns what the environments raised."""
+        slab.running[0] = 2 * self._layout.rows
+        sent, noted = decider.decide(run.t, run.observations(), run.starts)
+        for field, array in zip(slab.actions, sent, strict=True):
+            field[0, : self._rows] = array
+        _, failures = self._host.step(NO_INFOS)
+        if not failures:
+            run.note(noted)
+            slab.replayed[0] = run.t  # progress, also for who asks at which step this worker died
+        return failures
+
+    def _map(self, command: Rollout) -> RolloutViews:
+        """Maps the memory behind the slab, anew where it has grown."""
+        state = [(tuple(shape), np.dtype(dtype)) for shape, dtype in command.state]
+        layout = RolloutLayout(self._layout, self._rows, command.horizon, state)
+        if self._memory is None or len(self._memory) < layout.size_bytes:
+            offset = self._layout.stride_bytes
+            self._memory = mmap.mmap(self._slab_fd, layout.size_bytes, offset=offset)
+        return layout.views(self._memory)
+
+
+class _Run:
+    """One rollout under way: the steps so far, and where the next one is written."""
+
+    def __init__(self, memory: RolloutViews, slab: Views, checksum: Checksum, rows: int) -> None:
+        self._memory, self._checksum, self._rows = memory, checksum, rows
+        self._seen = [field[0, :rows] for field in slab.observations]
+        self._finals = [field[0] for field in slab.finals]
+        self._rewards, self._flags = slab.rewards[0, :rows], slab.flags[0, :rows]
+        self._words, self._own = slab.words[0], slice(0, rows)
+        self._no_flags = bytes(2 * rows)
+        self.starts: Array = np.zeros(rows, np.bool_)
+        self.dtypes: list[str] = []
+        self.t = self._ended = 0
+
+    def begin(self, starts: Array) -> None:
+        """Notes what is acted on first."""
+        self.starts = starts
+        for target, seen in zip(self._memory.observations, self._seen, strict=True):
+            target[0] = seen
+
+    def observations(self) -> list[Array]:
+        """Returns what to act on now, `[n, *leaf]` per leaf."""
+        return [field[self.t] for field in self._memory.observations]
+
+    def note(self, decision: Sequence[Array]) -> None:
+        """Writes down a decision, and the step that came of it."""
+        memory, t = self._memory, self.t
+        *actions, log_probs, values = decision
+        for target, array in zip(memory.actions, actions, strict=True):
+            target[t] = array
+        memory.log_probs[t], memory.values[t] = log_probs, values
+        self.dtypes = self.dtypes or [log_probs.dtype.char, values.dtype.char]
+        for target, seen in zip(memory.observations, self._seen, strict=True):
+            target[t + 1] = seen
+        memory.rewards[t], memory.flags[t] = self._rewards, self._flags
+        self._checksum.of_rows(self._rows, memory.checksums[t])
+        if self._flags.tobytes() != self._no_flags:
+            self._note_ends()
+        elif self.starts.any():
+            self.starts = np.zeros(self._rows, np.bool_)
+        self.t = t + 1
+
+    def _note_ends(self) -> None:
+        self.starts = self._flags != 0
+        for row in np.flatnonzero(self.starts).tolist():
+            for target, final in zip(self._memory.finals, self._finals, strict=True):
+                target[self._ended] = final[row]
+            self._memory.firsts[row] = self._words[row]
+            self._ended += 1
+
+
+def _put_state(target: Array, array: Array) -> None:
+    if array.shape != target.shape or array.dtype != target.dtype:
+        raise ValueError(
+            f"expected get_state to return {list(target.shape)} of {target.dtype}, as in the "
+            f"trainer, got {list(array.shape)} of {array.dtype}"
+        )
+    target[...] = array
