@@ -27,28 +27,26 @@ _BLOCK = 64  # calls of one kind in turn: short against what else a machine does
 class ManagerAdapter(IntoAdapter):
     """`step_into` with two workers, less the time in which it waits for them.
 
-    Waiting is what `vecsess.tuning.lanes.WaitClock` counts: spinning, and polls. Figures:
-    `locksteps`, `manager_ns` and `waiting_ns` are sums, `median_ns` is the manager's part of
-    a lockstep.
+    Waiting is what the flight counts: spinning, and polls. Figures: `locksteps`, `manager_ns` and
+    `waiting_ns` are sums, `median_ns` is the manager's part of a lockstep.
     """
 
     def __init__(self, case: Case, n: int) -> None:
-        """Starts two workers, and wraps what waits."""
+        """Starts two workers."""
         from vecsess import VecCheckedSession
-        from vecsess.tuning.lanes import WaitClock
 
         super().__init__(VecCheckedSession(case.env, n, workers=2))
-        self._clock = WaitClock(self._vec)
+        self._waits = self._vec.engine.lockstep.flight.waits
         self._manager_ns: list[int] = []
         self._waiting_ns = 0
         self.step = self._timed  # type: ignore[method-assign]
 
     def _timed(self, actions: Any) -> None:
         """One lockstep, straight into arrays, as collection does."""
-        waited_ns, began_ns = self._clock.waited_ns, perf_counter_ns()
+        waited_ns, began_ns = self._waits.ns, perf_counter_ns()
         self._vec.step_into(actions, self._rows)
         whole_ns = perf_counter_ns() - began_ns
-        waited_ns = self._clock.waited_ns - waited_ns
+        waited_ns = self._waits.ns - waited_ns
         self._waiting_ns += waited_ns
         self._manager_ns.append(whole_ns - waited_ns)
 

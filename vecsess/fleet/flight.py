@@ -48,6 +48,15 @@ REAP_S = 10.0  # how long a killed process may take to be gone
 STACK_MS = 100  # how long a hung worker may take to write its stack
 
 
+class Waits:
+    """A sum of time."""
+
+    __slots__ = ("ns",)
+
+    def __init__(self) -> None:
+        self.ns = 0
+
+
 class Flight:
     """One command at a time to some workers, and what they answer, as long as they move on.
 
@@ -67,6 +76,8 @@ class Flight:
         unread: whether the last command's results are still to come.
         resumable: whether a wait that was broken off can be taken up again.
         on_pause: called after each sleep.
+        waits: how long replies were waited for so far; flights of a session share it. In this
+            process that is the time in which commands are carried out.
     """
 
     def __init__(
@@ -97,7 +108,7 @@ class Flight:
         self._resent_s: dict[int, float] = {}  # likewise, to successors
         self._on_lost: OnLost = _raise
         self.on_pause: Callable[[], None] | None = None
-        self.patience = Patience(spin_ns)
+        self.patience, self.waits = Patience(spin_ns), Waits()
         self._commands = views.of_workers(own).command
         self.hints = [views.reply[i : i + 1].data for i in range(len(workers))]
         self._running, self._replayed = views.running, views.replayed
@@ -113,6 +124,7 @@ class Flight:
         """Goes on without the workers that a larger flight has given up, and loses as it does."""
         self.active = [worker for worker in self.active if worker in whole.active]
         self._on_lost = whole._on_lost  # another of this class
+        self.waits = whole.waits
 
     def watch(self, on_lost: OnLost) -> None:
         """Calls `on_lost(worker, error)` instead of raising when a worker is lost, None for all.
@@ -135,6 +147,7 @@ class Flight:
         self._asks_infos = infos > 0
         self._make = _STEPS[infos]
         self._pending = self.active.copy()
+        began_s = time.monotonic() if self._supervisor is None else None
         for worker in self._pending:
             try:
                 if not worker.channel.send_at_once(data):
@@ -143,6 +156,8 @@ class Flight:
                 pass  # a dead worker: `gather` finds that out, and says why
         self._commands[:] = seq  # after the pipes: who sees the hint finds the command
         self._sent_s = time.monotonic()
+        if began_s is not None:  # carried out, not only sent
+            self.waits.ns += int((self._sent_s - began_s) * 1e9)
 
     def command(
         self, make: Callable[[Worker, int], Command | None], limit_s: float | None
@@ -167,11 +182,14 @@ class Flight:
         messages = [(worker, make(worker, seq)) for worker in self.active]
         self._asks_infos = any(getattr(message, "infos", 0) for _, message in messages)
         self._pending = [worker for worker, message in messages if message is not None]
+        began_s = time.monotonic() if self._supervisor is None else None
         for worker, message in messages:
             if message is not None:
                 self._send(worker, frame(encode(message)))
         self._commands[:] = seq
         self._sent_s = time.monotonic()
+        if began_s is not None:  # carried out, not only sent
+            self.waits.ns += int((self._sent_s - began_s) * 1e9)
 
     def _next_seq(self, reply_cap: int, limit_s: float | None) -> int:
         """Returns the number of a new command, and prepares for the replies to it.
@@ -302,7 +320,10 @@ class Flight:
     def woken(self, workers: list[Worker], timeout_s: float) -> set[int]:
         """Returns those of `workers` that have something to say, after at most this long."""
         assert self._supervisor is not None, "an environment in this process has answered already"
-        return self._supervisor.wait_any(workers, timeout_s)
+        began_ns = time.perf_counter_ns()
+        found = self._supervisor.wait_any(workers, timeout_s)
+        self.waits.ns += time.perf_counter_ns() - began_ns
+        return found
 
     def gather(self, timeout_s: float | None = None) -> None:
         """Waits for the replies of all workers that were sent the last command.
@@ -332,6 +353,7 @@ class Flight:
             seen = hint[0]
             if seen != self.seq:
                 self.patience.spin(hint, seen)
+                self.waits.ns += self.patience.spun_ns
             self._take_acknowledgements()
             if worker not in self._pending[-1:]:
                 continue
@@ -401,7 +423,9 @@ class Flight:
             raise TimeoutError("expected all replies in time; the call is still pending")
         slice_s = SLICE_S if until is None else min(SLICE_S, until - now)
         ready = supervisor.wait(worker, slice_s)
-        worker.waited_s += time.monotonic() - now
+        waited_s = time.monotonic() - now
+        worker.waited_s += waited_s
+        self.waits.ns += int(waited_s * 1e9)
         if self.on_pause is not None:
             self.on_pause()
         if ready:

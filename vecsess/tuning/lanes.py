@@ -6,7 +6,6 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from time import perf_counter_ns
 from typing import Any
 
 import gymnasium
@@ -15,11 +14,9 @@ from numpy.typing import NDArray
 
 from vecsess.collect.policies import Decision, Policy, RandomPolicy, as_policy, noise_kind_of
 from vecsess.collect.sources import collect_rollout
-from vecsess.fleet.lockstep import Lockstep
 from vecsess.session.vector import VecCheckedSession
 from vecsess.tree import Tree
 from vecsess.tuning.step_cost import StepCost
-from vecsess.wire.channel import Patience
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +97,8 @@ def open_lanes(
     vec: VecCheckedSession, workers: int, paces: Sequence[str], policy: TimedPolicy
 ) -> list[Lane]:
     """Starts a session, and returns a lane for each pace."""
-    clock = WaitClock(vec)
     vec.start(seed=0)
-    return [Lane(vec, workers, pace, policy, clock) for pace in paces]
+    return [Lane(vec, workers, pace, policy) for pace in paces]
 
 
 def run_lanes(
@@ -134,15 +130,10 @@ class Lane:
     """One layout under measurement."""
 
     def __init__(
-        self,
-        vec: VecCheckedSession,
-        workers: int,
-        pace: str,
-        policy: TimedPolicy,
-        clock: WaitClock,
+        self, vec: VecCheckedSession, workers: int, pace: str, policy: TimedPolicy
     ) -> None:
         self._vec, self._workers, self._pace = vec, workers, pace
-        self._policy, self._clock = policy, clock
+        self._policy, self._waits = policy, vec.engine.lockstep.flight.waits
         self._horizon = 1
         self._sums = _Sums()
 
@@ -155,13 +146,13 @@ class Lane:
 
     def run(self) -> None:
         """Collects one rollout."""
-        sums, clock, policy = self._sums, self._clock, self._policy
-        waited_ns, policy_s, cpu_s = clock.waited_ns, policy.spent_s, self._cpu_s()
+        sums, waits, policy = self._sums, self._waits, self._policy
+        waited_ns, policy_s, cpu_s = waits.ns, policy.spent_s, self._cpu_s()
         took_s = self._collect()
         steps = self._horizon * self._vec.num_envs
         sums.steps += steps
         sums.wall_s += took_s
-        sums.waited_s += (clock.waited_ns - waited_ns) * 1e-9
+        sums.waited_s += (waits.ns - waited_ns) * 1e-9
         sums.policy_s += policy.spent_s - policy_s
         sums.cpu_s += self._cpu_s() - cpu_s
         sums.rates.append(steps / took_s)
@@ -199,76 +190,3 @@ class Lane:
                 # Linux: the CPU-time clock of any process, to the nanosecond.
                 spent_s += time.clock_gettime((~worker.pid << 3) | 2)
         return spent_s
-
-
-class WaitClock:
-    """Counts the time that a session waits, from now on.
-
-    Waiting is what the manager does in `Patience.spin` and in the supervisor's polls; everything
-    else in a step is the manager's own work. Where the environments live in this process, it is
-    the time in which they carry out a command. Two looks at the clock a wait, about 0.1 us, count
-    as the manager's.
-
-    Args:
-        session: an open `VecCheckedSession`; it is measured until it is closed.
-
-    Attributes:
-        waited_ns: so far.
-
-    Example:
-        >>> from vecsess import VecCheckedSession
-        >>> with VecCheckedSession("CartPole-v1", n=2, workers=1) as vec:
-        ...     clock = WaitClock(vec)
-        ...     observation = vec.start(seed=0)
-        >>> clock.waited_ns > 0
-        True
-    """
-
-    def __init__(self, session: Any) -> None:
-        self.waited_ns = 0
-        lockstep: Lockstep = session.engine.lockstep
-        supervisor: Any = session.engine.fleet.supervisor
-        if supervisor is None:
-            channel: Any = lockstep.workers[0].channel
-            channel.send = self._timed(channel.send)  # carries out the command
-            return
-        supervisor.wait = self._timed(supervisor.wait)
-        supervisor.wait_any = self._timed(supervisor.wait_any)
-        self._install(lockstep)
-
-    def _install(self, lockstep: Any) -> None:
-        lockstep.flight.patience = _TimedPatience(lockstep.flight.patience.spin_ns, self)
-        divide = lockstep.part
-
-        def part(*arguments: Any) -> Lockstep:
-            made: Lockstep = divide(*arguments)
-            self._install(made)
-            return made
-
-        lockstep.part = part
-
-    def _timed(self, wait: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*arguments: Any) -> Any:
-            began_ns = perf_counter_ns()
-            try:
-                return wait(*arguments)
-            finally:
-                self.waited_ns += perf_counter_ns() - began_ns
-
-        return timed
-
-
-class _TimedPatience(Patience):
-    """Spins as ever, and tells for how long."""
-
-    __slots__ = ("_clock",)
-
-    def __init__(self, spin_ns: int, clock: WaitClock) -> None:
-        super().__init__(spin_ns)
-        self._clock = clock
-
-    def spin(self, hint: memoryview, seen: int) -> bool:
-        began_ns = perf_counter_ns()
-        came = super().spin(hint, seen)
-        self._clock.waited_ns += perf_counter_ns() - began_ns
-        return came

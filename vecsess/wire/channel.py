@@ -218,32 +218,36 @@ class Patience:
 
     Args:
         spin_ns: the budget; 0 never spins, as is right with more processes than cores.
+
+    Attributes:
+        spun_ns: how long the last wait span.
     """
 
-    __slots__ = ("_began", "_budget", "spin_ns")
+    __slots__ = ("_began", "_budget", "spin_ns", "spun_ns")
 
     def __init__(self, spin_ns: int) -> None:
         self.spin_ns = spin_ns
         self._budget = spin_ns
-        self._began = 0
+        self._began = self.spun_ns = 0
 
     def spin(self, hint: memoryview, seen: int) -> bool:
         """Returns True as soon as `hint[0]` is not `seen`, False when it is better to sleep."""
-        self._began = perf_counter_ns()
+        now = self._began = perf_counter_ns()
+        self.spun_ns = 0
         if hint[0] != seen:
             return True
         if not self._budget:
             return False
-        now = self._began
         until = now + self._budget
         sched_yield = os.sched_yield
-        while hint[0] == seen:
+        crowded = False
+        while not crowded and hint[0] == seen:
             before = now
             sched_yield()
             now = perf_counter_ns()
-            if now > until or now - before > _CROWDED_NS:
-                return False
-        return True
+            crowded = now > until or now - before > _CROWDED_NS
+        self.spun_ns = now - self._began
+        return not crowded
 
     def over(self) -> int:
         """Learns how long the wait took that `spin` began; returns the time, in ns."""
