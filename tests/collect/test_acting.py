@@ -23,6 +23,7 @@ from vecsess import Contract, Timeouts, VecCheckedSession, collect_rollout
 from vecsess.collect.acting import acting_of
 from vecsess.collect.policies import RandomPolicy
 from vecsess.collect.rollout import Rollout
+from vecsess.collect.sources import begin_rollout
 from vecsess.errors import ContractViolation, PolicyError, RestartLimitExceeded, StateError
 from vecsess.recovery.policy import RestartPolicy
 
@@ -410,3 +411,42 @@ def test_a_violation_is_told_rather_than_what_the_policy_says_of_it() -> None:
         with pytest.raises(ContractViolation) as caught:
             collect_rollout(vec, policy, 16, seed=0, inference="workers")
         assert (caught.value.env, caught.value.step) == (2, 3)
+
+
+@pytest.mark.parametrize("workers", [0, 2, 3])
+@pytest.mark.parametrize("kill", [False, True])
+def test_a_policy_may_be_changed_while_what_was_sent_collects(workers: int, kill: bool) -> None:
+    def batches(workers: int, *, kill: bool, change: bool) -> list[Rollout]:
+        found = []
+        with VecCheckedSession("CartPole-v1", n=N, workers=workers, restart_policy=ANY) as vec:
+            vec.start(7)
+            policy = Recurrent(4, 2, 8, act_rows=4)
+            for index in range(3):
+                under_way = begin_rollout(vec, policy, T, seed=5 if index == 0 else None)
+                if kill:
+                    os.kill(vec.pids[index], signal.SIGKILL)
+                for weights in policy.weights:
+                    np.add(weights, np.float32(change * (0.1 + index)), out=weights)
+                found.append(under_way.result())
+                assert under_way.result() is found[-1]
+                for weights in policy.weights:
+                    np.subtract(weights, np.float32(change * (0.1 + index)), out=weights)
+                    weights[...] = weights.round(3)
+        return found
+
+    def rounded() -> list[Rollout]:
+        return batches(0, kill=False, change=False)
+
+    if not (kill and not workers):
+        assert_same(batches(workers, kill=kill, change=bool(workers)), rounded())
+
+
+def test_a_rollout_under_way_is_all_that_a_session_does() -> None:
+    with VecCheckedSession("CartPole-v1", n=4, workers=2) as vec:
+        policy = RandomPolicy(vec.single_action_space)
+        under_way = begin_rollout(vec, policy, 16, seed=0)
+        for call in (vec.observe, vec.checkpoint, partial(begin_rollout, vec, policy, 16)):
+            with pytest.raises(StateError, match=r"its result\(\) be taken"):
+                call()
+        assert under_way.result().horizon == 16
+        begin_rollout(vec, policy, 400)  # closed in the midst

@@ -9,6 +9,7 @@ quarantine and marked truncations have one home. What an error is to be raised f
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -223,6 +224,17 @@ class Collecting:
         books.noise_counter += self._horizon
         rollout.counter = books.noise_counter
         end_rollout(rollout, books, policy, self._envs, endings, episodes)
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """A rollout that is there already, with the handle of one that is under way."""
+
+    rollout: Rollout
+
+    def result(self) -> Rollout:
+        """Returns the rollout."""
+        return self.rollout
 
 
 _NONE = np.zeros(0, np.int64)

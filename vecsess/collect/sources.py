@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from vecsess import tree
-from vecsess.collect.acting import Collecting, acting_of
+from vecsess.collect.acting import Collected, Collecting, acting_of
 from vecsess.collect.loop import Books, SingleBooks, fill_rollout
 from vecsess.collect.paced import PACES, fill_paced
 from vecsess.collect.rollout import Rollout
@@ -107,6 +107,53 @@ def collect_rollout(
     if pace == "lockstep":
         return fill_rollout(session, books, policy, horizon, seed, counter, out)
     return fill_paced(session, books, policy, horizon, seed, counter, out, pace)
+
+
+def begin_rollout(
+    session: Any,
+    policy: Any,
+    horizon: int,
+    *,
+    seed: int | None = None,
+    counter: int | None = None,
+    out: Rollout | None = None,
+) -> Collecting | Collected:
+    """Has the workers begin a rollout with the policy as it is now, and returns at once.
+
+    So a trainer can learn from one batch while the next is collected, always with the weights of
+    one update before: the same from run to run. Until its `result()` was taken, the session takes
+    no other call but `close`; a state that the policy keeps comes back with it.
+
+    Args:
+        session: a `VecCheckedSession`; one whose workers can't act collects before this returns.
+        policy: as for `collect_rollout(..., inference="workers")`; it may be changed meanwhile.
+        horizon: `T`, at least 1.
+        seed: as for `collect_rollout`.
+        counter: as for `collect_rollout`.
+        out: as for `collect_rollout`; not the batch that is learned from meanwhile.
+
+    Returns:
+        A handle, whose `result()` waits and returns the rollout.
+
+    Raises:
+        PolicyError: a policy that can't be pickled.
+
+    Example:
+        >>> import numpy as np
+        >>> from vecsess import VecCheckedSession
+        >>> with VecCheckedSession("CartPole-v1", n=3, workers=1) as vec:
+        ...     policy = (lambda obs: np.zeros((len(obs), 2)), lambda obs: np.zeros(len(obs)))
+        ...     under_way = begin_rollout(vec, policy, horizon=8, seed=0)
+        ...     rollout = under_way.result()
+        >>> rollout.observations.shape
+        (8, 3, 4)
+    """
+    _require_same_step(session)
+    if acting_of(session) is not None:
+        books = books_of(session)
+        return Collecting(session, books, policy, horizon, seed, counter, out, frozen=True)
+    rollout = collect_rollout(session, policy, horizon, seed=seed, counter=counter, out=out)
+    return Collected(rollout)
 
 
 def collect_from_session(
