@@ -7,6 +7,6 @@ import sys
 from vecsess.bench.faults.broken import kill_alone
 from vecsess.workers import fork_server
 
-if "--fork-server" in sys.argv:  # nowhere else
+if "--fork-server" in sys.orig_argv:  # nowhere else
     fork_server._kill_group = kill_alone  # to break it is the purpose
     fork_server.ForkServer._sweep = lambda *_: None  # type: ignore[method-assign]
