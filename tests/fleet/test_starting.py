@@ -247,7 +247,7 @@ def test_arguments_that_make_no_sense_are_refused(arguments: Any, message: str) 
         ({"worker": print}, ValueError, "wrap the environment"),
         ({"shared_memorie": True}, TypeError, "unexpected keyword argument 'shared_memorie'"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_each_refusal_says_what_to_write(
     arguments: Any, error: type[Exception], message: str
