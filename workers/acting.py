@@ -134,6 +134,7 @@ class _Run:
         self._words, self._own = slab.words[0], slice(0, rows)
         self._no_flags = bytes(2 * rows)
         self.starts: Array = np.zeros(rows, np.bool_)
+        self._no_starts = self.starts
         self.dtypes: list[str] = []
         self.t = self._ended = 0
 
@@ -161,8 +162,8 @@ class _Run:
         self._checksum.of_rows(self._rows, memory.checksums[t])
         if self._flags.tobytes() != self._no_flags:
             self._note_ends()
-        elif self.starts.any():
-            self.starts = np.zeros(self._rows, np.bool_)
+        else:
+            self.starts = self._no_starts
         self.t = t + 1
 
     def _note_ends(self) -> None:

@@ -210,6 +210,8 @@ def fitting(name: str, given: Any, shape: tuple[int, ...], dtype: np.dtype[Any])
         ValueError: it has another shape.
         TypeError: it has a dtype that `dtype` does not hold.
     """
+    if type(given) is np.ndarray and given.dtype == dtype and given.shape == shape:
+        return given
     # What has no fixed shape, such as a text, is an object: NumPy would look into it.
     array = object_array(given) if dtype.kind == "O" else np.asarray(given)
     if array.shape != shape:
