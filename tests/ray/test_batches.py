@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -83,6 +84,20 @@ def test_seeds_options_and_environments_of_every_kind(
 ) -> None:
     with RaySession(env, 6, shards=2, workers=1, **settings, **PATIENT) as vec:
         assert_same(collect(vec), on_one_machine(env, **settings))
+
+
+def only_here(**_: Any) -> Any:
+    return CountingEnv(length=7)
+
+
+def test_an_id_that_only_the_driver_knows(nodes: Nodes) -> None:
+    gymnasium.register("OnlyHere-v0", entry_point=only_here, disable_env_checker=True)
+    try:
+        with RaySession("OnlyHere-v0", 4, shards=2, workers=1, **PATIENT) as vec:
+            assert_same(collect(vec), on_one_machine("OnlyHere-v0", 4))
+            assert list(vec.incidents) == []
+    finally:
+        del gymnasium.registry["OnlyHere-v0"]
 
 
 def test_spaces_of_every_kind(nodes: Nodes) -> None:

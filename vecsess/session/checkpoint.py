@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from vecsess.contract import Contract
@@ -29,7 +29,7 @@ def write_recipe(arguments: Mapping[str, Any]) -> dict[str, Any]:
     given: dict[str, bytes] = {}
     missing = []
     for name, value in arguments.items():
-        plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        plain = asdict(value) if type(value) in _CLASSES.values() else value
         try:
             given[name] = pack_value(plain)
         except (TypeError, ValueError):

@@ -147,12 +147,14 @@ class Shards:
             raise SpawnError(
                 f"shard {slot.index} can't be started: {error}. See options={{...}}"
             ) from error
-        except RayTaskError as error:
-            raise SpawnError(
-                f"shard {slot.index}: its node can't run it; install the driver's vecsess there, "
-                f"with the extra `ray`, or ship it with options={{'runtime_env': ...}}: {error}"
-            ) from error
         except RayError as error:
+            # Our methods answer with data, and our constructor does nothing.
+            if isinstance(error, RayTaskError) or "error raised in its creation task" in str(error):
+                raise SpawnError(
+                    f"shard {slot.index}: its node can't run it; install the driver's vecsess "
+                    "there, with the extra `ray`, or ship it with options={'runtime_env': ...}: "
+                    f"{error}"
+                ) from error
             self._lose(slot, copy, error, submit)
             return None
         _raise(answer)

@@ -86,8 +86,6 @@ class RaySession:
                 "settings: expected on_crash='replay' and no first_env: a lost shard is brought "
                 "back from its log, and its place in the session is the session's affair"
             )
-        if isinstance(env, str) and env in gymnasium.registry:
-            env = gymnasium.registry[env]  # ids that only the driver knows
         self.num_envs = n
         self._env, self._settings = env, settings
         self._options = {"num_cpus": 1, **(options or {}), "max_restarts": 0, "max_task_retries": 0}

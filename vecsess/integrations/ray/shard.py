@@ -23,6 +23,7 @@ from vecsess.collect.packing import unpack
 from vecsess.collect.sources import collect_rollout
 from vecsess.errors import SpawnError, VecsessError
 from vecsess.session.vector import VecCheckedSession
+from vecsess.workers.env_source import register
 
 # The fields of a rollout that are arrays `[T, n, ...]`, or trees of such.
 ARRAYS = (
@@ -107,18 +108,20 @@ class Shard:
 
     def _open(self, n: int, made: bytes, path: list[str]) -> Answer:
         sys.path += [folder for folder in path if folder not in sys.path]
-        try:
-            theirs, env, settings, kept = pickle.loads(made)  # noqa: S301  # from the driver
-        except ImportError as error:
-            raise SpawnError(
-                f"{type(error).__name__}: {error}: it is not on this node; install it there, or "
-                "ship it with options={'runtime_env': {'py_modules': [...]}}"
-            ) from error
+        theirs, made = pickle.loads(made)  # noqa: S301  # from the driver, as all that follows
         if theirs != versions():
             raise SpawnError(
                 f"expected {theirs} on every node, as the driver has, got {versions()} here; "
                 "install the same there"
             )
+        try:
+            registered, env, settings, kept = pickle.loads(made)  # noqa: S301
+        except ImportError as error:
+            raise SpawnError(
+                f"{type(error).__name__}: {error}: it is not on this node; install it there, or "
+                "ship it with options={'runtime_env': {'py_modules': [...]}}"
+            ) from error
+        register(*registered)
         settings = {**settings, "first_env": self._first_env}
         if kept is None:
             self._vec = VecCheckedSession(env, n, **settings)

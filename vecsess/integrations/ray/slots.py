@@ -12,6 +12,7 @@ from ray.exceptions import RayError
 
 from vecsess.errors import SpawnError
 from vecsess.fleet.health import WorkerHealth
+from vecsess.fleet.plan import registrations
 from vecsess.integrations.ray.placement import address_of
 from vecsess.integrations.ray.shard import versions
 from vecsess.recovery.policy import Incident
@@ -134,7 +135,8 @@ def pack_shard(env: Any, settings: dict[str, Any], slot: Slot) -> bytes:
     """
     own = env[slot.envs] if isinstance(env, Sequence) and not isinstance(env, str) else env
     try:
-        packed: bytes = cloudpickle.dumps((versions(), own, settings, slot.kept))
+        made = cloudpickle.dumps((registrations(), own, settings, slot.kept))
+        packed: bytes = cloudpickle.dumps((versions(), made))
     except Exception as error:  # whatever a __reduce__ raises
         raise SpawnError(
             f"expected an environment and settings that can be pickled, got {error!r}. Make what "

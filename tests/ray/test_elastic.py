@@ -1,0 +1,112 @@
+"""Other numbers of shards, other machines, slow ones: the same batch goes on."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from tests.collect.test_paced import assert_same
+from tests.envs import CountingEnv
+from tests.ray.clusters import Nodes
+from tests.ray.test_batches import PATIENT, collect, on_one_machine
+from vecsess import RandomPolicy, VecCheckedSession, collect_rollout
+from vecsess.errors import StateError
+
+pytest.importorskip("ray")
+from vecsess.integrations.ray import RaySession
+
+POLICY = RandomPolicy(spaces.Discrete(2))
+
+
+def through_msgpack(data: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = msgpack.unpackb(msgpack.packb(data))
+    return found
+
+
+def test_a_session_goes_on_in_other_shards_and_on_one_machine(nodes: Nodes) -> None:
+    settings: dict[str, Any] = {"episode_seeds": "per_episode"}
+    with RaySession("CartPole-v1", 6, shards=2, workers=1, **settings, **PATIENT) as vec:
+        with pytest.raises(StateError, match="nothing to keep"):
+            vec.checkpoint()
+        vec.start(7)
+        added: list[str] = []
+
+        def add(*_: Any) -> None:
+            if not added:
+                added.append(nodes.add())
+
+        got = [vec.collect(POLICY, 48, seed=5, on_part=add)]
+        vec.reshard(3)
+        assert len(vec.health()) == 3
+        got.append(collect_rollout(vec, POLICY, 48))
+        data = through_msgpack(vec.checkpoint())
+    with VecCheckedSession.restore(data, workers=2) as one:
+        got.append(collect_rollout(one, POLICY, 48))
+    assert_same(got, on_one_machine("CartPole-v1", **settings))
+
+
+def test_a_session_of_one_machine_goes_on_in_shards(nodes: Nodes) -> None:
+    with VecCheckedSession("CartPole-v1", 6, workers=0) as one:
+        one.start(7)
+        got = [collect_rollout(one, POLICY, 48, seed=5)]
+        data = one.checkpoint()
+    with RaySession.restore(data, shards=2, workers=1, **PATIENT) as vec:
+        got += [collect_rollout(vec, POLICY, 48) for _ in range(2)]
+    assert_same(got, on_one_machine("CartPole-v1"))
+
+
+class Straggler(CountingEnv):
+    """From some step on, one of all is slow; a copy of it is not."""
+
+    def __init__(self, mark: str) -> None:
+        super().__init__(length=9)
+        self.mark, self.taken = Path(mark), 0
+
+    def step(self, action: Any) -> Any:
+        self.taken += 1
+        if self.taken == 60:
+            try:
+                self.mark.touch(exist_ok=False)
+                self.duration_s = 0.5
+            except FileExistsError:
+                pass
+        return super().step(action)
+
+
+def test_a_straggler_is_outrun(nodes: Nodes, tmp_path: Path) -> None:
+    mark = tmp_path / "slow"
+    waits = {**PATIENT, "race": 2.0}
+    with RaySession(partial(Straggler, str(mark)), 6, shards=3, workers=1, **waits) as vec:
+        assert_same(collect(vec), on_one_machine(partial(Straggler, str(mark))))
+        assert mark.exists()
+        assert "Outrun" in [each.incident.kind for each in vec.incidents]
+
+
+class Unsteady(CountingEnv):
+    """Its randomness is its own, so that no replay brings it back."""
+
+    def _observe(self, action: float) -> Any:
+        self.buffer[:] = self.episode, self.steps, action, np.random.default_rng().random()
+        return self.buffer
+
+
+def test_environments_that_do_not_reproduce_begin_new_episodes_and_are_named(nodes: Nodes) -> None:
+    with RaySession(partial(Unsteady, 50), 4, shards=2, workers=1, **PATIENT) as vec:
+        vec.start(7)
+        collect_rollout(vec, POLICY, 8, seed=5)
+        lost = vec._shards.slots[1]
+        import ray
+
+        ray.kill(lost.copies[0].actor)
+        rollout = collect_rollout(vec, POLICY, 8)
+        unrestored = [e.incident for e in vec.incidents if e.incident.kind == "Unrestored"]
+        assert [sorted(incident.outcomes) for incident in unrestored] == [[2, 3]]
+        assert rollout.observations.shape == (8, 4, 4)
+        np.testing.assert_array_equal(rollout.observations[0, :, 1], [8, 8, 0, 0])
+        assert rollout.episode_start[0].tolist() == [False, False, True, True]
