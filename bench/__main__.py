@@ -80,9 +80,20 @@ def _results(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     return 0
 
 
-_PAGES = {"all": _all, "results": _results}
+def _ray(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
+    from vecsess.bench.ray import run_ray  # here: Ray is an extra
+
+    del parser
+    rows = run_ray(Console(), given.rounds or 7)
+    if given.json is not None:
+        given.json.write_text(json.dumps({"machine": machine(), "ray": rows}, indent=1) + "\n")
+    return 0
+
+
+_PAGES = {"all": _all, "ray": _ray, "results": _results}
 _ABOUT_PAGES = {
     "all": "everything that RESULTS.md is made of, into the folder --out (twelve minutes)",
+    "ray": "shards on the nodes of a cluster of Ray, which is simulated here",
     "results": "the page --out (bench/RESULTS.md) from the files in --json-dir",
 }
 

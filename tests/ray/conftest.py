@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.processes import all_gone, processes_below
-from tests.ray.clusters import Nodes
+from vecsess.bench.nodes import Nodes, ray_surroundings
 
 
 @pytest.fixture(scope="session")
@@ -25,16 +24,8 @@ def nodes() -> Iterator[Nodes]:
     before, shared = processes_below(), _in_shared_memory()
     home = (Path.home() / ".ray").exists()
     folder = Path(tempfile.mkdtemp(prefix="vr-"))  # short: the paths of its sockets are not
-    token = folder / "token"
-    token.write_text(secrets.token_hex(32))
-    settings = {
-        "RAY_TMPDIR": str(folder),
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_memory_monitor_refresh_ms": "0",
-    }
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
+        for name, value in ray_surroundings(folder).items():
             patch.setenv(name, value)
         cluster = Nodes()
         try:

@@ -13,9 +13,9 @@ from gymnasium import spaces
 from tests.collect.mlps import Mlp, Recurrent
 from tests.collect.test_paced import assert_same
 from tests.envs import CountingEnv
-from tests.ray.clusters import Nodes
 from tests.session.test_parts import ToldEnv, options_of, seed_of
 from vecsess import RandomPolicy, VecCheckedSession, collect_rollout, evaluate
+from vecsess.bench.nodes import Nodes
 from vecsess.collect.rollout import Rollout
 from vecsess.errors import ClosedError, StateError
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.processes import ROOT, is_running, wait_until
-from tests.ray.clusters import Nodes
+from vecsess.bench.nodes import Nodes
 
 pytest.importorskip("ray")
 

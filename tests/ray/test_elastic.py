@@ -13,9 +13,9 @@ from gymnasium import spaces
 
 from tests.collect.test_paced import assert_same
 from tests.envs import CountingEnv
-from tests.ray.clusters import Nodes
 from tests.ray.test_batches import PATIENT, collect, on_one_machine
 from vecsess import RandomPolicy, VecCheckedSession, collect_rollout
+from vecsess.bench.nodes import Nodes
 from vecsess.errors import StateError
 
 pytest.importorskip("ray")

@@ -15,9 +15,9 @@ import pytest
 from gymnasium import spaces
 
 from tests.envs import CountingEnv
-from tests.ray.clusters import Nodes
 from tests.ray.test_batches import PATIENT
 from vecsess import ContractViolation, EnvError, RandomPolicy, collect_rollout
+from vecsess.bench.nodes import Nodes
 from vecsess.errors import PolicyError, SpawnError
 
 pytest.importorskip("ray")

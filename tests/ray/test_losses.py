@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tests.collect.test_paced import assert_same
-from tests.ray.clusters import Nodes
 from tests.ray.disasters import Disaster
 from tests.ray.test_batches import PATIENT, collect, on_one_machine
 from vecsess import Timeouts
+from vecsess.bench.nodes import Nodes
 
 pytest.importorskip("ray")
 from vecsess.integrations.ray import RaySession

@@ -109,6 +109,7 @@ class Collecting:
     def take(self, slot: Slot, part: Answer) -> None:
         """Keeps what the session and the policy are told when all parts are there."""
         books = [column.copy() for column in part["books"]]
+        slot.took_s = part["took_s"]
         self._parts.append((slot, books, tree.map_leaves(np.copy, part["state"])))
 
     def end(self, returns: Any, lengths: Any) -> None:

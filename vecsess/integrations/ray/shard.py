@@ -10,6 +10,7 @@ import os
 import pickle
 import platform
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -143,8 +144,10 @@ class Shard:
         envs = np.arange(self._first_env, self._first_env + self.vec.num_envs)
         if state is not None:
             actor.set_state(envs, state)
+        began = time.perf_counter()
         out = collect_rollout(self.vec, actor, **arguments)
         return {
+            "took_s": time.perf_counter() - began,
             **{name: getattr(out, name) for name in ARRAYS},
             "seen": out.last_observations,
             "finals": (out.final_steps, out.final_envs, out.final_observations),

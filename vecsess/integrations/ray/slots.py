@@ -59,6 +59,8 @@ class Slot:
         copies: who works for it: none, one, or two that race.
         fails: losses in a row, without an answer in between.
         generation: how many actors there were before.
+        raced: whether the call under way has had a second copy.
+        took_s: how long it took to collect its last part.
     """
 
     index: int
@@ -69,6 +71,7 @@ class Slot:
     fails: int = 0
     generation: int = -1
     raced: bool = False
+    took_s: float = 0.0
 
     @property
     def envs(self) -> slice:
@@ -114,12 +117,14 @@ class ShardHealth:
         node: the address of its node, "" while it has none.
         envs: its environments in the whole session.
         workers: as `VecCheckedSession.health` says; None where the shard does not answer.
+        took_s: how long it took to collect its last part.
     """
 
     shard: int
     node: str
     envs: range
     workers: list[WorkerHealth] | None
+    took_s: float
 
 
 def pack_shard(env: Any, settings: dict[str, Any], slot: Slot) -> bytes:
@@ -159,6 +164,7 @@ def ask_health(slots: list[Slot]) -> list[ShardHealth]:
             address_of(slot.node),
             range(slot.first, slot.first + slot.n),
             _now(refs[slot.index]) if slot.index in refs else None,
+            slot.took_s,
         )
         for slot in slots
     ]

@@ -1,8 +1,10 @@
-"""Clusters on one machine, and what kills a part of them."""
+"""Clusters of Ray on one machine, and what kills a part of them: for the bench and the tests."""
 
 from __future__ import annotations
 
+import secrets
 import signal
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -10,8 +12,24 @@ import psutil
 GONE = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD, psutil.STATUS_STOPPED)
 
 
+def ray_surroundings(folder: Path) -> dict[str, str]:
+    """Returns what keeps Ray's files and its token in a folder; set before Ray is imported."""
+    token = folder / "token"
+    token.write_text(secrets.token_hex(32))
+    return {
+        "RAY_TMPDIR": str(folder),
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_memory_monitor_refresh_ms": "0",
+    }
+
+
 class Nodes:
-    """A head that holds no shards, and nodes that do.
+    """A head that holds no shards, and nodes that do, each at a loopback address of its own.
+
+    Args:
+        nodes: how many that do.
+        cpus: of each.
 
     Attributes:
         cluster: Ray's own.
@@ -19,6 +37,7 @@ class Nodes:
     """
 
     def __init__(self, nodes: int = 2, cpus: int = 4) -> None:
+        """Starts them."""
         from ray.cluster_utils import Cluster
 
         self._addresses, self._cpus = 2, cpus
@@ -78,6 +97,15 @@ class Nodes:
                 process.send_signal(number)
             except psutil.NoSuchProcess:
                 continue
+
+    def shards(self, node: str) -> list[int]:
+        """Returns the processes of a node's shards."""
+        below = psutil.Process(self.raylet(node)).children()
+        return [each.pid for each in below if "ray::Shard" in " ".join(each.cmdline())]
+
+    def with_shards(self) -> str:
+        """Returns a node that has some."""
+        return next(node for node in self.by_id if self.shards(node))
 
     def mend(self) -> None:
         """Replaces nodes that are gone or stand still by new ones."""
