@@ -34,13 +34,26 @@ def test_links_lead_somewhere(page: str) -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("number", range(len(blocks("docs/faq.md", "python"))))
-def test_each_recipe_of_the_faq_runs_as_it_stands(number: int, tmp_path: Path) -> None:
-    script, code = tmp_path / "recipe.py", blocks("docs/faq.md", "python")[number]
+SNIPPETS = [
+    pytest.param(code, id=f"{page}-{number}")
+    for page in ("faq", "policies")
+    for number, code in enumerate(blocks(f"docs/{page}.md", "python"))
+]
+
+
+@pytest.mark.parametrize("code", SNIPPETS)
+def test_each_recipe_runs_as_it_stands(code: str, tmp_path: Path) -> None:
+    script = tmp_path / "recipe.py"
     script.write_text(code)
     printed = run(script, cwd=tmp_path).stdout
     missing = [text for text in promised_output(code) if text not in printed]
     assert not missing, printed
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    assert {f"docs/{page.name}" for page in (CHECKOUT / "docs").glob("*.md")} <= set(
+        links("README.md")
+    )
 
 
 def test_each_deed_of_a_hostile_worker_has_its_test() -> None:
@@ -53,3 +66,7 @@ def test_each_deed_of_a_hostile_worker_has_its_test() -> None:
 
 def test_the_faq_has_its_recipes() -> None:
     assert len(blocks("docs/faq.md", "python")) == 12
+
+
+def test_the_page_on_policies_has_its_parts() -> None:
+    assert len(blocks("docs/policies.md", "python")) == 6
