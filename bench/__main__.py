@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from vecsess.bench.cases import CASES, find_case
@@ -16,14 +17,14 @@ try:
 except ModuleNotFoundError:
     sys.exit("the bench prints with rich: install vecsess[cli]")
 
-from vecsess.bench.commands import COMMANDS
-from vecsess.bench.options import Options
+from vecsess.bench.commands import COMMANDS, Options
 from vecsess.bench.registry import EVERYTHING
 from vecsess.bench.report import document, machine
 from vecsess.bench.results import write_results
 from vecsess.bench.runs import run_all
 
-_WIDTH = 120
+_WIDTH = 140
+_AS_GIVEN = {each.name for each in fields(Options)} - {"case", "sizes", "plan"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,14 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 seconds=given.seconds or command.plan.seconds,
                 rounds=given.rounds or command.plan.rounds,
             ),
-            peers=given.peers,
-            only=given.only,
-            plots=given.plots,
-            kills=given.kills,
-            seed=given.seed,
-            start_limit_s=given.start_limit,
-            policy_ms=given.policy_ms,
-            policy_row_us=given.policy_row_us,
+            **{name: value for name, value in vars(given).items() if name in _AS_GIVEN},
         )
         data = command.run(options, _wide_console(), Console(stderr=True))
     except ValueError as error:
@@ -128,7 +122,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, metavar="S", help="of the fault campaign (0)")
     add("--policy-ms", type=float, default=0.0, metavar="MS", help="of a policy's call, for tune")
     add("--policy-row-us", type=float, default=0.0, metavar="US", help="likewise, of each row")
-    add("--start-limit", type=_positive, default=150.0, metavar="S", help="of a sweep (150)")
+    add(
+        "--start-limit",
+        dest="start_limit_s",
+        type=_positive,
+        default=150.0,
+        metavar="S",
+        help="of a sweep (150)",
+    )
     add("--json", type=Path, metavar="FILE", help="write the figures, the machine, the versions")
     add("--out", type=Path, metavar="PATH", help="the folder of all, the page of results")
     add("--json-dir", type=Path, default=Path("bench-results"), metavar="DIR", help="for results")

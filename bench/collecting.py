@@ -160,23 +160,6 @@ class UsualLoop(RolloutAdapter):
         self._vec.close()
 
 
-def over_sync(case: Case, n: int) -> Any:
-    """Gymnasium's loop in one process."""
-    return gym.vector.SyncVectorEnv([case.make] * n)
-
-
-def over_async(case: Case, n: int) -> Any:
-    """Gymnasium's process per environment."""
-    return gym.vector.AsyncVectorEnv([case.make] * n)
-
-
-def over_envpool(case: Case, n: int) -> Any:
-    """EnvPool's environments in C++."""
-    import envpool
-
-    return envpool.make(case.envpool_id, env_type="gymnasium", num_envs=n, seed=0)
-
-
 class CollectAdapter(RolloutAdapter):
     """Ours: `collect_rollout` into the same `Rollout` again and again.
 

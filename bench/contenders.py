@@ -137,14 +137,19 @@ class IntoAdapter(VectorAdapter):
         self._vec.step_into(actions, self._rows)
 
 
-def open_sync(case: Case, n: int) -> Adapter:
+def over_sync(case: Case, n: int) -> Any:
     """Gymnasium's loop over N environments in one process, as it comes."""
-    return VectorAdapter(gym.vector.SyncVectorEnv([case.make] * n))
+    return gym.vector.SyncVectorEnv([case.make] * n)
 
 
-def open_async(case: Case, n: int) -> Adapter:
+def over_async(case: Case, n: int) -> Any:
     """Gymnasium's process per environment, as it comes: shared memory, next-step auto-reset."""
-    return VectorAdapter(gym.vector.AsyncVectorEnv([case.make] * n))
+    return gym.vector.AsyncVectorEnv([case.make] * n)
+
+
+def open_gymnasium(case: Case, n: int, *, make: Callable[[Case, int], Any]) -> Adapter:
+    """What `make` makes, stepped."""
+    return VectorAdapter(make(case, n))
 
 
 def load_ours() -> None:
@@ -152,6 +157,18 @@ def load_ours() -> None:
     from vecsess import VecCheckedSession, collect_rollout
 
     del VecCheckedSession, collect_rollout
+
+
+def ours(
+    key: str,
+    label: str,
+    open_: Callable[[Case, int], Adapter],
+    applies: Callable[[Case, int], bool] = anything,
+) -> Contender:
+    """A contender of ours."""
+    return Contender(
+        key=key, label=label, package="vecsess", load=load_ours, open=open_, applies=applies
+    )
 
 
 def enough_for_two(case: Case, n: int) -> bool:

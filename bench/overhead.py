@@ -13,13 +13,7 @@ from numpy.typing import NDArray
 
 from vecsess.bench.bare import step_each
 from vecsess.bench.cases import Case
-from vecsess.bench.contenders import (
-    Adapter,
-    Contender,
-    IntoAdapter,
-    enough_for_two,
-    load_ours,
-)
+from vecsess.bench.contenders import Adapter, IntoAdapter, enough_for_two, ours
 
 _BLOCK = 64  # calls of one kind in turn: short against what else a machine does, long for caches
 
@@ -135,34 +129,5 @@ class WorkerAdapter(Adapter):
             env.close()
 
 
-def _ours(key: str, label: str, open_: Any, **given: Any) -> Contender:
-    return Contender(key=key, label=label, package="vecsess", load=load_ours, open=open_, **given)
-
-
-MANAGER = _ours("manager", "manager", ManagerAdapter, applies=enough_for_two)
-WORKER = _ours("worker", "EnvHost.step", WorkerAdapter)
-
-
-# --- what the figures of a slice say -------------------------------------------------------------
-
-
-def manager_us(figures: dict[str, float]) -> float:
-    """Returns microseconds of the manager's own time a lockstep."""
-    return figures["manager_ns"] / figures["locksteps"] / 1e3
-
-
-def waiting_us(figures: dict[str, float]) -> float:
-    """Returns microseconds a lockstep in which the manager waits."""
-    return figures["waiting_ns"] / figures["locksteps"] / 1e3
-
-
-def step_ns(figures: dict[str, float], part: str) -> float | None:
-    """Returns nanoseconds of a step of "bare" or "host"; None where that had no turn."""
-    steps = figures[f"{part}_steps"]
-    return figures[f"{part}_ns"] / steps if steps else None
-
-
-def worker_ns(figures: dict[str, float]) -> float | None:
-    """Returns nanoseconds that `EnvHost.step` adds to an environment step of the bare loop."""
-    bare_ns, host_ns = step_ns(figures, "bare"), step_ns(figures, "host")
-    return None if bare_ns is None or host_ns is None else host_ns - bare_ns
+MANAGER = ours("manager", "manager", ManagerAdapter, applies=enough_for_two)
+WORKER = ours("worker", "EnvHost.step against a bare loop", WorkerAdapter)

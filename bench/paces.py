@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,12 +13,7 @@ from numpy.typing import NDArray
 
 from vecsess.bench.cases import Case, StepTime
 from vecsess.bench.collecting import HORIZON, CollectAdapter, UniformPolicy
-from vecsess.bench.contenders import (
-    Adapter,
-    Contender,
-    IntoAdapter,
-    load_ours,
-)
+from vecsess.bench.contenders import IntoAdapter, ours
 from vecsess.bench.measure import cores_available
 
 OVERLAP_WORKERS = 4
@@ -140,12 +134,8 @@ def sleep_lateness_s() -> float:
     return statistics.median(late_s)
 
 
-def _ours(key: str, label: str, open_: Callable[[Case, int], Adapter]) -> Contender:
-    return Contender(key=key, label=label, package="vecsess", load=load_ours, open=open_)
-
-
 FREE = tuple(
-    _ours(f"{pace}-n", f"{pace}, workers=N", partial(PacedAdapter, workers=None, pace=pace))
+    ours(f"{pace}-n", f"{pace}, workers=N", partial(PacedAdapter, workers=None, pace=pace))
     for pace in ("lockstep", "free")
 )
 
@@ -155,7 +145,7 @@ POLICIES = {
 }
 OVERLAPS = {
     kind: tuple(
-        _ours(
+        ours(
             f"{kind}-{pace}",
             f"{about}, {pace}",
             partial(OverlapAdapter, pace=pace, policy_time=policy_time),
@@ -166,7 +156,7 @@ OVERLAPS = {
 }
 
 SLOW = (
-    _ours("slow-blocking", "never spins", partial(SlowAdapter, spin_ns=0)),
-    _ours("slow-adaptive", "as it comes", partial(SlowAdapter, spin_ns=200_000)),
-    _ours("slow-spinning", "spins for 10 ms", partial(SlowAdapter, spin_ns=10_000_000)),
+    ours("slow-blocking", "never spins", partial(SlowAdapter, spin_ns=0)),
+    ours("slow-adaptive", "as it comes", partial(SlowAdapter, spin_ns=200_000)),
+    ours("slow-spinning", "spins for 10 ms", partial(SlowAdapter, spin_ns=10_000_000)),
 )

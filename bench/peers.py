@@ -30,15 +30,9 @@ def _import(name: str) -> Any:
     return importlib.import_module(name)
 
 
-def open_subproc(case: Case, n: int) -> Adapter:
-    """Stable-Baselines3, `SubprocVecEnv`: a process per environment, everything by pickle."""
-    vec = _import("stable_baselines3.common.vec_env").SubprocVecEnv([case.make] * n)
-    return VectorAdapter(vec, n, vec.seed)
-
-
-def open_dummy(case: Case, n: int) -> Adapter:
-    """Stable-Baselines3, `DummyVecEnv`: a loop in one process."""
-    vec = _import("stable_baselines3.common.vec_env").DummyVecEnv([case.make] * n)
+def open_stable(case: Case, n: int, *, kind: str) -> Adapter:
+    """Stable-Baselines3: its loop in one process, or a process each and everything by pickle."""
+    vec = getattr(_import("stable_baselines3.common.vec_env"), kind)([case.make] * n)
     return VectorAdapter(vec, n, vec.seed)
 
 
@@ -142,15 +136,19 @@ PUFFER = Contender(
 )
 
 
+def over_envpool(case: Case, n: int, **given: Any) -> Any:
+    """EnvPool's environments in C++, on threads."""
+    make = _import("envpool").make
+    return make(case.envpool_id, env_type="gymnasium", num_envs=n, seed=0, **given)
+
+
 class PoolAdapter(VectorAdapter):
     """EnvPool in its synchronous mode: its own environments, in C++, on threads."""
 
     def __init__(self, case: Case, n: int, *, threads: int | None = None) -> None:
         """Builds its environment of the same name."""
         asked = {} if threads is None else {"num_threads": threads}
-        vec = _import("envpool").make(
-            case.envpool_id, env_type="gymnasium", num_envs=n, seed=0, **asked
-        )
+        vec = over_envpool(case, n, **asked)
         super().__init__(vec, n, lambda seed: None)  # seeded as it was made
 
     def prepare(self, actions: Sequence[NDArray[Any]]) -> Sequence[Any]:

@@ -9,41 +9,43 @@ import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from vecsess.bench.overhead import manager_us, step_ns, waiting_us, worker_ns
-
 Data = dict[str, Any]
 Figure = Callable[[Data], float | None]  # of a table, or of a slice
 
 
-def _share_of_slice(name: str) -> Figure:
+def _per(name: str, of: str, unit: float = 1.0) -> Figure:
+    """What a contender measured of itself, for each of something; None where it has not."""
+
     def figure(done: Data) -> float | None:
-        ideal_s = done["figures"].get(name)
-        return ideal_s / done["elapsed_s"] if ideal_s else None
+        known = {"slice": 1, "elapsed_s": done.get("elapsed_s"), **done["figures"]}
+        value, count = known.get(name), known.get(of)
+        return value / count / unit if value is not None and count else None
 
     return figure
 
 
-def _own(needed: str, figure: Callable[[dict[str, float]], float | None]) -> Figure:
-    """The figure of a slice, where the contender measured what it takes."""
-    return lambda done: figure(done["figures"]) if needed in done["figures"] else None
+IDEAL = _per("slept_s", "elapsed_s")
+MANAGER_US = _per("manager_ns", "locksteps", 1e3)
+WAITING_US = _per("waiting_ns", "locksteps", 1e3)
+BARE_NS = _per("bare_ns", "bare_steps")
+HOST_NS = _per("host_ns", "host_steps")
 
 
-IDEAL = _share_of_slice("slept_s")
-MANAGER_US = _own("manager_ns", manager_us)
-ADDED_NS = _own("host_ns", worker_ns)
+def added_ns(done: Data) -> float | None:
+    """Nanoseconds that `EnvHost.step` adds to an environment step of the bare loop."""
+    bare_ns, host_ns = BARE_NS(done), HOST_NS(done)
+    return None if bare_ns is None or host_ns is None else host_ns - bare_ns
+
 
 OF_SLICES: dict[str, tuple[Figure, str]] = {
-    "share of the ideal": (IDEAL, ".1%"),
-    "of the ideal if sleep were not late": (_share_of_slice("ideal_s"), ".1%"),
-    "manager us a lockstep": (MANAGER_US, ".1f"),
-    "us, median lockstep": (
-        _own("median_ns", lambda figures: figures["median_ns"] / 1e3),
-        ".1f",
-    ),
-    "us waiting": (_own("waiting_ns", waiting_us), ".1f"),
-    "bare ns a step": (_own("host_ns", lambda figures: step_ns(figures, "bare")), ".0f"),
-    "EnvHost ns a step": (_own("host_ns", lambda figures: step_ns(figures, "host")), ".0f"),
-    "ns added": (ADDED_NS, ".0f"),
+    "share\nof the ideal": (IDEAL, ".1%"),
+    "of the ideal\nif sleep were\nnot late": (_per("ideal_s", "elapsed_s"), ".1%"),
+    "manager us\na lockstep": (MANAGER_US, ".1f"),
+    "us, median\nlockstep": (_per("median_ns", "slice", 1e3), ".1f"),
+    "us\nwaiting": (WAITING_US, ".1f"),
+    "bare ns\na step": (BARE_NS, ".0f"),
+    "EnvHost ns\na step": (HOST_NS, ".0f"),
+    "ns\nadded": (added_ns, ".0f"),
 }
 
 
@@ -73,19 +75,24 @@ def times(key: str, *others: str) -> Figure:
     return figure
 
 
+def of_row(key: str, name: str, unit: float = 1.0) -> Figure:
+    """A figure that stands in a contender's row."""
+
+    def figure(table: Data) -> float | None:
+        value = (row_of(table, key) or {}).get(name)
+        return None if value is None else float(value) / unit
+
+    return figure
+
+
 def start_s(key: str) -> Figure:
     """The time to the first observation."""
-    return lambda table: _read(row_of(table, key), "start_s")
+    return of_row(key, "start_s")
 
 
 def memory_mb(key: str) -> Figure:
     """PSS of the workers together, in 10^6 bytes."""
-
-    def figure(table: Data) -> float | None:
-        size_bytes = _read(row_of(table, key), "pss_bytes")
-        return None if size_bytes is None else size_bytes / 1e6
-
-    return figure
+    return of_row(key, "pss_bytes", 1e6)
 
 
 def of_slices(key: str, figure: Figure) -> Figure:
@@ -102,8 +109,8 @@ def cpu_times(key: str, other: str) -> Figure:
     """How many times the CPU time of another, for a step."""
 
     def figure(table: Data) -> float | None:
-        mine = _read(row_of(table, key), "cpu_s_per_million_steps")
-        theirs = _read(row_of(table, other), "cpu_s_per_million_steps")
+        name = "cpu_s_per_million_steps"
+        mine, theirs = of_row(key, name)(table), of_row(other, name)(table)
         return mine / theirs if mine and theirs else None
 
     return figure
@@ -126,7 +133,3 @@ def of_case(name: str, figure: Figure) -> Figure:
 
 def _rates(row: Data) -> Iterator[float]:
     return (done["steps"] / done["elapsed_s"] for done in row["slices"])
-
-
-def _read(row: Data | None, name: str) -> float | None:
-    return None if row is None or row.get(name) is None else float(row[name])

@@ -12,20 +12,17 @@ from vecsess.bench.cases import Case
 from vecsess.bench.collecting import (
     CollectAdapter,
     UsualLoop,
-    over_async,
-    over_envpool,
-    over_sync,
 )
 from vecsess.bench.contenders import (
     Adapter,
     Contender,
-    anything,
     enough_for_two,
-    load_ours,
-    open_async,
+    open_gymnasium,
     open_ours,
     open_sb3,
-    open_sync,
+    ours,
+    over_async,
+    over_sync,
 )
 from vecsess.bench.overhead import MANAGER, WORKER
 from vecsess.bench.paces import FREE, OVERLAPS, SLOW
@@ -35,8 +32,8 @@ from vecsess.bench.peers import (
     ShmemAdapter,
     TorchAdapter,
     in_envpool,
-    open_dummy,
-    open_subproc,
+    open_stable,
+    over_envpool,
 )
 
 BARE = Contender(key="bare", label="one bare environment", open=BareAdapter, bare=True)
@@ -49,24 +46,12 @@ BARE_ACTING = Contender(
     open=partial(BareLoopsAdapter, acting=True),
     bare=True,
 )
-SYNC = Contender(key="sync", label="Gymnasium SyncVectorEnv", open=open_sync)
-ASYNC = Contender(key="async", label="Gymnasium AsyncVectorEnv", open=open_async)
-
-
-def _ours(
-    key: str,
-    label: str,
-    open_: Callable[[Case, int], Adapter],
-    applies: Callable[[Case, int], bool] = anything,
-) -> Contender:
-    return Contender(
-        key=key,
-        label=f"vecsess {label}",
-        package="vecsess",
-        load=load_ours,
-        open=open_,
-        applies=applies,
-    )
+SYNC = Contender(
+    key="sync", label="Gymnasium SyncVectorEnv", open=partial(open_gymnasium, make=over_sync)
+)
+ASYNC = Contender(
+    key="async", label="Gymnasium AsyncVectorEnv", open=partial(open_gymnasium, make=over_async)
+)
 
 
 def _sb3(key: str, label: str, open_: Callable[[Case, int], Adapter]) -> Contender:
@@ -77,21 +62,25 @@ def _sb3(key: str, label: str, open_: Callable[[Case, int], Adapter]) -> Contend
 _LAYOUTS: dict[str, int | Literal["auto"] | None] = {"auto": "auto", "n": None, "0": 0}
 # By step(), the call that users make, with everything that is on by default: infos too.
 OURS = (
-    _ours("ours-auto", 'workers="auto"', partial(open_ours, workers="auto")),
-    _ours("ours-n", "workers=N", partial(open_ours, workers=None)),
-    _ours("ours-2", "workers=2", partial(open_ours, workers=2), enough_for_two),
-    _ours("ours-0", "workers=0", partial(open_ours, workers=0)),
+    ours("ours-auto", 'vecsess workers="auto"', partial(open_ours, workers="auto")),
+    ours("ours-n", "vecsess workers=N", partial(open_ours, workers=None)),
+    ours("ours-2", "vecsess workers=2", partial(open_ours, workers=2), enough_for_two),
+    ours("ours-0", "vecsess workers=0", partial(open_ours, workers=0)),
 )
 # By step_into, the call that collection makes: no infos.
 INTO = tuple(
-    _ours(f"into-{key}", f"workers={key!r}, step_into", partial(open_ours, workers=w, into=True))
+    ours(
+        f"into-{key}",
+        f"vecsess workers={key!r}, step_into",
+        partial(open_ours, workers=w, into=True),
+    )
     for key, w in _LAYOUTS.items()
 )
 
 PEERS = (
     _sb3("ours-sb3", 'SB3VecEnv over vecsess workers="auto"', open_sb3),
-    _sb3("dummy", "SB3 DummyVecEnv", open_dummy),
-    _sb3("sb3", "SB3 SubprocVecEnv", open_subproc),
+    _sb3("dummy", "SB3 DummyVecEnv", partial(open_stable, kind="DummyVecEnv")),
+    _sb3("sb3", "SB3 SubprocVecEnv", partial(open_stable, kind="SubprocVecEnv")),
     Contender(
         key="tianshou",
         label="tianshou ShmemVectorEnv",
@@ -123,13 +112,17 @@ COLLECTORS = (
     USUAL_LOOP,
     _usual("usual-envpool", "EnvPool sync", over_envpool, **_POOL),
     *(
-        _ours(f"collect-{key}", f"collect_rollout, workers={w}", partial(CollectAdapter, workers=w))
+        ours(
+            f"collect-{key}",
+            f"vecsess collect_rollout, workers={w}",
+            partial(CollectAdapter, workers=w),
+        )
         for key, w in _LAYOUTS.items()
     ),
     *(
-        _ours(
+        ours(
             f"acting-{key}",
-            f'inference="workers", workers={w}',
+            f'vecsess inference="workers", workers={w}',
             partial(CollectAdapter, workers=w, inference="workers"),
         )
         for key, w in _LAYOUTS.items()
@@ -137,9 +130,9 @@ COLLECTORS = (
     ),
 )
 
-CHECKED = _ours("checked", "workers=2", partial(open_ours, workers=2))
-UNCHECKED = _ours(
-    "unchecked", "workers=2, no value checks", partial(open_ours, workers=2, values=False)
+CHECKED = ours("checked", "vecsess workers=2", partial(open_ours, workers=2))
+UNCHECKED = ours(
+    "unchecked", "vecsess workers=2, no value checks", partial(open_ours, workers=2, values=False)
 )
 CHECKS = (CHECKED, UNCHECKED)
 

@@ -1,4 +1,4 @@
-"""What is shown: the table on the terminal and the same as plain data. Plots are in `plots`."""
+"""What is shown: tables as plain data, and their columns, on the terminal as in RESULTS.md."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import importlib.metadata
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,13 @@ from rich.table import Table as Grid
 
 from vecsess.bench.host import Started
 from vecsess.bench.measure import Plan, Row, Table, cores_available
+from vecsess.bench.readings import OF_SLICES, Data, cost, median_of_slices, row_of
 
 SCHEMA = 1
-_PACKAGES = (
-    "vecsess",
-    "gymnasium",
-    "numpy",
-    "stable-baselines3",
-    "tianshou",
-    "torchrl",
-    "torch",
-    "pufferlib",
-    "envpool",
-    "mujoco",
-    "ale-py",
-)
+_PACKAGES = "vecsess gymnasium numpy stable-baselines3 tianshou torchrl torch pufferlib envpool"
 _MIB = 1024 * 1024
+
+Column = tuple[str, Callable[[Data], Any], str]  # heading, value of a row, how it is written
 
 
 def machine() -> dict[str, Any]:
@@ -49,7 +41,7 @@ def machine() -> dict[str, Any]:
 def versions() -> dict[str, str | None]:
     """Names the version of each package that takes part, None where it isn't installed."""
     found: dict[str, str | None] = {}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES.split(), "mujoco", "ale-py"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -71,10 +63,15 @@ def document(
     }
 
 
-def table_data(table: Table) -> dict[str, Any]:
+def table_data(table: Table) -> Data:
     """Puts a table into plain data, each slice included."""
+    case = table.case
     return {
-        "case": _case_data(table),
+        "case": {
+            "name": case.name,
+            "about": case.about,
+            "step_time": asdict(case.step_time) if case.step_time else None,
+        },
         "n": table.n,
         "cores": table.cores,
         "baseline": table.baseline,
@@ -83,21 +80,16 @@ def table_data(table: Table) -> dict[str, Any]:
     }
 
 
-def starts_data(
-    case_name: str, n: int, found: Sequence[tuple[Row, list[Started]]]
-) -> dict[str, Any]:
+def starts_data(case_name: str, n: int, found: Sequence[tuple[Row, list[Started]]]) -> Data:
     """Puts start times into plain data."""
+    about = "to the first observation; medians; idle after reset"
     return {
-        "case": {"name": case_name},
+        "case": {"name": case_name, "about": about},
         "n": n,
         "rows": [
             {
-                "key": row.contender.key,
-                "label": row.contender.label,
-                "problem": row.problem,
-                "start_s": _median_of(starts, "start_s"),
-                "pss_bytes": _median_of(starts, "pss_bytes"),
-                "processes": _median_of(starts, "processes"),
+                **_who(row),
+                **{name: _median_of(starts, name) for name in _STARTED},
                 "starts": [asdict(started) for started in starts],
             }
             for row, starts in found
@@ -105,55 +97,28 @@ def starts_data(
     }
 
 
-def print_table(console: Console, table: Table) -> None:
-    """Prints the one table."""
-    grid = _grid(_title(table), _about(table))
-    for heading in (
-        "steps/s",
-        f"times\n{table.baseline}",
-        "share of\nthe limit",
-        "CPU s /\n1M steps",
-        "cores\nused",
-        "start\ns",
-        "workers'\nPSS MiB",
-    ):
-        grid.add_column(heading, justify="right", vertical="bottom")
-    for row in table.rows:
-        if row.problem:
-            grid.add_row(row.contender.label, row.problem, style="dim")
-        else:
-            grid.add_row(row.contender.label, *_cells(table, row))
-    console.print(grid)
-    print_details(console, table.rows)
+def _row_data(table: Table, row: Row) -> Data:
+    return {
+        **_who(row),
+        "steps_per_s": row.rate,
+        "times_baseline": table.times_baseline(row),
+        "share_of_limit": table.share_of_limit(row),
+        "cpu_s_per_million_steps": row.cpu_s_per_million,
+        "cores_used": row.cores_used,
+        **{name: row.started and getattr(row.started, name) for name in _STARTED},
+        "core_time": core_time(table, row),
+        "slices": [asdict(done) for done in row.slices],
+    }
 
 
-def print_starts(
-    console: Console, case_name: str, n: int, found: Sequence[tuple[Row, list[Started]]]
-) -> None:
-    """Prints start times and memory."""
-    grid = _grid(f"{case_name}, N = {n}: to the first observation", "medians; idle after reset")
-    for heading in ("start s", "processes", "PSS MiB together"):
-        grid.add_column(heading, justify="right")
-    for row, starts in found:
-        if row.problem:
-            grid.add_row(row.contender.label, row.problem, style="dim")
-            continue
-        grid.add_row(
-            row.contender.label,
-            _number(_median_of(starts, "start_s"), ".3f"),
-            _number(_median_of(starts, "processes"), ".0f"),
-            _number(_mib(_median_of(starts, "pss_bytes")), ".1f"),
-        )
-    console.print(grid)
-    print_details(console, [row for row, _ in found])
+def _who(row: Row) -> Data:
+    contender = row.contender
+    known = {"key": contender.key, "label": contender.label}
+    return {**known, "problem": row.problem, "details": row.details}
 
 
-def print_checks(console: Console, table: Table) -> None:
-    """Says in one line what the value checks cost."""
-    checked, unchecked = table.row("checked"), table.row("unchecked")
-    times = checked.times(unchecked) if checked else None
-    if times is not None:
-        console.print(f"value checks: {1 - times:.1%} of a lockstep at N = {table.n}, 2 workers")
+def _median_of(starts: Sequence[Started], name: str) -> float | None:
+    return statistics.median(getattr(started, name) for started in starts) if starts else None
 
 
 def core_time(table: Table, row: Row) -> dict[str, float] | None:
@@ -184,89 +149,122 @@ def core_time(table: Table, row: Row) -> dict[str, float] | None:
     return {**shares, "idle": max(0.0, 1 - sum(shares.values()))}
 
 
-def _row_data(table: Table, row: Row) -> dict[str, Any]:
-    return {
-        "key": row.contender.key,
-        "label": row.contender.label,
-        "problem": row.problem,
-        "details": row.details,
-        "steps_per_s": row.rate,
-        "times_baseline": table.times_baseline(row),
-        "share_of_limit": table.share_of_limit(row),
-        "cpu_s_per_million_steps": row.cpu_s_per_million,
-        "cores_used": row.cores_used,
-        "start_s": row.started and row.started.start_s,
-        "pss_bytes": row.started and row.started.pss_bytes,
-        "processes": row.started and row.started.processes,
-        "core_time": core_time(table, row),
-        "slices": [asdict(done) for done in row.slices],
-    }
+# --- columns -------------------------------------------------------------------------------------
 
 
-def _case_data(table: Table) -> dict[str, Any]:
-    case = table.case
-    return {
-        "name": case.name,
-        "about": case.about,
-        "step_time": asdict(case.step_time) if case.step_time else None,
-    }
-
-
-def _cells(table: Table, row: Row) -> list[str]:
-    started = row.started
-    return [
-        _number(row.rate, ",.0f"),
-        _number(table.times_baseline(row), ".2f"),
-        _number(table.share_of_limit(row), ".1%"),
-        _number(row.cpu_s_per_million, ".2f"),
-        _number(row.cores_used, ".2f"),
-        _number(started.start_s if started else None, ".3f"),
-        _number(_mib(started.pss_bytes if started else None), ".1f"),
-    ]
-
-
-def _about(table: Table) -> str:
-    step_time = table.case.step_time
-    if step_time is None:
-        return table.case.about
-    how = "asleep" if step_time.sleeping else "busy"
-    spread = f", log-normal with sigma {step_time.sigma:g}" if step_time.sigma else ""
-    return f"{table.case.about}; {how} {step_time.mean_us:g} us a step{spread}"
-
-
-def _title(table: Table) -> str:
-    limit = table.limit
-    title = f"{table.case.name}, N = {table.n}, {table.cores} cores"
-    if limit is None:
-        return title
-    factor = table.case.limit_factor(table.n, table.cores)
-    return f"{title}; limit {factor} x bare = {limit:,.0f} steps/s"
-
-
-def _grid(title: str, caption: str) -> Grid:
-    grid = Grid(title=title, caption=caption, title_justify="left", caption_justify="left")
-    grid.add_column("contender", no_wrap=True)
-    return grid
-
-
-def print_details(console: Console, rows: Sequence[Row]) -> None:
-    """Says in a line each why there are no figures."""
+def shown(table: Data) -> tuple[str, list[str], list[list[str]]]:
+    """Returns title, headings and cells of a table of plain data; the first column says who."""
+    rows = _rows(table)
+    if "layouts" in table:
+        who, key, columns = "workers", "workers", list(_LAYOUT)
+    else:
+        standard = _THROUGHPUT if "limit_steps_per_s" in table else _START
+        known = (*standard, *_OWN)
+        columns = [each for each in known if any(each[1](row) is not None for row in rows)]
+        columns = columns or list(standard)
+        who, key = "contender", "label"
+    headings = [heading.format(baseline=table.get("baseline")) for heading, _, _ in columns]
+    cells = []
     for row in rows:
-        if row.details:  # the first line; the rest is in the JSON file
-            line = f"{row.contender.label}: {row.details.splitlines()[0]}"
+        written = [_written(value(row), form) for _, value, form in columns]
+        if row.get("problem"):
+            written = [row["problem"], *[""] * (len(columns) - 1)]
+        cells.append([str(row[key]), *written])
+    return _title(table), [who, *headings], cells
+
+
+def print_table(console: Console, table: Data) -> None:
+    """Prints the table; below it, a line each, why there are no figures, and advice."""
+    title, (who, *headings), cells = shown(table)
+    grid = Grid(title=title, caption=_about(table["case"]), title_justify="left")
+    grid.caption_justify = "left"
+    grid.add_column(who, no_wrap=True, vertical="bottom")
+    for heading in headings:
+        grid.add_column(heading, justify="right", vertical="bottom")
+    rows = _rows(table)
+    for row, written in zip(rows, cells, strict=True):
+        best = "bold green" if row == table.get("best") else None
+        grid.add_row(*written, style="dim" if row.get("problem") else best)
+    console.print(grid)
+    for row in rows:
+        if row.get("details"):  # the first line; the rest is in the JSON file
+            line = f"{row['label']}: {row['details'].splitlines()[0]}"
             console.print(line, markup=False, highlight=False)
+    for line in table.get("advice", ()):
+        console.print(f"- {line}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _median_of(starts: Sequence[Started], name: str) -> float | None:
-    return statistics.median(getattr(started, name) for started in starts) if starts else None
+def print_checks(console: Console, table: Data) -> None:
+    """Says in one line what the value checks cost."""
+    share = cost("checked", "unchecked")(table)
+    if share is not None:
+        console.print(f"value checks: {share:.1%} of a lockstep at N = {table['n']}, 2 workers")
 
 
-def _number(value: float | None, form: str) -> str:
+def _rows(table: Data) -> list[Data]:
+    return list(table["layouts"] if "layouts" in table else table["rows"])
+
+
+def _title(table: Data) -> str:
+    title = f"{table['case']['name']}, N = {table['n']}"
+    if "cores" in table:
+        title += f", {table['cores']} cores"
+    limit, bare = (
+        table.get("limit_steps_per_s"),
+        None if "layouts" in table else row_of(table, "bare"),
+    )
+    if limit and bare:
+        title += f"; limit {limit / bare['steps_per_s']:.0f} x bare = {limit:,.0f} steps/s"
+    return title
+
+
+def _about(case: Data) -> str:
+    about, step_time = str(case["about"]), case.get("step_time")
+    if not step_time:
+        return about
+    how = "asleep" if step_time["sleeping"] else "busy"
+    spread = f", log-normal with sigma {step_time['sigma']:g}" if step_time["sigma"] else ""
+    return f"{about}; {how} {step_time['mean_us']:g} us a step{spread}"
+
+
+def _written(value: Any, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _mib(size_bytes: float | None) -> float | None:
-    return None if size_bytes is None else size_bytes / _MIB
+def _column(heading: str, name: str, form: str, unit: float = 1) -> Column:
+    def value(row: Data) -> Any:
+        found = row.get(name)
+        return found if found is None or unit == 1 else found / unit
+
+    return heading, value, form
+
+
+_STARTED = ("start_s", "pss_bytes", "processes")
+_START_S = _column("start\ns", "start_s", ".3f")
+_MEMORY = _column("workers'\nPSS MiB", "pss_bytes", ".1f", _MIB)
+_RATE = _column("steps/s", "steps_per_s", ",.0f")
+_CORES = _column("cores\nused", "cores_used", ".2f")
+_START = (_START_S, _column("processes", "processes", ".0f"), _MEMORY)
+_THROUGHPUT = (
+    _RATE,
+    _column("times\n{baseline}", "times_baseline", ".2f"),
+    _column("share of\nthe limit", "share_of_limit", ".1%"),
+    _column("CPU s /\n1M steps", "cpu_s_per_million_steps", ".2f"),
+    _CORES,
+    _START_S,
+    _MEMORY,
+)
+_SHARES = ("environments", "waiting", "copying", "policy")  # of the manager's time
+_LAYOUT = (
+    _column("pace", "pace", ""),
+    _RATE,
+    _CORES,
+    *(_column(name, name, ".0%") for name in _SHARES),
+)
+_OWN = [
+    (heading, partial(median_of_slices, figure=figure), form)
+    for heading, (figure, form) in OF_SLICES.items()
+]
 
 
 def _cpu_model() -> str:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from vecsess.bench.readings import OF_SLICES, Data, median_of_slices
+from vecsess.bench.readings import Data
+from vecsess.bench.report import shown
 from vecsess.bench.runs import RUNS
 from vecsess.bench.targets import TARGETS
-
-Column = tuple[str, Callable[[Data], str]]
-
-_MIB = 1024 * 1024
 
 
 def load_runs(folder: Path) -> dict[str, Data]:
@@ -109,85 +106,16 @@ def _run(name: str, document: Data) -> str:
     blocks = [
         f"## {name}",
         f"`{command}`\n\n{plan['rounds']} rounds of {plan['seconds']:g} s each.",
-        *(block for table in document["tables"] for block in _table(table)),
     ]
+    for table in document["tables"]:
+        title, headings, rows = shown(table)
+        blocks.append(f"**{title}**\n\n" + _markdown(headings, rows))
+        if "advice" in table:
+            blocks.append("\n".join(f"- {line}" for line in table["advice"]))
     return "\n\n".join(blocks)
 
 
-def _table(table: Data) -> Iterator[str]:
-    if "layouts" in table:
-        yield from _tuning(table)
-        return
-    columns = _START if "limit_steps_per_s" not in table else _THROUGHPUT
-    known = {name for row in table["rows"] for name in _own_figures(row)}
-    figures = [name for name in OF_SLICES if name in known]
-    title = f"{table['case']['name']}, N = {table['n']}"
-    if table.get("baseline") and len(table["rows"]) > 1:
-        title += f"; times {table['baseline']}"
-    headings = ["contender", *(heading for heading, _ in columns), *figures]
-    rows = []
-    for row in table["rows"]:
-        own = _own_figures(row)
-        cells = [cell(row) if not row["problem"] else "" for _, cell in columns]
-        if row["problem"]:
-            cells[0] = row["problem"]
-        rows.append([row["label"], *cells, *(own.get(name, "-") for name in figures)])
-    yield f"**{title}**\n\n" + _markdown(headings, rows)
-
-
-def _tuning(found: Data) -> Iterator[str]:
-    names = ("workers", "pace", "steps_per_s", "cores_used")
-    shares = ("environments", "waiting", "copying", "policy")
-    rows = [
-        (
-            str(each["workers"]),
-            each["pace"],
-            f"{each['steps_per_s']:,.0f}",
-            f"{each['cores_used']:.2f}",
-            *(f"{each[share]:.0%}" for share in shares),
-        )
-        for each in found["layouts"]
-    ]
-    yield f"**{found['case']['name']}, N = {found['n']}**\n\n" + _markdown((*names, *shares), rows)
-    yield "\n".join(f"- {line}" for line in found["advice"])
-
-
-def _own_figures(row: Data) -> dict[str, str]:
-    """Returns what a contender measured of itself, written, by heading."""
-    found = {}
-    for heading, (figure, form) in OF_SLICES.items():
-        value = median_of_slices(row, figure)
-        if value is not None:
-            found[heading] = format(value, form)
-    return found
-
-
 def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    one_line = [heading.replace("\n", " ") for heading in headings]
+    lines = [one_line, ["---", *["---:"] * (len(headings) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
-
-
-def _column(heading: str, name: str, form: str, scale: float = 1.0) -> Column:
-    def cell(row: Data) -> str:
-        value = row.get(name)
-        return _number(None if value is None else value * scale, form)
-
-    return heading, cell
-
-
-_START_S = _column("start s", "start_s", ".3f")
-_MEMORY = _column("workers' PSS MiB", "pss_bytes", ".1f", 1 / _MIB)
-_START = (_START_S, _column("processes", "processes", ".0f"), _MEMORY)
-_THROUGHPUT = (
-    _column("steps/s", "steps_per_s", ",.0f"),
-    _column("times", "times_baseline", ".2f"),
-    _column("share of the limit", "share_of_limit", ".1%"),
-    _column("CPU s / 1M steps", "cpu_s_per_million_steps", ".2f"),
-    _column("cores used", "cores_used", ".2f"),
-    _START_S,
-    _MEMORY,
-)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vecsess.bench.readings import (
-    ADDED_NS,
     IDEAL,
     MANAGER_US,
     Data,
     Figure,
+    added_ns,
     cost,
     cpu_times,
     memory_mb,
@@ -108,7 +108,7 @@ TARGETS = (
     _least("policy of 2 ms: throughput, times that of blocking", "slow", 16, times("slow-adaptive", "slow-blocking"), 0.98),
     _most("manager's time a lockstep, 16, 2 workers, us", "manager", 16, of_slices("manager", MANAGER_US), 20, ".1f"),
     _most("manager's time a lockstep, 256, 2 workers, us", "manager", 256, of_slices("manager", MANAGER_US), 40, ".1f"),
-    _most("what a worker adds to a step of CartPole, ns", "worker", 16, of_case("cartpole", of_slices("worker", ADDED_NS)), 700, ".0f"),
+    _most("what a worker adds to a step of CartPole, ns", "worker", 16, of_case("cartpole", of_slices("worker", added_ns)), 700, ".0f"),
     _most("value checks, 16, 2 workers: share of a lockstep", "checks", 16, cost("checked", "unchecked"), 0.06, _SHARE),
     _most("start of 16 workers to the first observation, s", "start", 16, start_s("ours-n"), 0.3, ".3f"),
     _most("start of 64 workers to the first observation, s", "start", 64, start_s("ours-n"), 1.0, ".3f"),

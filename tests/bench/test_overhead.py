@@ -8,14 +8,8 @@ import numpy as np
 import pytest
 
 from vecsess.bench.cases import find_case
-from vecsess.bench.overhead import (
-    ManagerAdapter,
-    WorkerAdapter,
-    manager_us,
-    step_ns,
-    waiting_us,
-    worker_ns,
-)
+from vecsess.bench.overhead import ManagerAdapter, WorkerAdapter
+from vecsess.bench.readings import BARE_NS, HOST_NS, MANAGER_US, WAITING_US, added_ns
 
 pytestmark = pytest.mark.usefixtures("no_process_left")
 
@@ -60,14 +54,14 @@ def test_figures_of_one_kind_alone_say_nothing_of_the_difference() -> None:
         adapter.step(batch)
         figures = adapter.take_figures()
     assert figures["host_steps"] == 1
-    assert step_ns(figures, "bare") is None
-    assert worker_ns(figures) is None
+    assert BARE_NS({"figures": figures}) is None
+    assert added_ns({"figures": figures}) is None
 
 
 def test_what_the_figures_say() -> None:
-    manager = {"locksteps": 4.0, "manager_ns": 80e3, "waiting_ns": 400e3}
-    assert manager_us(manager) == 20
-    assert waiting_us(manager) == 100
-    worker = {"host_ns": 900.0, "host_steps": 3.0, "bare_ns": 400.0, "bare_steps": 2.0}
-    assert step_ns(worker, "host") == 300
-    assert worker_ns(worker) == 100
+    figures = {"locksteps": 4.0, "manager_ns": 80e3, "waiting_ns": 400e3}
+    assert MANAGER_US({"figures": figures}) == 20
+    assert WAITING_US({"figures": figures}) == 100
+    figures = {"host_ns": 900.0, "host_steps": 3.0, "bare_ns": 400.0, "bare_steps": 2.0}
+    assert HOST_NS({"figures": figures}) == 300
+    assert added_ns({"figures": figures}) == 100

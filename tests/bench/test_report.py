@@ -22,7 +22,6 @@ from vecsess.bench.report import (
     document,
     machine,
     print_checks,
-    print_starts,
     print_table,
     starts_data,
     table_data,
@@ -61,7 +60,7 @@ def printed(show: object, *arguments: object) -> str:
 
 
 def test_the_table_has_a_row_for_each_and_says_what_is_missing(table: Table) -> None:
-    text = printed(print_table, table)
+    text = printed(print_table, table_data(table))
     assert "cartpole, N = 16, 2 cores; limit 2 x bare = 2,000 steps/s" in text
     cells = [cell.strip() for cell in text.split("counting", 1)[1].splitlines()[0].split("│")[1:]]
     assert cells[:7] == ["1,500", "1.50", "75.0%", "1200.00", "1.80", "0.250", "3.0"]
@@ -71,7 +70,8 @@ def test_the_table_has_a_row_for_each_and_says_what_is_missing(table: Table) -> 
 
 def test_the_step_time_is_told() -> None:
     case = find_case("heavy")
-    text = printed(print_table, Table(case=case, n=1, cores=2, rows=[], baseline="bare"))
+    table = Table(case=case, n=1, cores=2, rows=[], baseline="bare")
+    text = printed(print_table, table_data(table))
     assert "asleep 1000 us a step, log-normal with sigma 1" in text
 
 
@@ -151,16 +151,16 @@ def test_the_share_of_the_checks_is_one_line() -> None:
         baseline="unchecked",
     )
     expected = "value checks: 5.0% of a lockstep at N = 16, 2 workers\n"
-    assert printed(print_checks, table) == expected
+    assert printed(print_checks, table_data(table)) == expected
 
 
 def test_starts_are_medians() -> None:
     starts = [Started(start_s=each, pss_bytes=2 << 20, processes=3) for each in (0.1, 0.9, 0.2)]
     found = [(Row(contender=BARE), starts), (Row(contender=ABSENT, problem="not installed"), [])]
-    text = printed(print_starts, "cartpole", 16, found)
+    data = starts_data("cartpole", 16, found)
+    text = printed(print_table, data)
     assert "0.200" in text
     assert "not installed" in text
-    data = starts_data("cartpole", 16, found)
     assert data["rows"][0]["start_s"] == 0.2
     assert len(data["rows"][0]["starts"]) == 3
     assert data["rows"][1]["start_s"] is None
