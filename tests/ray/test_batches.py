@@ -53,13 +53,14 @@ def on_one_machine(env: Any, n: int = 6, policy: Any = None, **settings: Any) ->
 
 
 @pytest.mark.parametrize(
-    ("shards", "workers", "pace"), [(1, 2, "lockstep"), (3, 1, "lockstep"), (2, 2, "free")]
+    ("shards", "workers", "how"),
+    [(1, 2, {}), (3, 1, {"inference": "workers"}), (2, 2, {"pace": "free"})],
 )
 def test_any_number_of_shards_and_workers(
-    nodes: Nodes, shards: int, workers: int, pace: str
+    nodes: Nodes, shards: int, workers: int, how: dict[str, str]
 ) -> None:
     with RaySession("CartPole-v1", 7, shards=shards, workers=workers, **PATIENT) as vec:
-        assert_same(collect(vec, pace=pace), on_one_machine("CartPole-v1", 7))
+        assert_same(collect(vec, **how), on_one_machine("CartPole-v1", 7))
 
 
 def test_policies_of_matrix_products_that_remember(nodes: Nodes) -> None:

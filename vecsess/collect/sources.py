@@ -88,7 +88,8 @@ def collect_rollout(
         ((8, 3, 4), 8)
     """
     if hasattr(session, "collect"):
-        how = {} if pace == "lockstep" else {"pace": pace}
+        how = {"pace": pace} if pace != "lockstep" else {}
+        how |= {"inference": inference} if inference != "trainer" else {}
         found: Rollout = session.collect(
             policy, horizon, seed=seed, counter=counter, out=out, **how
         )
