@@ -93,12 +93,10 @@ class TimedPolicy:
         self.spent_s += time.perf_counter() - began_s
 
 
-def open_lanes(
-    vec: VecCheckedSession, workers: int, paces: Sequence[str], policy: TimedPolicy
-) -> list[Lane]:
+def open_lanes(vec: VecCheckedSession, paces: Sequence[str], policy: TimedPolicy) -> list[Lane]:
     """Starts a session, and returns a lane for each pace."""
     vec.start(seed=0)
-    return [Lane(vec, workers, pace, policy) for pace in paces]
+    return [Lane(vec, pace, policy) for pace in paces]
 
 
 def run_lanes(
@@ -129,10 +127,10 @@ class _Sums:
 class Lane:
     """One layout under measurement."""
 
-    def __init__(
-        self, vec: VecCheckedSession, workers: int, pace: str, policy: TimedPolicy
-    ) -> None:
-        self._vec, self._workers, self._pace = vec, workers, pace
+    def __init__(self, vec: VecCheckedSession, pace: str, policy: TimedPolicy) -> None:
+        apart = vec.engine.fleet.supervisor is not None
+        self._workers = vec.engine.lockstep.workers if apart else []
+        self._vec, self._pace = vec, pace
         self._policy, self._waits = policy, vec.engine.lockstep.flight.waits
         self._horizon = 1
         self._sums = _Sums()
@@ -157,18 +155,23 @@ class Lane:
         sums.cpu_s += self._cpu_s() - cpu_s
         sums.rates.append(steps / took_s)
 
+    @property
+    def rate(self) -> float:
+        """Steps/s, the median of the rounds."""
+        return statistics.median(self._sums.rates)
+
     def figures(self, step: StepCost, cores: int) -> LayoutFigures:
         """Returns what was measured."""
-        sums, workers = self._sums, max(1, self._workers)
+        sums, workers = self._sums, max(1, len(self._workers))
         at_once = min(workers, cores)
         rows = -(-self._vec.num_envs // workers)
         spread_s = sums.steps * step.mean_s * step.cpu_share / at_once
         in_turn_s = sums.steps / self._vec.num_envs * rows * step.mean_s
         envs_s = min(sums.waited_s, max(spread_s, in_turn_s))
         return LayoutFigures(
-            workers=self._workers,
+            workers=len(self._workers),
             pace=self._pace,
-            steps_per_s=statistics.median(sums.rates),
+            steps_per_s=self.rate,
             rates=tuple(sums.rates),
             cores_used=sums.cpu_s / sums.wall_s,
             environments=envs_s / sums.wall_s,
@@ -185,8 +188,7 @@ class Lane:
     def _cpu_s(self) -> float:
         """Returns the CPU time so far of manager and workers."""
         spent_s = time.process_time()
-        if self._workers:
-            for worker in self._vec.engine.lockstep.workers:
-                # Linux: the CPU-time clock of any process, to the nanosecond.
-                spent_s += time.clock_gettime((~worker.pid << 3) | 2)
+        for worker in self._workers:
+            # Linux: the CPU-time clock of any process, to the nanosecond.
+            spent_s += time.clock_gettime((~worker.pid << 3) | 2)
         return spent_s

@@ -97,7 +97,7 @@ def autotune(
             tell(f"workers={count}: starting")
             vec = stack.enter_context(VecCheckedSession(env, n, workers=count, **settings))
             timed = TimedPolicy(policy, vec.single_action_space, policy_s, policy_row_s)
-            lanes += open_lanes(vec, count, paces if count > 1 else PACES[:1], timed)
+            lanes += open_lanes(vec, paces if count > 1 else PACES[:1], timed)
         run_lanes(lanes, slice_s, rounds, tell)
     return _conclude(n, step, tuple(lane.figures(step, cores()) for lane in lanes))
 
