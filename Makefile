@@ -8,7 +8,7 @@ INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --editable
 TRAIN ?= examples/ppo.py --curve runs/CartPole-v1.png --require 475
 ARGS ?=
 
-.PHONY: help run run-ray test check bench train test-train test-ray clean
+.PHONY: help run run-ray test check bench train docs test-train test-ray clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -40,6 +40,9 @@ test-train: $(VENV)/.installed-dev $(VENV)/.installed-train  ## the tests that n
 
 test-ray: $(VENV)/.installed-dev $(VENV)/.installed-ray  ## the tests that need ray: one cluster, so one at a time
 	$(PY) -m pytest tests/ray $(ARGS)
+
+docs: $(VENV)/.installed-docs  ## the pages of docs/ and the API, in build/site
+	$(PY) -m mkdocs build --strict --quiet $(ARGS)
 
 clean:  ## remove what was built or cached; keeps .venv
 	rm -rf build dist ./*.egg-info .coverage htmlcov .hypothesis
@@ -76,4 +79,9 @@ $(VENV)/.installed-bench: pyproject.toml $(VENV)/.installed-cli
 $(VENV)/.installed-ray: pyproject.toml $(VENV)/.installed-cli
 	@echo 'installing vecsess[ray] ...'
 	$(INSTALL) '.[ray]'
+	@touch $@
+
+$(VENV)/.installed-docs: pyproject.toml $(VENV)/.installed-cli
+	@echo 'installing vecsess[docs] ...'
+	$(INSTALL) '.[docs]'
 	@touch $@

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 
+import vecsess
 from tests.documents import CHECKOUT, blocks, links, promised_output
 from tests.programs import run
 
@@ -66,6 +68,28 @@ def test_each_deed_of_a_hostile_worker_has_its_test() -> None:
 
 def test_the_faq_has_its_recipes() -> None:
     assert len(blocks("docs/faq.md", "python")) == 12
+
+
+def test_the_api_names_all_that_is_public() -> None:
+    documented = re.findall(r"^::: (\S+)$", (CHECKOUT / "docs/index.md").read_text(), re.MULTILINE)
+    homes = {name: f"{getattr(vecsess, name).__module__}.{name}" for name in public_names()}
+    missing = [name for name, home in homes.items() if home not in documented]
+    assert all(homes[name].startswith("vecsess.errors.") for name in missing), missing
+    assert "vecsess.errors" in documented
+
+
+def public_names() -> set[str]:
+    return set(vecsess.__all__) - {"__version__"}
+
+
+@pytest.mark.skipif(
+    not importlib.util.find_spec("mkdocstrings"), reason="needs pip install '.[docs]'"
+)
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    run("-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path, cwd=CHECKOUT)
+    page = (tmp_path / "index.html").read_text()
+    assert 'id="vecsess.session.vector.VecCheckedSession.step_checked"' in page
+    assert "&gt;&gt;&gt;" in page
 
 
 def test_the_page_on_policies_has_its_parts() -> None:

@@ -265,7 +265,7 @@ class VecCheckedSession(GymVector, VectorEnv[Any, Any, Any]):  # skrl looks at t
             A batch `[N, ...]`; `next_observation` is the true one, before any auto-reset.
 
         Raises:
-            As `step` does.
+            VecsessError: as `step` does.
         """
         with self._gate.during("step_checked"):
             self._require_same_step("step_checked")
@@ -298,7 +298,7 @@ class VecCheckedSession(GymVector, VectorEnv[Any, Any, Any]):  # skrl looks at t
             The final observations of the environments whose episode ended, None where none did.
 
         Raises:
-            As `step` does.
+            VecsessError: as `step` does.
         """
         engine = self.engine
         if not engine.same_step:
