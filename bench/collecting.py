@@ -82,32 +82,6 @@ def _forward(layers: list[NDArray[np.float32]], inputs: NDArray[np.float32]) -> 
     return inputs @ layers[-1]
 
 
-class UniformPolicy:
-    """Discrete actions, each as likely as the others, at no cost worth measuring."""
-
-    noise_size = 1
-
-    def __init__(self, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
-        """Chooses among the actions of a Discrete space."""
-        del observation_space
-        if not isinstance(action_space, gym.spaces.Discrete):
-            raise TypeError(f"expected discrete actions, got {action_space}; try --env image")
-        self.actions = int(action_space.n)
-        self._log_prob = np.float32(-np.log(self.actions))
-
-    def act(
-        self, observations: NDArray[Any], *, noise: NDArray[np.floating[Any]], **_: Any
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-        """Turns `noise [rows, 1]` in [0, 1) into actions, log-probabilities and values."""
-        rows = len(observations)
-        actions = (noise[:, 0] * self.actions).astype(np.int64)
-        return actions, np.full(rows, self._log_prob), np.zeros(rows, np.float32)
-
-    def value(self, observations: NDArray[Any], **_: Any) -> NDArray[np.float32]:
-        """Values every row at 0."""
-        return np.zeros(len(observations), np.float32)
-
-
 class RolloutAdapter(Adapter):
     """Has one empty command: the policy chooses the actions."""
 

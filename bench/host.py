@@ -16,7 +16,6 @@ import traceback
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import psutil
@@ -70,21 +69,17 @@ class Slice:
         return self.manager_cpu_s + self.workers_cpu_s
 
 
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """A contender that could not go on, in one line and in full."""
-
-    summary: str
-    details: str
-
-
 class ContenderFailed(Exception):
-    """A contender raised, died or hung; `details` is its own traceback or last output."""
+    """A contender raised, died or hung: in one line, and its own traceback or last output."""
 
-    def __init__(self, failure: Failure) -> None:
-        """Carries `failure`."""
-        super().__init__(failure.summary)
-        self.details = failure.details
+    def __init__(self, summary: str, details: str) -> None:
+        """Carries both."""
+        super().__init__(summary, details)
+        self.details = details
+
+    def __str__(self) -> str:
+        """Returns the one line."""
+        return str(self.args[0])
 
 
 class Lane:
@@ -172,7 +167,7 @@ def serve(connection: Connection, log: str, contender: Contender, case: Case, n:
     except Exception as error:
         summary = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         with contextlib.suppress(OSError):
-            connection.send(Failure(summary=summary, details=traceback.format_exc()))
+            connection.send(ContenderFailed(summary, traceback.format_exc()))
 
 
 def _log_to(path: str) -> None:
@@ -246,12 +241,7 @@ class Host:
         """Returns itself: a host is a context manager."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Closes."""
         self.close()
 
@@ -280,12 +270,12 @@ class Host:
         except (EOFError, ConnectionResetError):
             self._process.join(CLOSE_TIMEOUT_S)
             raise self._failure(f"ended with exit code {self._process.exitcode}") from None
-        if isinstance(reply, Failure):
-            raise ContenderFailed(reply)
+        if isinstance(reply, ContenderFailed):
+            raise reply
         if not isinstance(reply, kind):
             raise TypeError(f"expected {kind.__name__} from {self.contender.key}, got {reply!r}")
         return reply
 
     def _failure(self, summary: str) -> ContenderFailed:
         tail = self._log.read()[-_LOG_TAIL:].decode(errors="replace")
-        return ContenderFailed(Failure(summary=summary, details=tail))
+        return ContenderFailed(summary, tail)

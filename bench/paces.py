@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from vecsess.bench.cases import Case, StepTime
-from vecsess.bench.collecting import HORIZON, CollectAdapter, UniformPolicy
+from vecsess.bench.collecting import HORIZON, CollectAdapter
 from vecsess.bench.contenders import IntoAdapter, ours
 from vecsess.bench.measure import cores_available
 
@@ -40,23 +37,11 @@ class PolicyTime:
         return self.call * lockstep_s, self.all_rows * lockstep_s / n
 
 
-class SleepingPolicy(UniformPolicy):
-    """Chooses as `UniformPolicy` does, and sleeps for each call and for each row."""
+def random_policy(*spaces: Any, call_s: float = 0.0, row_s: float = 0.0) -> Any:
+    """Draws actions, and sleeps for each call and for each row."""
+    from vecsess.tuning.lanes import TimedPolicy
 
-    def __init__(self, *spaces: Any, call_s: float, row_s: float) -> None:
-        """Sleeps for `call_s` and `row_s` for each row."""
-        super().__init__(*spaces)
-        self._call_s, self._row_s = call_s, row_s
-
-    def act(self, observations: NDArray[Any], **given: Any) -> Any:
-        """Decides, after a while."""
-        time.sleep(self._call_s + self._row_s * len(observations))
-        return super().act(observations, **given)
-
-    def value(self, observations: NDArray[Any], **given: Any) -> NDArray[np.float32]:
-        """Values, after a while."""
-        time.sleep(self._call_s + self._row_s * len(observations))
-        return super().value(observations, **given)
+    return TimedPolicy(None, spaces[1], call_s, row_s)
 
 
 class PacedAdapter(CollectAdapter):
@@ -68,7 +53,7 @@ class PacedAdapter(CollectAdapter):
 
     def __init__(self, case: Case, n: int, **given: Any) -> None:
         """Starts the workers."""
-        super().__init__(case, n, **{"policy": UniformPolicy, **given})
+        super().__init__(case, n, **{"policy": random_policy, **given})
         self._late_s = sleep_lateness_s() if case.sleeping else 0.0
         self._ideal_s = self._slept_s = 0.0
 
@@ -96,7 +81,7 @@ class OverlapAdapter(PacedAdapter):
             raise ValueError(f"expected a case whose step time is known, got {case.name!r}")
         workers = min(OVERLAP_WORKERS, n)
         call_s, row_s = policy_time.of_lockstep(case.step_time, n, workers)
-        policy = partial(SleepingPolicy, call_s=call_s, row_s=row_s)
+        policy = partial(random_policy, call_s=call_s, row_s=row_s)
         # Each half must have all cores: without it the kernel may put both its workers on one.
         super().__init__(case, n, workers=workers, pace=pace, affinity="spread", policy=policy)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import closing
 
-import gymnasium
 import numpy as np
 import pytest
 
@@ -19,7 +18,6 @@ from vecsess.bench.paces import (
     OverlapAdapter,
     PacedAdapter,
     PolicyTime,
-    SleepingPolicy,
     sleep_lateness_s,
 )
 
@@ -35,15 +33,6 @@ def test_a_policy_takes_as_long_as_the_environments_do_together() -> None:
     call_s, row_s = PolicyTime(call=0.5).of_lockstep(ASLEEP, 16, 4)
     assert call_s == pytest.approx(0.5 * 4 * 100e-6)
     assert row_s == 0
-
-
-def test_a_sleeping_policy_decides_as_one_that_does_not() -> None:
-    policy = SleepingPolicy(None, gymnasium.spaces.Discrete(3), call_s=1e-6, row_s=1e-6)
-    noise = np.array([[0.1], [0.9]])
-    actions, log_probs, values = policy.act(np.zeros((2, 4)), noise=noise)
-    assert actions.tolist() == [0, 2]
-    assert log_probs == pytest.approx(np.log(1 / 3))
-    assert values.tolist() == policy.value(np.zeros((2, 4))).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("pace", ["lockstep", "free"])

@@ -12,7 +12,7 @@ from rich.console import Console
 from tests.bench.fakes import ABSENT, BARE, CARTPOLE, COUNTING, ran
 from vecsess.bench.cases import find_case
 from vecsess.bench.contenders import Contender
-from vecsess.bench.host import ContenderFailed, Failure, Started
+from vecsess.bench.host import ContenderFailed, Started
 from vecsess.bench.measure import Plan, Row, Table
 from vecsess.bench.plots import plot_core_time, plot_throughput
 from vecsess.bench.registry import CHECKED, EVERYTHING, UNCHECKED
@@ -32,7 +32,7 @@ from vecsess.bench.report import (
 @pytest.fixture
 def table() -> Table:
     failed = Row(contender=Contender(key="lost", label="lost", open=COUNTING.open))
-    failed.fail(ContenderFailed(Failure(summary="OSError: gone", details="line 1\nline 2")))
+    failed.fail(ContenderFailed("OSError: gone", "line 1\nline 2"))
     return Table(
         case=CARTPOLE,
         n=16,

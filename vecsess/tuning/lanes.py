@@ -63,19 +63,10 @@ class TimedPolicy:
         self._call_s, self._row_s = call_s, row_s
         self.spent_s = 0.0
 
-    def act(
-        self,
-        observations: Tree,
-        *,
-        noise: NDArray[np.float64],
-        episode_start: NDArray[np.bool_],
-        envs: NDArray[np.int64],
-    ) -> Decision:
+    def act(self, observations: Tree, *, envs: NDArray[np.int64], **given: Any) -> Decision:
         """Decides as the policy does."""
         began_s = time.perf_counter()
-        decision = self._policy.act(
-            observations, noise=noise, episode_start=episode_start, envs=envs
-        )
+        decision = self._policy.act(observations, envs=envs, **given)
         self._spend(began_s, len(envs))
         return decision
 
