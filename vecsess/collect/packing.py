@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import cloudpickle
-
 from vecsess.errors import PolicyError
+from vecsess.wire.code import CodePickler
 
 _DEEP = 6  # how far into a policy is looked for what can't be pickled
 
@@ -72,8 +71,8 @@ def unpack(head: bytes, buffers: Iterable[Any]) -> Any:
     return pickle.loads(head, buffers=buffers)  # noqa: S301  # from the trainer, to who acts for it
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it ships no types
-    """Cloudpickle's, with arrays out of band, and tensors as arrays."""
+class _Pickler(CodePickler):
+    """With arrays out of band, and tensors as arrays."""
 
     def __init__(self, stream: io.BytesIO, keep: Callable[[pickle.PickleBuffer], bool]) -> None:
         super().__init__(stream, protocol=5, buffer_callback=keep)

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import cloudpickle
 import gymnasium
 
 from vecsess.errors import SpawnError
 from vecsess.fleet.quota import own_limits, usable_cores
+from vecsess.wire.code import dumps
 from vecsess.wire.values import pack_value
 
 Env = gymnasium.Env[Any, Any]
@@ -88,13 +88,12 @@ class Source:
         """
         parts = ("registered", registrations(), *self.parts)
         try:
-            pickled: bytes = cloudpickle.dumps(parts, protocol=5, buffer_callback=keep)
+            return dumps(parts, keep)
         except Exception as error:
             raise SpawnError(
                 f"expected a callable that can be pickled, got {error!r}. Make what it needs "
                 "inside of the callable, or use workers=0"
             ) from error
-        return pickled
 
 
 def registrations() -> tuple[bytes, list[tuple[Any, ...]]]:
@@ -113,7 +112,7 @@ def registrations() -> tuple[bytes, list[tuple[Any, ...]]]:
         packed, why = None, "it has additional wrappers whose arguments are no plain data"
         if not spec.additional_wrappers:
             try:
-                packed, why = cloudpickle.dumps(spec), ""
+                packed, why = dumps(spec), ""
             except Exception as error:  # whatever pickling what the user registered raises
                 why = repr(error)
         others.append(({name: getattr(spec, name) for name in _SPEC_FIELDS}, packed, why))

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import cloudpickle
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
@@ -19,6 +18,7 @@ from vecsess.session.conventions import InfoLevel, level_of
 from vecsess.session.gym_vector import refuse_own_verbs
 from vecsess.session.vector import VecCheckedSession
 from vecsess.tree import Tree, row
+from vecsess.wire.code import dumps
 
 with extra("sb3", needed_by="vecsess.integrations.sb3"):
     from stable_baselines3.common.vec_env.base_vec_env import VecEnv
@@ -191,7 +191,7 @@ class SB3VecEnv(VecEnv):
 
     def _read(self, name: str, indices: Indices, *args: Any, **kwargs: Any) -> list[Any]:
         """Calls a method that changes nothing."""
-        return self._ask("read", name, indices, cloudpickle.dumps((args, kwargs)))
+        return self._ask("read", name, indices, dumps((args, kwargs)))
 
     def _ask(self, verb: str, name: str, indices: Indices, packed: bytes = b"") -> list[Any]:
         return list(self.session.ask(verb, name, list(self._get_indices(indices)), packed))

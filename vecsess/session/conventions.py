@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-import cloudpickle
 import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
 from vecsess.errors import SpawnError
 from vecsess.fleet.description import ObservationMode, check_observation_mode
+from vecsess.wire.code import dumps
 from vecsess.wire.episode_seeds import EpisodeSeed, episode_seed, of_part
 
 EpisodeSeeds = Literal["continue", "per_episode"] | EpisodeSeed
@@ -91,8 +91,8 @@ class Conventions:
         try:
             return {
                 "autoreset_mode": self.autoreset_mode.name.lower(),
-                "episode_seeds": cloudpickle.dumps(seeds) if callable(seeds) else seeds,
-                "episode_options": b"" if options is None else cloudpickle.dumps(options),
+                "episode_seeds": dumps(seeds) if callable(seeds) else seeds,
+                "episode_options": b"" if options is None else dumps(options),
             }
         except Exception as error:
             raise SpawnError(
@@ -139,7 +139,8 @@ def split_options(
         raise TypeError(f"{name} must have `dtype=np.bool_`, got {mask.dtype}")
     if not mask.any():
         raise ValueError(
-            f"{name} must contain a boolean array with at least one True value, got {mask}"
+            f"{name} must contain a boolean array with at least one True value, "
+            f"got reset_mask={mask}"
         )
     return mask, {key: value for key, value in options.items() if key != "reset_mask"}
 

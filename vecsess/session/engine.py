@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-import cloudpickle
 import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
@@ -37,6 +36,7 @@ from vecsess.session.conventions import (
 )
 from vecsess.session.gate import PENDING, STARTED, Gate
 from vecsess.tree import Tree, leaves
+from vecsess.wire.code import dumps
 from vecsess.wire.leaves import all_leaves_of, assemble, field_name
 from vecsess.wire.messages import Reset, Rollout
 
@@ -138,7 +138,7 @@ class Engine:
             )
         if self._chain is not None:
             seeds = self._chain.asked(envs, seeds, self.progress.episodes)
-        packed = b"" if options is None else cloudpickle.dumps(options)
+        packed = b"" if options is None else dumps(options)
         self.gate.tell()
         own_seeds = [seeds[env] for env in envs]
         self.recovery.begin_reset(envs, own_seeds, packed, continued=started)

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-import cloudpickle
 import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import VectorEnv
@@ -18,6 +17,7 @@ from vecsess.session.calls import Calls
 from vecsess.session.conventions import NO_INFOS, Seed
 from vecsess.session.engine import Engine
 from vecsess.tree import Tree, leaves, map_leaves
+from vecsess.wire.code import dumps
 
 Array = npt.NDArray[Any]
 StepResult = tuple[Tree, Array, Array, Array, Infos]
@@ -209,7 +209,7 @@ class GymVector(VectorEnv[Any, Any, Any]):
             EnvError: it raised, is not there, or its result is no plain data.
         """
         refuse_own_verbs(name)
-        return self.ask("call", name, indices, cloudpickle.dumps((args, kwargs)))
+        return self.ask("call", name, indices, dumps((args, kwargs)))
 
     def call_async(
         self, name: str, /, *args: Any, indices: Sequence[int] | None = None, **kwargs: Any
@@ -217,7 +217,7 @@ class GymVector(VectorEnv[Any, Any, Any]):
         """Sends what `call` sends, without waiting."""
         refuse_own_verbs(name)
         envs = self._calls.chosen(indices)
-        packed = [cloudpickle.dumps((args, kwargs))] * len(envs)
+        packed = [dumps((args, kwargs))] * len(envs)
         with self._gate.during("call_async"):
             self._calls.begin("call", name, envs, packed)
 
@@ -267,13 +267,13 @@ class GymVector(VectorEnv[Any, Any, Any]):
                 "Values must be a list or tuple with length equal to the number of environments. "
                 f"Got `{len(each)}` values for {len(envs)} environments."
             )
-        packed = [cloudpickle.dumps(value) for value in each]
+        packed = [dumps(value) for value in each]
         with self._gate.during("set_attr"):
             self._calls.set(name, envs, packed)
 
     def render(self) -> tuple[Any, ...]:
         """Returns a frame of every environment, as its `render_mode` has it."""
-        return self.ask("read", "render", None, cloudpickle.dumps(((), {})))
+        return self.ask("read", "render", None, dumps(((), {})))
 
     @property
     def np_random_seed(self) -> tuple[int | None, ...]:  # type: ignore[override]

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import cloudpickle
 import ray
 from ray.exceptions import RayError
 
@@ -16,6 +15,7 @@ from vecsess.fleet.plan import registrations
 from vecsess.integrations.ray.placement import address_of
 from vecsess.integrations.ray.shard import versions
 from vecsess.recovery.policy import Incident
+from vecsess.wire.code import dumps
 
 _HEALTH_S = 5.0
 
@@ -140,8 +140,8 @@ def pack_shard(env: Any, settings: dict[str, Any], slot: Slot) -> bytes:
     """
     own = env[slot.envs] if isinstance(env, Sequence) and not isinstance(env, str) else env
     try:
-        made = cloudpickle.dumps((registrations(), own, settings, slot.kept))
-        packed: bytes = cloudpickle.dumps((versions(), made))
+        made = dumps((registrations(), own, settings, slot.kept))
+        packed: bytes = dumps((versions(), made))
     except Exception as error:  # whatever a __reduce__ raises
         raise SpawnError(
             f"expected an environment and settings that can be pickled, got {error!r}. Make what "
