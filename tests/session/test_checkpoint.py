@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -14,6 +15,7 @@ from gymnasium import spaces
 from vecsess import Contract, RestartPolicy, Timeouts, VecCheckedSession, collect_rollout
 from vecsess.collect.policies import RandomPolicy
 from vecsess.errors import StateError
+from vecsess.session import signature
 
 N = 4
 pytestmark = pytest.mark.usefixtures("no_process_left")
@@ -113,19 +115,31 @@ SETTINGS: dict[str, Any] = {
     "copy": False,
     "max_episodes": 1000,
     "make_kwargs": {"sutton_barto_reward": np.bool_(True)},
+    "first_env": 3,
+    "worker_env": {"VECSESS_TEST_SAID": "yes"},
+    "pass_env": ["VECSESS_TEST_TOKEN"],
 }
 
 
+def variables_of(vec: VecCheckedSession) -> list[bytes]:
+    """Returns the variables of a worker that these tests know."""
+    told = Path(f"/proc/{vec.pids[0]}/environ").read_bytes().split(b"\0")
+    return sorted(each for each in told if each.startswith(b"VECSESS_TEST_"))
+
+
 @pytest.mark.parametrize("name", SETTINGS)
-def test_what_is_plain_data_is_as_it_was(name: str) -> None:
+def test_what_is_plain_data_is_as_it_was(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VECSESS_TEST_TOKEN", "secret")
     with VecCheckedSession("CartPole-v1", N, workers=2, **{name: SETTINGS[name]}) as vec:
         vec.reset(seed=0)
         actions = actions_of(vec, 60)
         steps_of(vec, actions[:30])
         data = through_a_file(vec.checkpoint())
         expected, terms = steps_of(vec, actions[30:]), vec.engine.terms
+        variables = variables_of(vec)
     with VecCheckedSession.restore(data, workers=2) as vec:
         assert vec.engine.terms == terms
+        assert variables_of(vec) == variables
         assert_same(steps_of(vec, actions[30:]), expected)
 
 
@@ -177,6 +191,122 @@ def test_a_chain_of_seeds_goes_on_through_an_unseeded_reset() -> None:
 def test_something_else_is_no_checkpoint(data: Any) -> None:
     with pytest.raises(StateError, match="expected a checkpoint of format"):
         VecCheckedSession.restore(data)
+
+
+@pytest.mark.parametrize(
+    "damage", [{"recipe": 5}, {"state": b"\xc1"}, {"state": b"\x80"}, {"state": 5}]
+)
+def test_a_damaged_one_of_nobody_is_refused(damage: dict[str, Any]) -> None:
+    with VecCheckedSession("CartPole-v1", 1, workers=0) as vec:
+        vec.reset(seed=0)
+        data = through_a_file(vec.checkpoint())
+    with pytest.raises(StateError, match="damaged"):
+        VecCheckedSession.restore({**data, **damage}, workers=0)
+
+
+# --- whose it is ---------------------------------------------------------------------------------
+
+
+class Trap:
+    """Makes a file of itself where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self._path,)
+
+
+def becomes(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goes on as a user with this home."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(user))
+    signature._key.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _somebody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    becomes(tmp_path / "own", monkeypatch)
+    yield
+    signature._key.cache_clear()
+
+
+HELD: dict[str, Any] = {
+    "attributes": lambda vec, trap: vec.set_attr("extra", trap),
+    "options": lambda vec, trap: vec.reset(options={"extra": trap}),
+}
+
+
+def holding(what: str, path: Path) -> dict[str, Any]:
+    """Returns a checkpoint with a pickle that makes this file where it is run."""
+    with VecCheckedSession("CartPole-v1", 1, workers=1) as vec:
+        vec.reset(seed=0)
+        HELD[what](vec, Trap(path))
+        data = through_a_file(vec.checkpoint())
+    path.unlink()
+    return data
+
+
+@pytest.mark.parametrize("what", HELD)
+def test_pickles_are_taken_from_this_user_alone(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trap = tmp_path / "sprung"
+    data = holding(what, trap)
+    forged = {**data, "recipe": {**data["recipe"], "missing": ["env"]}}
+    unsigned = {name: part for name, part in data.items() if name != "signature"}
+    for other in (forged, unsigned):
+        with pytest.raises(StateError, match=f"pickles of {what}.*trusted=True"):
+            VecCheckedSession.restore(other, "CartPole-v1", workers=0)
+    signature._key.cache_clear()  # as in another process of the same user
+    with VecCheckedSession.restore(data, workers=0):
+        assert trap.exists()
+    trap.unlink()
+    becomes(tmp_path / "another", monkeypatch)
+    with pytest.raises(StateError, match=f"pickles of {what}.*trusted=True"):
+        VecCheckedSession.restore(data, workers=0)
+    assert not trap.exists()
+    with VecCheckedSession.restore(data, workers=0, trusted=True):
+        assert trap.exists()
+
+
+@pytest.mark.parametrize("settings", [{}, {"worker_env": {"LD_PRELOAD": ""}}, {"pass_env": ["A"]}])
+def test_of_a_stranger_without_pickles_only_variables_are_refused(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with VecCheckedSession("CartPole-v1", 2, workers=1, **settings) as vec:
+        vec.reset(seed=0, options={})
+        vec.reset(seed=0)
+        data = through_a_file(vec.checkpoint())
+    becomes(tmp_path / "another", monkeypatch)
+    if settings:
+        with pytest.raises(StateError, match="".join(settings)):
+            VecCheckedSession.restore(data)
+    else:
+        VecCheckedSession.restore(data, workers=0).close()
+
+
+def test_the_key_is_its_user_s_alone(tmp_path: Path) -> None:
+    key = signature._key()
+    path = tmp_path / "own" / "vecsess" / "checkpoint.key"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert list(path.parent.iterdir()) == [path]
+    path.chmod(0o644)
+    signature._key.cache_clear()
+    assert signature._key() != key, "one that others can read is none"
+    path.unlink()
+    (tmp_path / "theirs").write_bytes(bytes(32))
+    path.symlink_to(tmp_path / "theirs")
+    signature._key.cache_clear()
+    assert signature._key() != bytes(32), "links are not followed"
+
+
+def test_where_no_key_can_be_kept_a_checkpoint_is_good_in_its_process(tmp_path: Path) -> None:
+    (tmp_path / "own").write_text("no folder")
+    data = holding("attributes", tmp_path / "sprung")
+    VecCheckedSession.restore(data, workers=0).close()
+    signature._key.cache_clear()  # as in another process
+    with pytest.raises(StateError, match="trusted=True"):
+        VecCheckedSession.restore(data, workers=0)
 
 
 class Drifting(gymnasium.Env[Any, Any]):

@@ -55,12 +55,16 @@ def write_reproducer(
 def _own_folder() -> Path:
     """Returns a folder that nobody else can write to or has made."""
     folder = Path(tempfile.gettempdir()) / f"vecsess-{os.getuid()}"
+    return folder if is_own_folder(folder) else Path(tempfile.mkdtemp(prefix="vecsess-"))
+
+
+def is_own_folder(folder: Path) -> bool:
+    """Whether a folder, made where there is none, is the user's own, and closed to others."""
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     status = folder.lstat()
-    if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o77:
-        return folder
-    return Path(tempfile.mkdtemp(prefix="vecsess-"))
+    own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+    return own and not status.st_mode & 0o77
 
 
 def read_reproducer(path: str) -> dict[str, Any]:

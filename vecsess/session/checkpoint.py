@@ -11,6 +11,7 @@ from vecsess.errors import StateError
 from vecsess.fleet.worker import Timeouts
 from vecsess.recovery.journal import CHUNK_STEPS
 from vecsess.recovery.policy import RestartPolicy
+from vecsess.session.signature import signed
 from vecsess.wire.values import FrameError, pack_value, unpack_value
 
 if TYPE_CHECKING:
@@ -47,8 +48,12 @@ def read_recipe(data: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     if type(data) is not dict or data.get("format") != FORMAT:
         found = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise StateError(f"expected a checkpoint of format {FORMAT}, got {found!r}")
-    recipe = data["recipe"]
-    missing = [name for name in recipe["missing"] if settings.get(name) is None]
+    recipe = data.get("recipe")
+    if type(recipe) is not dict or {"given": dict, "missing": list} != {
+        name: type(part) for name, part in recipe.items()
+    }:
+        raise StateError("expected a checkpoint, got a damaged one: it has no recipe")
+    missing = [name for name in recipe["missing"] if name not in settings]
     if missing:
         raise StateError(
             f"expected {', '.join(f'{name}=...' for name in missing)}: a checkpoint holds plain "
@@ -81,7 +86,7 @@ def pack_session(
         "lengths": session.episode_lengths,
         "engine": {**engine, "recovery": trim_log(engine["recovery"])} if trim else engine,
     }
-    return {"format": FORMAT, "recipe": recipe, "state": pack_value(state)}
+    return signed({"format": FORMAT, "recipe": recipe, "state": pack_value(state)})
 
 
 def state_of(data: dict[str, Any]) -> dict[str, Any]:

@@ -46,6 +46,7 @@ from vecsess.session.conventions import (
 from vecsess.session.engine import Engine, Terms
 from vecsess.session.gate import STARTED, Phase
 from vecsess.session.gym_vector import GymVector
+from vecsess.session.signature import check_origin
 from vecsess.tree import Tree, leaves, map_leaves
 from vecsess.wire.channel import SPIN_NS
 
@@ -218,6 +219,9 @@ class VecCheckedSession(GymVector, VectorEnv[Any, Any, Any]):  # skrl looks at t
                 "on_limit": on_limit,
                 "restart_policy": terms.restart_policy,
                 **limits,
+                "first_env": first_env,
+                "worker_env": worker_env,
+                "pass_env": list(pass_env),
             }
         )
         self._unrestored: dict[int, str] = {}
@@ -366,12 +370,18 @@ class VecCheckedSession(GymVector, VectorEnv[Any, Any, Any]):  # skrl looks at t
 
     @classmethod
     def restore(
-        cls, data: dict[str, Any], env: EnvLike | None = None, **settings: Any
+        cls,
+        data: dict[str, Any],
+        env: EnvLike | None = None,
+        *,
+        trusted: bool = False,
+        **settings: Any,
     ) -> VecCheckedSession:
         """Returns a session like the one that `checkpoint` was taken of, mid-episode.
 
         It may hold pickles (of attributes that were set, of options), which are run where the
-        environments are: restore only what you trust.
+        environments are, with `workers=0` in the trainer. So `checkpoint` signs with a key of the
+        user's own, and one that holds any is taken from nobody else.
 
         Every environment is brought back by replaying its log, and compared by checksum. One that
         does not come out the same begins a new episode; `unrestored` says which, and a warning.
@@ -379,15 +389,20 @@ class VecCheckedSession(GymVector, VectorEnv[Any, Any, Any]):  # skrl looks at t
         Args:
             data: what `checkpoint` returned.
             env: as for the constructor; needed where the environments came from callables.
+            trusted: take it whoever wrote it, and run what it holds: it is a program then.
             settings: as for the constructor. What is not given is as it was, but for `workers`,
                 `affinity` and `niceness`, which are this machine's. What was no plain data, such as
                 a callable for `episode_seeds`, must be given again.
 
         Raises:
-            StateError: `data` is not a checkpoint, or something is missing: it is named.
+            StateError: `data` is not a checkpoint, it holds pickles and another user's signature,
+                or none, or something is missing: it is named.
         """
         given = settings if env is None else {**settings, "env": env}
-        session = cls(**read_recipe(data, given))
+        arguments = read_recipe(data, given)
+        if not trusted:
+            check_origin(data)
+        session = cls(**arguments)
         try:
             with session._gate.during("restore"):
                 session._resume(data)

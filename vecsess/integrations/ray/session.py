@@ -34,6 +34,7 @@ from vecsess.integrations.ray.slots import (
 from vecsess.session.checkpoint import read_recipe, state_of
 from vecsess.session.conventions import Seed
 from vecsess.session.partition import divide_checkpoint, join_checkpoints
+from vecsess.session.signature import check_origin, signed
 from vecsess.tree import Tree
 
 
@@ -236,22 +237,35 @@ class RaySession:
         parts = [slot.kept for slot in self._shards.slots if slot.kept is not None]
         if self._last is None or len(parts) < len(self._shards.slots):
             raise StateError("`checkpoint`: expected start() first: there is nothing to keep yet")
-        return join_checkpoints(parts, (self.noise_seed, self.noise_counter))
+        # The shards are this user's own, whatever the keys on their machines.
+        return signed(join_checkpoints(parts, (self.noise_seed, self.noise_counter)))
 
     @classmethod
     def restore(
-        cls, data: dict[str, Any], env: EnvLike | None = None, **settings: Any
+        cls,
+        data: dict[str, Any],
+        env: EnvLike | None = None,
+        *,
+        trusted: bool = False,
+        **settings: Any,
     ) -> RaySession:
         """Returns a session like the one of which a checkpoint was taken, mid-episode.
 
         Args:
             data: what `checkpoint` returned, here or of a `VecCheckedSession`.
             env: as for `VecCheckedSession.restore`.
+            trusted: as there.
             settings: as for the constructor, such as `shards`.
+
+        Raises:
+            StateError: as there.
         """
         own = ("shards", "options", "answer_s", "race", "start_s", "address")
         ours = {name: settings.pop(name) for name in own if name in settings}
         made = read_recipe(data, settings if env is None else {**settings, "env": env})
+        made.pop("first_env", None)  # the session's affair
+        if not trusted:
+            check_origin(data)
         session = cls(**made, **ours, _kept=data)
         state = state_of(data)
         session.noise_seed, session.noise_counter = state["noise"]

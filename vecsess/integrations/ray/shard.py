@@ -127,7 +127,7 @@ class Shard:
         if kept is None:
             self._vec = VecCheckedSession(env, n, **settings)
         else:
-            self._vec = VecCheckedSession.restore(kept, env, **settings)
+            self._vec = VecCheckedSession.restore(kept, env, trusted=True, **settings)
         vec = self._vec
         return {
             "spaces": (vec.single_observation_space, vec.single_action_space),
