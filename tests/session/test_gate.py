@@ -116,7 +116,8 @@ def test_each_way_out_leads_where_the_table_says(verb: str, way: str) -> None:
         gate = gate_in(phase)
         leave(gate, verb, EXITS[way])
         assert gate.phase is expected_after(phase, verb, way), (verb, phase)
-        assert gate.phase is not Phase.COLLECTING
+        if RULES[verb].then is not Phase.COLLECTING:  # whose handle ends it
+            assert gate.phase is not Phase.COLLECTING
 
 
 @pytest.mark.parametrize("way", [way for way in EXITS if way != "success"])
