@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from vecsess.session.checked import CheckedSession as CheckedSession
     from vecsess.session.checked import Session as Session
     from vecsess.session.client import Client as Client
+    from vecsess.session.soundness import check_env as check_env
     from vecsess.session.vector import VecCheckedSession as VecCheckedSession
     from vecsess.tuning.layouts import autotune as autotune
 
@@ -69,6 +70,7 @@ _HOME = {
     "WorkerDied": "errors",
     "WorkerTimeout": "errors",
     "autotune": "tuning.layouts",
+    "check_env": "session.soundness",
     "collect_rollout": "collect.sources",
     "episode_path": "collect.evaluate",
     "episode_return": "collect.evaluate",

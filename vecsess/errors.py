@@ -265,7 +265,7 @@ def env_error(
     return error
 
 
-_ENVS = ("ale_py", "box2d", "minigrid", "mujoco")
+_ENVS = ("ale_py", "namespace ale", "box2d", "minigrid", "mujoco")
 _ABSENT = ("ModuleNotFoundError", "DependencyNotInstalled", "NameNotFound", "NamespaceNotFound")
 
 

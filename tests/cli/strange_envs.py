@@ -74,9 +74,29 @@ def widen(env: StrangeEnv, result: Step) -> Step:
     return result[0].astype(np.float64), *result[1:]
 
 
+def warn(env: StrangeEnv, result: Step) -> Step:
+    gymnasium.logger.warn("old", category=UserWarning)  # in yellow
+    return result
+
+
 def dawdle(env: StrangeEnv, result: Step) -> Step:
     time.sleep(0.005)
     return result
+
+
+class ReplacingEnv(StrangeEnv):
+    """As highway-env: its reset makes a new action space, without a seed."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        result = super().reset(seed=seed)
+        self.action_space = gymnasium.spaces.Discrete(2)
+        return result
+
+
+def make_replacing(**options: Any) -> gymnasium.Env[Any, Any]:
+    return ReplacingEnv(lambda env, result: result, **options)
 
 
 def make(**options: Any) -> gymnasium.Env[Any, Any]:
@@ -93,5 +113,8 @@ for name, act in {
     "Leaking": leak,
     "Widening": widen,
     "Dawdling": dawdle,
+    "Warning": warn,
 }.items():
     gymnasium.register(f"{name}-v0", make, kwargs={"act": act}, disable_env_checker=True)
+
+gymnasium.register("Replacing-v0", make_replacing, disable_env_checker=True)

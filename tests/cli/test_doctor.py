@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +15,9 @@ import pytest
 from tests.documents import CHECKOUT
 from tests.programs import run
 from vecsess.cli.doctor.costs import measure_costs
-from vecsess.cli.doctor.env_report import judge, probe, recommend
+from vecsess.cli.doctor.env_report import _could_not, judge, probe, recommend
 from vecsess.cli.doctor.findings import FAIL, NOTE, OK, WARN, Finding
-from vecsess.cli.doctor.machine import examine_machine
+from vecsess.cli.doctor.machine import _descriptors, examine_machine
 from vecsess.fleet.quota import Limits, read_limits, usable_cores
 
 STRANGE = "tests.cli.strange_envs:"
@@ -47,15 +52,32 @@ def test_an_environment_that_breaks_the_contract_is_not_fit() -> None:
 @pytest.mark.parametrize(
     ("env", "expected"),
     [
-        ("Nope-v0", "NameNotFound"),
-        (STRANGE + "Raising-v0", "raise_error"),
-        (STRANGE + "Dying-v0", "exit code 7"),
+        ("Raising", "no such place"),
+        ("Dying", "it ended its process with exit code 7"),
+        ("Hanging", "a call does not return: it is in hang"),
     ],
 )
-def test_an_environment_that_can_not_be_examined_is_an_error(env: str, expected: str) -> None:
-    done = run("-m", "vecsess", "doctor", "--env", env, cwd=CHECKOUT, code=2)
-    assert expected in done.stderr
+def test_what_ends_an_environment_is_a_line_of_the_table(env: str, expected: str) -> None:
+    command = ["-m", "vecsess", "doctor", "--env", f"{STRANGE}{env}-v0", "--call-timeout", "5"]
+    done = run(*command, "--json", cwd=CHECKOUT, code=1)
+    said = json.loads(done.stdout)
+    assert said["fit"] is False
+    found = {finding["name"]: finding for finding in said["env"]}
+    assert found["spaces"]["level"] == OK
+    (problem,) = [finding for finding in said["env"] if finding["level"] == FAIL]
+    assert expected in problem["text"]
+    assert problem["advice"]
+
+
+def test_an_environment_that_can_not_be_made_is_an_error() -> None:
+    done = run("-m", "vecsess", "doctor", "--env", "Nope-v0", cwd=CHECKOUT, code=2)
+    assert "NameNotFound" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_missing_package_for_an_environment_is_named() -> None:
+    error = {"type": "NamespaceNotFound", "message": "Namespace ALE not found.", "place": "here"}
+    assert "pip install 'vecsess[envs]'" in _could_not("ALE/Pong-v5", error)
 
 
 # --- environments --------------------------------------------------------------------------------
@@ -78,6 +100,41 @@ def test_a_strange_environment_is_found_out(
     assert finding.level == level
     assert text in finding.text
     assert finding.advice
+
+
+def test_a_warning_of_gymnasium_is_shown_without_its_colours_or_advice_on_dtypes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    finding = findings_of(f"{STRANGE}Warning-v0", monkeypatch)["contract"]
+    assert finding.level == WARN
+    assert "old" in finding.text
+    assert "\x1b" not in finding.text
+    assert "x1b" not in finding.text
+    assert "dtype" not in finding.advice
+
+
+def test_an_action_space_that_a_reset_replaces_is_no_randomness(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert findings_of(f"{STRANGE}Replacing-v0", monkeypatch)["determinism"].level == OK
+
+
+@pytest.mark.skipif(
+    not Path("/proc/thread-self/schedstat").exists(), reason="this kernel counts no waiting"
+)
+def test_a_busy_machine_is_not_an_environment_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CHECKOUT)
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})  # also of the processes that are started here
+    spinners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
+    try:
+        found = probe("CartPole-v1", {}, [], budget_s=1.0)
+    finally:
+        os.sched_setaffinity(0, cores)
+        for spinner in spinners:
+            spinner.kill()
+            spinner.wait()
+    assert found["cpu_share"] > 0.5
 
 
 def test_a_sound_environment_gives_no_reason_to_complain(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,6 +169,24 @@ def test_the_recommendation_follows_the_measured_rates(
 def test_every_side_of_the_machine_is_looked_at() -> None:
     names = [finding.name for finding in examine_machine()]
     assert names == ["system", "cores", "memory", "open files", "load", "threads", "packages"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "said", "advice"),
+    [
+        ((64, 64), "too few for a worker", "can't be raised"),
+        ((72, 100_000), "enough for about 1 worker", "ulimit -n 576"),
+        ((256, 300), "enough for about 24 workers", "ulimit -n 300"),
+    ],
+)
+def test_few_open_files_are_told_with_what_can_be_done(
+    limits: tuple[int, int], said: str, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
+    finding = _descriptors()
+    assert finding.level == WARN
+    assert finding.text.endswith(said)
+    assert advice in finding.advice
 
 
 def group(tmp_path: Path, membership: str, files: dict[str, str]) -> Any:

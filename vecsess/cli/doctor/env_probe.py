@@ -5,7 +5,7 @@ It may crash, hang or print as it likes; what it finds goes to a file, never to 
 
 from __future__ import annotations
 
-import hashlib
+import faulthandler
 import importlib
 import json
 import os
@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,9 @@ import gymnasium
 import numpy as np
 import psutil
 
-from vecsess.contract import Contract
 from vecsess.errors import VecsessError
 from vecsess.fleet.plan import Source
-from vecsess.session.vector import VecCheckedSession
+from vecsess.session.soundness import check_contract, episode, first_difference
 from vecsess.wire.values import pack_value
 
 Env = gymnasium.Env[Any, Any]
@@ -44,7 +44,11 @@ def main() -> None:
         source = Source.of(asked["env"], asked["make_kwargs"], 1)
         for module in (*source.modules, *asked["preload"]):
             importlib.import_module(module)
-        Probe(asked["env"], asked["make_kwargs"], found).run(asked["budget_s"])
+        watch = Watch(asked["call_s"])
+        probe = Probe(asked["env"], asked["make_kwargs"], found, watch)
+        for _ in probe.run(asked["budget_s"]):
+            result.write_text(json.dumps(found))  # kept whatever comes then
+        faulthandler.cancel_dump_traceback_later()
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         found["error"] = {
@@ -55,6 +59,23 @@ def main() -> None:
     result.write_text(json.dumps(found))
 
 
+class Watch:
+    """Ends this process, with its stack on stderr, where one call takes too long.
+
+    Args:
+        call_s: how long one may take.
+    """
+
+    def __init__(self, call_s: float) -> None:
+        self._call_s, self._armed_s = call_s, 0.0
+
+    def going_on(self) -> None:
+        """A call returned, and the next one begins."""
+        if time.monotonic() - self._armed_s > self._call_s / 10:  # it starts a thread each time
+            faulthandler.dump_traceback_later(self._call_s, exit=True)
+            self._armed_s = time.monotonic()
+
+
 class Probe:
     """Runs one environment and notes what it sees.
 
@@ -62,26 +83,38 @@ class Probe:
         env_id: an id, also `module:EnvId`.
         make_kwargs: for `gymnasium.make`.
         found: where to note it, so that what was seen before an error is kept.
+        watch: what to tell before each call.
     """
 
-    def __init__(self, env_id: str, make_kwargs: dict[str, Any], found: dict[str, Any]) -> None:
-        self._id, self._kwargs, self.found = env_id, make_kwargs, found
+    def __init__(
+        self, env_id: str, make_kwargs: dict[str, Any], found: dict[str, Any], watch: Watch
+    ) -> None:
+        self._id, self._kwargs, self.found, self._watch = env_id, make_kwargs, found, watch
 
-    def run(self, budget_s: float) -> None:
-        """Does all of it, the cheap and the telling first; times steps for this long."""
+    def run(self, budget_s: float) -> Iterator[None]:
+        """Does all of it, the cheap and the telling first; times steps for this long.
+
+        Yields:
+            Nothing, after each part.
+        """
         began_s = time.perf_counter()
         env = self._make()
         self.found["make_s"] = time.perf_counter() - began_s
         self.found["spaces"] = [outline(env.observation_space), outline(env.action_space)]
         self._check_pickles(env)
+        yield
         self._check_contract()
+        yield
         self._check_determinism(env)
+        yield
         self._time_steps(env, budget_s)
         self.found["threads"] = psutil.Process().num_threads() - self._own_threads
         env.close()
         self.found["printed"] = os.fstat(1).st_size
+        yield
 
     def _make(self) -> Env:
+        self._watch.going_on()
         self._own_threads = psutil.Process().num_threads()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -103,28 +136,23 @@ class Probe:
         self.found["violation"] = ""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            with VecCheckedSession(
-                lambda: gymnasium.make(self._id, **self._kwargs),
-                1,
-                workers=0,
-                contract=Contract(action_range="allow"),
-            ) as vec:
-                try:
-                    vec.action_space.seed(0)
-                    vec.reset(seed=0)
-                    for _ in range(CHECKED_STEPS):
-                        vec.step(vec.action_space.sample())
-                except VecsessError as error:
-                    self.found["violation"] = str(error)
+            try:
+                check_contract(
+                    lambda: gymnasium.make(self._id, **self._kwargs),
+                    CHECKED_STEPS,
+                    self._watch.going_on,
+                )
+            except VecsessError as error:
+                self.found["violation"] = str(error)
         self.found["warnings"] = sorted({str(warning.message) for warning in caught})
 
     def _check_determinism(self, env: Env) -> None:
         """Runs the same seed and actions twice here, and once in another environment."""
         other = self._make()
-        runs = [list(_run(env)), list(_run(env)), list(_run(other))]
+        runs = [episode(each, SAME_STEPS, self._watch.going_on) for each in (env, env, other)]
         other.close()
-        self.found["differs_again"] = _first_difference(runs[0], runs[1])
-        self.found["differs_elsewhere"] = _first_difference(runs[0], runs[2])
+        self.found["differs_again"] = first_difference(runs[0], runs[1])
+        self.found["differs_elsewhere"] = first_difference(runs[0], runs[2])
 
     def _time_steps(self, env: Env, budget_s: float) -> None:
         """Times single steps, and watches memory and CPU time meanwhile."""
@@ -134,9 +162,10 @@ class Probe:
         lengths: list[int] = []
         memory: list[tuple[int, int]] = []
         process, ended, length = psutil.Process(), True, 0
-        began_s, began_cpu_s = time.perf_counter(), time.process_time()
+        began_s, began_cpu_s, queued_s = time.perf_counter(), time.process_time(), _queued_s()
         unplain: set[str] = set()
         while len(step_s) < MIN_STEPS or time.perf_counter() - began_s < budget_s:
+            self._watch.going_on()
             if ended:
                 lengths.append(length)
                 reset_s.append(_timed(env.reset)[0])
@@ -158,7 +187,9 @@ class Probe:
             "step_s": {str(q): float(np.quantile(step_s, q)) for q in (0.5, 0.9, 0.99, 1.0)},
             "reset_p50_s": float(np.median(reset_s)),
             "episode_length": float(np.mean(lengths[1:])) if len(lengths) > 1 else None,
-            "cpu_share": (time.process_time() - began_cpu_s) / wall_s,
+            # Of the time in which it did not queue for a core: a busy machine is no waiting.
+            "cpu_share": (time.process_time() - began_cpu_s)
+            / max(1e-9, wall_s - (_queued_s() - queued_s)),
             "growth_bytes_per_step": _slope(memory),
             "growth_bytes": memory[-1][1] - memory[len(memory) // 3][1] if memory else 0,
             "rss_bytes": process.memory_info().rss,
@@ -180,39 +211,18 @@ def outline(space: gymnasium.Space[Any]) -> str:
     return str(space)
 
 
-def _run(env: Env) -> list[str]:
-    """Returns a digest for the reset and for each step, always of the same seeds and actions."""
-    env.action_space.seed(7)
-    observation, _ = env.reset(seed=7)
-    digests = [_digest(observation)]
-    for _ in range(SAME_STEPS):
-        observation, reward, terminated, truncated, _ = env.step(env.action_space.sample())
-        digests.append(_digest([observation, reward, terminated, truncated]))
-        if terminated or truncated:
-            observation, _ = env.reset()
-            digests[-1] += _digest(observation)
-    return digests
-
-
-def _digest(value: Any) -> str:
-    """Returns a digest of nested values; bytes decide, so NaN equals NaN."""
-    if isinstance(value, dict):
-        return _digest([_digest(value[key]) for key in sorted(value)])
-    if isinstance(value, list | tuple):
-        return hashlib.sha1("".join(map(_digest, value)).encode()).hexdigest()  # noqa: S324  # no secret
-    data = value.encode() if isinstance(value, str) else np.asarray(value).tobytes()
-    return hashlib.sha1(data).hexdigest()  # noqa: S324
-
-
-def _first_difference(one: list[str], other: list[str]) -> int | None:
-    pairs = enumerate(zip(one, other, strict=True))
-    return next((step for step, (a, b) in pairs if a != b), None)
-
-
 def _timed(action: Any) -> tuple[float, Any]:
     began_s = time.perf_counter()
     result = action()
     return time.perf_counter() - began_s, result
+
+
+def _queued_s() -> float:
+    """Returns for how long this thread waited for a core; 0.0 where nobody counts."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def _is_plain(value: Any) -> bool:

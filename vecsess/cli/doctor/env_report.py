@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -12,9 +13,12 @@ from typing import Any
 from vecsess.cli.doctor.findings import FAIL, NOTE, OK, WARN, Finding
 from vecsess.cli.failures import CommandError
 from vecsess.cli.figures import seconds, short, size
+from vecsess.errors import hint_at_envs
+from vecsess.fleet.reports import printable
 from vecsess.fleet.worker import describe_exit
 
-PROBE_TIMEOUT_S = 120.0
+CALL_S = 20.0  # for one call of the environment, making it too
+PROBE_TIMEOUT_S = 120.0  # whatever its calls take
 LEAK_BYTES = 2 * 2**20
 WAITING_SHARE = 0.5  # below it an environment mostly waits for something else
 TIE = 0.9  # rates this close are equal, and then the stronger isolation wins
@@ -23,7 +27,7 @@ Found = dict[str, Any]
 
 
 def examine_env(
-    env_id: str, make_kwargs: dict[str, Any], preload: list[str], n: int
+    env_id: str, make_kwargs: dict[str, Any], preload: list[str], n: int, call_s: float = CALL_S
 ) -> list[Finding]:
     """Runs the environment in a process of its own, then in small sessions.
 
@@ -32,25 +36,32 @@ def examine_env(
         make_kwargs: for `gymnasium.make`.
         preload: modules to import before.
         n: how many environments the recommendation is for.
+        call_s: how long one call of it may take.
 
     Raises:
-        CommandError: it could not be made, or its process died or hung.
+        CommandError: it could not be made.
     """
-    found = probe(env_id, make_kwargs, preload)
-    if "error" in found and "step_s" not in found:
+    found = probe(env_id, make_kwargs, preload, call_s=call_s)
+    if "error" in found and "spaces" not in found:
         raise CommandError(_could_not(env_id, found["error"]))
     findings = judge(found)
     if not any(finding.level == FAIL for finding in findings):
         asked = {"env": env_id, "make_kwargs": make_kwargs, "preload": preload, "n": n}
         tried = _run_apart("trials", asked)
-        if "error" in tried:
-            raise CommandError(f"{env_id} in a session: {tried['error']}")
-        findings.append(recommend(tried["rates"], found["cpu_share"], n))
+        if "rates" in tried:
+            findings.append(recommend(tried["rates"], found["cpu_share"], n))
+        else:
+            why = tried.get("error") or tried["ended"]
+            findings.append(Finding(FAIL, "workers", f"in a session: {why}"))
     return findings
 
 
 def probe(
-    env_id: str, make_kwargs: dict[str, Any], preload: list[str], budget_s: float = 3.0
+    env_id: str,
+    make_kwargs: dict[str, Any],
+    preload: list[str],
+    budget_s: float = 3.0,
+    call_s: float = CALL_S,
 ) -> Found:
     """Returns what the probe found.
 
@@ -59,12 +70,10 @@ def probe(
         make_kwargs: for `gymnasium.make`.
         preload: modules to import before.
         budget_s: for how long steps are timed.
-
-    Raises:
-        CommandError: the process died or hung.
+        call_s: how long one call of the environment may take.
     """
-    asked = {"env": env_id, "make_kwargs": make_kwargs, "preload": preload, "budget_s": budget_s}
-    return _run_apart("env_probe", asked)
+    asked = {"env": env_id, "make_kwargs": make_kwargs, "preload": preload}
+    return _run_apart("env_probe", {**asked, "budget_s": budget_s, "call_s": call_s})
 
 
 def _run_apart(program: str, asked: dict[str, Any]) -> Found:
@@ -73,43 +82,47 @@ def _run_apart(program: str, asked: dict[str, Any]) -> Found:
         result, output = Path(folder) / "result.json", Path(folder) / "output"
         arguments = json.dumps({**asked, "result": str(result)})
         with output.open("wb") as stdout, (Path(folder) / "errors").open("w+b") as stderr:
+            command = [sys.executable, "-m", f"vecsess.cli.doctor.{program}", arguments]
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr
+            )
             try:
-                done = subprocess.run(
-                    [sys.executable, "-m", f"vecsess.cli.doctor.{program}", arguments],
-                    stdin=subprocess.DEVNULL,
-                    stdout=stdout,
-                    stderr=stderr,
-                    timeout=PROBE_TIMEOUT_S,
-                    check=False,
-                )
-            except subprocess.TimeoutExpired as error:
-                raise CommandError(_took_too_long(asked["env"])) from error
+                how = describe_exit(process.wait(PROBE_TIMEOUT_S))
+            except subprocess.TimeoutExpired:
+                how = f"no end within {PROBE_TIMEOUT_S:.0f} s"
+            finally:
+                process.kill()
+                process.wait()
             stderr.seek(0)
-            said = stderr.read().decode(errors="replace").strip().splitlines()
-        if not result.exists():
-            raise CommandError(_died(asked["env"], done.returncode, said))
-        found: Found = json.loads(result.read_text())
-        found["printed_text"] = output.read_text(errors="replace").strip()[:40]
+            said = _plain(stderr.read().decode(errors="replace"))
+        found: Found = json.loads(result.read_text()) if result.exists() else {}
+        if process.returncode or how.startswith("no end"):
+            found["ended"] = _ended(how, said)
+        found["printed_text"] = _plain(output.read_text(errors="replace")).strip()[:40]
         return found
 
 
-def _took_too_long(env_id: str) -> str:
-    return (
-        f"{env_id} was not through with its checks after {PROBE_TIMEOUT_S:.0f} s: a call of it "
-        "hangs, or takes seconds; `vecsess collect --step-timeout 5` tells"
-    )
+def _plain(text: str) -> str:
+    """Returns text without the colours that Gymnasium writes into warnings and errors."""
+    return printable(re.sub(r"\x1b\[[0-9;]*m", "", text))
 
 
-def _died(env_id: str, code: int, said: list[str]) -> str:
-    last = said[-1] if said else "nothing"
-    return (
-        f"{env_id} ended its process with {describe_exit(code)}; the last it said was: {last}. "
-        "In a session each environment has a process of its own, and the batch survives"
-    )
+def _ended(how: str, said: str) -> str:
+    if said.startswith("Timeout (") or "\nTimeout (" in said:
+        frames = re.findall(r'File "(.+)", line (\d+) in (\w+)', said)
+        own = next((f for f in frames if "/vecsess/" not in f[0]), frames[0] if frames else None)
+        place = f": it is in {own[2]}, {own[0]}:{own[1]}" if own else ""
+        return f"a call does not return{place}"
+    lines = said.strip().splitlines()
+    return f"it ended its process with {how}; the last it said was: {(lines or ['nothing'])[-1]}"
 
 
 def _could_not(env_id: str, error: dict[str, str]) -> str:
-    text = f"{env_id} raised {error['type']}: {error['message'].rstrip('.')}"
+    message = _plain(error["message"])
+    hint = hint_at_envs(error["type"], message)
+    text = f"{env_id} raised {error['type']}: {message.rstrip('.')}{hint}"
+    if hint:
+        return text
     if "gymnasium" in error["place"] and "registration" in error["place"]:
         return f"{text}. An id of a module of yours is written module:EnvId"
     return f"{text} (in {error['place']}). Correct it, then ask again"
@@ -117,18 +130,31 @@ def _could_not(env_id: str, error: dict[str, str]) -> str:
 
 def judge(found: Found) -> list[Finding]:
     """Returns a finding for each thing that was looked at."""
-    checks = (
-        _spaces,
-        _contract,
-        _determinism,
-        _pickles,
-        _prints,
-        _infos,
-        _steps,
-        _memory,
-        _threads,
-    )
-    return [check(found) for check in checks]
+    checks = {
+        "spaces": _spaces,
+        "warnings": _contract,
+        "differs_elsewhere": _determinism,
+        "pickle_env": _pickles,
+        "printed": _prints,
+        "unplain_info": _infos,
+        "step_s": _steps,
+        "rss_bytes": _memory,
+        "threads": _threads,
+    }
+    findings = [check(found) for known, check in checks.items() if known in found]
+    error = found.get("error")
+    if error is not None and not found.get("violation"):
+        text = f"raised {error['type']}: {_plain(error['message'])} (in {error['place']})"
+        findings.append(Finding(FAIL, "running", text, "correct it, then ask again"))
+    if "ended" in found:
+        findings.append(Finding(FAIL, "running", found["ended"], _APART))
+    return findings
+
+
+_APART = (
+    "in a session the others go on, each in a process of its own, with deadlines; "
+    "--call-timeout gives a slow one more time here"
+)
 
 
 def _spaces(found: Found) -> Finding:
@@ -138,11 +164,14 @@ def _spaces(found: Found) -> Finding:
 
 def _contract(found: Found) -> Finding:
     if found["violation"]:
-        return Finding(FAIL, "contract", found["violation"], "a session refuses this; correct it")
+        violation = _plain(found["violation"])
+        return Finding(FAIL, "contract", violation, "a session refuses this; correct it")
     if found["warnings"]:
+        casts = [text for text in found["warnings"] if ": cast from " in text]
         more = len(found["warnings"]) - 1
-        text = found["warnings"][0] + (f" (and {more} more)" if more else "")
-        return Finding(WARN, "contract", text, "say the true dtype in the space, or cast in step")
+        text = _plain((casts or found["warnings"])[0]) + (f" (and {more} more)" if more else "")
+        advice = "say the true dtype in the space, or cast in step"
+        return Finding(WARN, "contract", text, advice if casts else "read it; a session goes on")
     return Finding(OK, "contract", "shapes, dtypes, flags and finite values as its spaces say")
 
 

@@ -10,7 +10,7 @@ import resource
 import psutil
 
 from vecsess.cli.doctor.findings import FAIL, NOTE, OK, WARN, Finding
-from vecsess.cli.figures import short, size
+from vecsess.cli.figures import plural, short, size
 from vecsess.fleet.quota import Limits, own_limits, usable_cores
 
 _PACKAGES = ("vecsess", "gymnasium", "numpy", "msgpack", "cloudpickle", "psutil")
@@ -77,9 +77,16 @@ def _descriptors() -> Finding:
     if soft == resource.RLIM_INFINITY:
         return Finding(OK, "open files", "no limit")
     room = max(0, (soft - 64) // _DESCRIPTORS)
-    text = f"{soft:,} allowed, enough for about {room:,} workers"
+    enough = f"enough for about {plural(room, 'worker')}" if room else "too few for a worker"
+    text = f"{soft:,} allowed, {enough}"
     if room < 64:
-        return Finding(WARN, "open files", text, f"raise the limit: ulimit -n {max(hard, soft)}")
+        higher = 64 + 64 * _DESCRIPTORS
+        if hard != resource.RLIM_INFINITY and hard <= soft:
+            advice = "the limit can't be raised from here: workers='auto' or 0 needs fewer"
+        else:
+            most = higher if hard == resource.RLIM_INFINITY else min(hard, higher)
+            advice = f"raise the limit: ulimit -n {most}"
+        return Finding(WARN, "open files", text, advice)
     return Finding(OK, "open files", text)
 
 
