@@ -114,7 +114,7 @@ class NullEnv(gym.Env[NDArray[np.float32], np.int64]):
         return self._answer
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Case:
     """One environment to step; plain functions only, as it crosses process boundaries."""
 
@@ -164,44 +164,19 @@ def make_vector(step_time: StepTime) -> Env:
 
 
 def _registered(env_id: str, *, name: str | None = None, envpool_id: str | None = None) -> Case:
-    return Case(
-        name=name or env_id,
-        about=env_id,
-        build=partial(gym.make, env_id),
-        env_id=env_id,
-        envpool_id=envpool_id,
-    )
+    return Case(name or env_id, env_id, partial(gym.make, env_id), env_id, envpool_id)
 
 
+_HEAVY = StepTime(mean_us=1000.0, sigma=1.0, sleeping=True)
 _ALL = (
     _registered("CartPole-v1", name="cartpole", envpool_id="CartPole-v1"),
     _registered("HalfCheetah-v5", name="halfcheetah", envpool_id="HalfCheetah-v5"),
     _registered("Taxi-v4", name="taxi"),
-    Case(
-        name="pong",
-        about="ALE/Pong-v5, AtariPreprocessing, 4 frames",
-        build=make_pong,
-        envpool_id="Pong-v5",
-    ),
-    Case(
-        name="image",
-        about="84x84x4 uint8",
-        build=make_image,
-        step_time=StepTime(mean_us=100.0),
-    ),
-    Case(
-        name="steady",
-        about="four floats",
-        build=make_vector,
-        step_time=StepTime(mean_us=250.0),
-    ),
-    Case(name="null", about="four floats at no cost", build=NullEnv),
-    Case(
-        name="heavy",
-        about="four floats",
-        build=make_vector,
-        step_time=StepTime(mean_us=1000.0, sigma=1.0, sleeping=True),
-    ),
+    Case("pong", "ALE/Pong-v5, AtariPreprocessing, 4 frames", make_pong, envpool_id="Pong-v5"),
+    Case("image", "84x84x4 uint8", make_image, step_time=StepTime(mean_us=100.0)),
+    Case("steady", "four floats", make_vector, step_time=StepTime(mean_us=250.0)),
+    Case("null", "four floats at no cost", NullEnv),
+    Case("heavy", "four floats", make_vector, step_time=_HEAVY),
 )
 CASES: dict[str, Case] = {case.name: case for case in _ALL}
 

@@ -61,7 +61,7 @@ def anything(case: Case, n: int) -> bool:
     return True
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Contender:
     """How to build an adapter, and what to call it. Crosses process boundaries by pickle.
 
@@ -166,9 +166,7 @@ def ours(
     applies: Callable[[Case, int], bool] = anything,
 ) -> Contender:
     """A contender of ours."""
-    return Contender(
-        key=key, label=label, package="vecsess", load=load_ours, open=open_, applies=applies
-    )
+    return Contender(key, label, open_, "vecsess", load_ours, applies)
 
 
 def enough_for_two(case: Case, n: int) -> bool:

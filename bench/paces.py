@@ -128,16 +128,13 @@ POLICIES = {
     "rows": ("policy by rows", PolicyTime(all_rows=1.0)),
     "call": ("policy by call", PolicyTime(call=0.5)),
 }
+_overlap = partial(partial, OverlapAdapter)
 OVERLAPS = {
     kind: tuple(
-        ours(
-            f"{kind}-{pace}",
-            f"{about}, {pace}",
-            partial(OverlapAdapter, pace=pace, policy_time=policy_time),
-        )
+        ours(f"{kind}-{pace}", f"{about}, {pace}", _overlap(pace=pace, policy_time=time_))
         for pace in ("lockstep", "pipelined")
     )
-    for kind, (about, policy_time) in POLICIES.items()
+    for kind, (about, time_) in POLICIES.items()
 }
 
 SLOW = (

@@ -36,27 +36,25 @@ from vecsess.bench.peers import (
     over_envpool,
 )
 
-BARE = Contender(key="bare", label="one bare environment", open=BareAdapter, bare=True)
+_ACTING = partial(BareLoopsAdapter, acting=True)
+_SYNC, _ASYNC = (partial(open_gymnasium, make=make) for make in (over_sync, over_async))
+
+BARE = Contender("bare", "one bare environment", BareAdapter, bare=True)
 BARE_LOOPS = Contender(
-    key="bare-cores", label="bare loops on all cores, none waits", open=BareLoopsAdapter, bare=True
+    "bare-cores", "bare loops on all cores, none waits", BareLoopsAdapter, bare=True
 )
 BARE_ACTING = Contender(
-    key="bare-acting",
-    label="the same with the policy, nothing checked",
-    open=partial(BareLoopsAdapter, acting=True),
-    bare=True,
+    "bare-acting", "the same with the policy, nothing checked", _ACTING, bare=True
 )
-SYNC = Contender(
-    key="sync", label="Gymnasium SyncVectorEnv", open=partial(open_gymnasium, make=over_sync)
-)
-ASYNC = Contender(
-    key="async", label="Gymnasium AsyncVectorEnv", open=partial(open_gymnasium, make=over_async)
-)
+SYNC = Contender("sync", "Gymnasium SyncVectorEnv", _SYNC)
+ASYNC = Contender("async", "Gymnasium AsyncVectorEnv", _ASYNC)
 
 
-def _sb3(key: str, label: str, open_: Callable[[Case, int], Adapter]) -> Contender:
-    load = partial(import_module, "stable_baselines3")
-    return Contender(key=key, label=label, package="stable_baselines3", load=load, open=open_)
+def _peer(
+    key: str, label: str, open_: Callable[[Case, int], Adapter], module: str = "stable_baselines3"
+) -> Contender:
+    package = module.partition(".")[0]
+    return Contender(key, label, open_, package, partial(import_module, module))
 
 
 _LAYOUTS: dict[str, int | Literal["auto"] | None] = {"auto": "auto", "n": None, "0": 0}
@@ -68,63 +66,41 @@ OURS = (
     ours("ours-0", "vecsess workers=0", partial(open_ours, workers=0)),
 )
 # By step_into, the call that collection makes: no infos.
+_into = partial(partial, open_ours, into=True)
 INTO = tuple(
-    ours(
-        f"into-{key}",
-        f"vecsess workers={key!r}, step_into",
-        partial(open_ours, workers=w, into=True),
-    )
+    ours(f"into-{key}", f"vecsess workers={key!r}, step_into", _into(workers=w))
     for key, w in _LAYOUTS.items()
 )
 
 PEERS = (
-    _sb3("ours-sb3", 'SB3VecEnv over vecsess workers="auto"', open_sb3),
-    _sb3("dummy", "SB3 DummyVecEnv", partial(open_stable, kind="DummyVecEnv")),
-    _sb3("sb3", "SB3 SubprocVecEnv", partial(open_stable, kind="SubprocVecEnv")),
-    Contender(
-        key="tianshou",
-        label="tianshou ShmemVectorEnv",
-        package="tianshou",
-        load=partial(import_module, "tianshou.env"),
-        open=ShmemAdapter,
-    ),
-    Contender(
-        key="torchrl",
-        label="TorchRL ParallelEnv",
-        package="torchrl",
-        load=partial(import_module, "torchrl.envs"),
-        open=TorchAdapter,
-    ),
+    _peer("ours-sb3", 'SB3VecEnv over vecsess workers="auto"', open_sb3),
+    _peer("dummy", "SB3 DummyVecEnv", partial(open_stable, kind="DummyVecEnv")),
+    _peer("sb3", "SB3 SubprocVecEnv", partial(open_stable, kind="SubprocVecEnv")),
+    _peer("tianshou", "tianshou ShmemVectorEnv", ShmemAdapter, "tianshou.env"),
+    _peer("torchrl", "TorchRL ParallelEnv", TorchAdapter, "torchrl.envs"),
     PUFFER,
     ENVPOOL,
 )
 
 
 def _usual(key: str, label: str, make: Callable[[Case, int], object], **given: Any) -> Contender:
-    open_ = partial(UsualLoop, make=make)
-    return Contender(key=key, label=f"usual loop over {label}", open=open_, **given)
+    return Contender(key, f"usual loop over {label}", partial(UsualLoop, make=make), **given)
 
 
 USUAL_LOOP = _usual("usual-loop", "AsyncVectorEnv", over_async)
 _POOL = {"package": "envpool", "applies": in_envpool, "own_environments": True}
+_collect = partial(partial, CollectAdapter)
+_acting = partial(_collect, inference="workers")
 COLLECTORS = (
     _usual("usual-sync", "SyncVectorEnv", over_sync),
     USUAL_LOOP,
     _usual("usual-envpool", "EnvPool sync", over_envpool, **_POOL),
     *(
-        ours(
-            f"collect-{key}",
-            f"vecsess collect_rollout, workers={w}",
-            partial(CollectAdapter, workers=w),
-        )
+        ours(f"collect-{key}", f"vecsess collect_rollout, workers={w}", _collect(workers=w))
         for key, w in _LAYOUTS.items()
     ),
     *(
-        ours(
-            f"acting-{key}",
-            f'vecsess inference="workers", workers={w}',
-            partial(CollectAdapter, workers=w, inference="workers"),
-        )
+        ours(f"acting-{key}", f'vecsess inference="workers", workers={w}', _acting(workers=w))
         for key, w in _LAYOUTS.items()
         if w != 0
     ),
@@ -138,21 +114,10 @@ CHECKS = (CHECKED, UNCHECKED)
 
 EXTRA = (*FREE, *OVERLAPS["rows"], *OVERLAPS["call"], *SLOW, MANAGER, WORKER)
 
+_BARE = (BARE, BARE_LOOPS, BARE_ACTING)
 EVERYTHING = {
-    contender.key: contender
-    for contender in (
-        BARE,
-        BARE_LOOPS,
-        BARE_ACTING,
-        SYNC,
-        ASYNC,
-        *OURS,
-        *INTO,
-        *PEERS,
-        *COLLECTORS,
-        *CHECKS,
-        *EXTRA,
-    )
+    each.key: each
+    for each in (*_BARE, SYNC, ASYNC, *OURS, *INTO, *PEERS, *COLLECTORS, *CHECKS, *EXTRA)
 }
 
 

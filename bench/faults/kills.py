@@ -29,7 +29,6 @@ Array = NDArray[Any]
 
 SEGMENT = 32  # locksteps between two comparisons
 WARM_RESTARTS = 3  # before the manager's descriptors are counted for the first time
-_REPORT_WITHIN_S = 30.0
 
 
 @dataclass(kw_only=True)
