@@ -74,7 +74,7 @@ def test_it_ends_as_the_worker_did(fault: str, code: int, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("mode", ["same_step", "next_step"])
-def test_it_ends_in_the_very_same_state(mode: str, tmp_path: Path) -> None:
+def test_it_ends_in_the_very_same_state(mode: Any, tmp_path: Path) -> None:
     makers = [partial(Touchy, index, counted=True, longest=4) for index in range(2)]
     policy = RestartPolicy(reproducer_dir=str(tmp_path), backoff_s=0.01)
     with VecCheckedSession(makers, 2, autoreset_mode=mode, restart_policy=policy) as vec:

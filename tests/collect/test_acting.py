@@ -23,7 +23,7 @@ from vecsess import Contract, Timeouts, VecCheckedSession, collect_rollout
 from vecsess.collect.acting import acting_of
 from vecsess.collect.policies import RandomPolicy
 from vecsess.collect.rollout import Rollout
-from vecsess.collect.sources import begin_rollout
+from vecsess.collect.sources import Inference, begin_rollout
 from vecsess.errors import ContractViolation, PolicyError, RestartLimitExceeded, StateError
 from vecsess.recovery.policy import RestartPolicy
 
@@ -32,7 +32,7 @@ ANY = RestartPolicy(max_restarts=None)
 
 
 def collect(
-    inference: str,
+    inference: Inference,
     workers: int,
     policy: Callable[[VecCheckedSession], Any],
     env: Any = "CartPole-v1",
@@ -136,7 +136,7 @@ class Steering:
 
 
 def test_structured_observations_and_actions() -> None:
-    def batches(inference: str, workers: int, kill: bool) -> list[Rollout]:
+    def batches(inference: Inference, workers: int, kill: bool) -> list[Rollout]:
         return collect(inference, workers, lambda _: Steering(), [Structured] * N, kill=kill)
 
     expected = batches("trainer", 0, False)
@@ -159,7 +159,7 @@ class Talking(CountingEnv):
 
 
 def test_texts_are_collected_too_by_the_trainer() -> None:
-    def batch(inference: str) -> Rollout:
+    def batch(inference: Inference) -> Rollout:
         with VecCheckedSession([Talking] * 3, workers=2) as vec:
             assert acting_of(vec) is None
             policy = RandomPolicy(vec.single_action_space)
@@ -169,7 +169,7 @@ def test_texts_are_collected_too_by_the_trainer() -> None:
 
 
 def test_what_a_long_rollout_has_logged_brings_everything_back() -> None:
-    def batches(inference: str, kill: int) -> list[Rollout]:
+    def batches(inference: Inference, kill: int) -> list[Rollout]:
         found = []
         with VecCheckedSession("Pendulum-v1", n=3, workers=2, restart_policy=ANY) as vec:
             policy = RandomPolicy(vec.single_action_space)
@@ -218,7 +218,7 @@ def test_the_fork_server_s_end_costs_nothing() -> None:
     assert_same([batch(True)], [batch(False)])
 
 
-def result(inference: str, fault: str, at: int, settings: dict[str, Any], place: str) -> Any:
+def result(inference: Inference, fault: str, at: int, settings: dict[str, Any], place: str) -> Any:
     """Returns the rollout and what the incidents tell, or the error and where it says it was."""
     makers = faulty(5, 3, fault, place, at=at)
     timeouts = Timeouts(step_s=0.5 if fault == "sleep" else 20.0)
@@ -357,7 +357,7 @@ def test_what_there_is_not_is_refused() -> None:
     with VecCheckedSession("CartPole-v1", n=2, workers=0) as vec:
         policy = RandomPolicy(vec.single_action_space)
         with pytest.raises(ValueError, match="inference: expected one of"):
-            collect_rollout(vec, policy, 4, inference="nowhere")
+            collect_rollout(vec, policy, 4, inference="nowhere")  # type: ignore[arg-type]
 
 
 def test_a_rollout_is_reused_and_nothing_is_left_open() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vecsess import VecCheckedSession, collect_rollout
-from vecsess.collect.paced import Paced, groups_for
+from vecsess.collect.paced import Pace, Paced, groups_for
 from vecsess.collect.policies import RandomPolicy
 from vecsess.collect.rollout import Rollout
 from vecsess.errors import ActionError, StateError
@@ -34,7 +34,9 @@ FIELDS = (
 )
 
 
-def collect(pace: str, workers: int, env: str = "CartPole-v1", kill: bool = False) -> list[Rollout]:
+def collect(
+    pace: Pace, workers: int, env: str = "CartPole-v1", kill: bool = False
+) -> list[Rollout]:
     """Returns four rollouts of 48 locksteps of 7 environments; kills a worker before each."""
     limits = RestartPolicy(max_restarts=None)
     rollouts = []
@@ -63,12 +65,12 @@ def assert_same(ours: list[Rollout], expected: list[Rollout]) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1, 2, 3, 7])
 @pytest.mark.parametrize("pace", ["pipelined", "free"])
-def test_the_batch_is_lockstep_s_whatever_the_grouping(pace: str, workers: int) -> None:
+def test_the_batch_is_lockstep_s_whatever_the_grouping(pace: Pace, workers: int) -> None:
     assert_same(collect(pace, workers), collect("lockstep", 2))
 
 
 @pytest.mark.parametrize("pace", ["pipelined", "free"])
-def test_continuous_actions_too(pace: str) -> None:
+def test_continuous_actions_too(pace: Pace) -> None:
     assert_same(collect(pace, 3, "Pendulum-v1"), collect("lockstep", 0, "Pendulum-v1"))
 
 
@@ -83,8 +85,8 @@ class Gaussian(RandomPolicy):
 
 
 @pytest.mark.parametrize("pace", ["pipelined", "free"])
-def test_normal_noise_too(pace: str) -> None:
-    def batch(pace: str, workers: int) -> Rollout:
+def test_normal_noise_too(pace: Pace) -> None:
+    def batch(pace: Pace, workers: int) -> Rollout:
         with VecCheckedSession("Pendulum-v1", n=7, workers=workers) as vec:
             policy = Gaussian(vec.single_action_space)
             return collect_rollout(vec, policy, 48, seed=5, pace=pace)
@@ -95,7 +97,7 @@ def test_normal_noise_too(pace: str) -> None:
 
 @pytest.mark.parametrize("workers", [1, 3, 7])
 @pytest.mark.parametrize("pace", ["lockstep", "pipelined", "free"])
-def test_killed_workers_leave_no_trace_in_the_batch(pace: str, workers: int) -> None:
+def test_killed_workers_leave_no_trace_in_the_batch(pace: Pace, workers: int) -> None:
     assert_same(collect(pace, workers, kill=True), collect("lockstep", 2))
 
 
@@ -103,7 +105,7 @@ def test_an_unknown_pace_is_refused() -> None:
     with VecCheckedSession("CartPole-v1", n=2, workers=0) as vec:
         policy = RandomPolicy(vec.single_action_space)
         with pytest.raises(ValueError, match="pace: expected one of"):
-            collect_rollout(vec, policy, 4, pace="fast")
+            collect_rollout(vec, policy, 4, pace="fast")  # type: ignore[arg-type]
 
 
 class OutOfRange:

@@ -36,7 +36,8 @@ class TestAsPolicy:
             predict_logits = staticmethod(logits)
             predict_value = staticmethod(value)
 
-        for given in ((logits, value), [logits, value], Network(), Network):
+        either: list[Any] = [(logits, value), [logits, value], Network(), Network]
+        for given in either:
             policy = as_policy(given, spaces.Discrete(3))
             assert isinstance(policy, CategoricalPolicy)
             assert act(policy, noise=[[0.1], [0.5], [0.9]])[0].tolist() == [0, 1, 2]

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from vecsess import VecCheckedSession, tree
+from vecsess.collect.paced import Pace
 from vecsess.collect.policies import RandomPolicy
 from vecsess.collect.rollout import Rollout
 from vecsess.collect.sampling import categorical_log_prob, normal_noise, uniform_noise
@@ -118,7 +119,9 @@ class Recorder:
         return value
 
 
-def linear_pair(observation_size: int, actions: int) -> tuple[Callable[[Any], Any], ...]:
+def linear_pair(
+    observation_size: int, actions: int
+) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     """Logits and values from random weights, each row computed by itself, as a sum in order."""
     rng = np.random.default_rng(9)
     weights = rng.normal(size=(observation_size, actions + 1)).astype(np.float32)
@@ -780,7 +783,7 @@ class Interrupting:
 
 
 @pytest.mark.parametrize("pace", ["lockstep", "pipelined", "free"])
-def test_a_rollout_that_was_interrupted_is_never_begun_anew_unasked(pace: str) -> None:
+def test_a_rollout_that_was_interrupted_is_never_begun_anew_unasked(pace: Pace) -> None:
     resets: list[Any] = []
 
     def unasked(*args: Any, **given: Any) -> Any:

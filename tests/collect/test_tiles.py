@@ -11,6 +11,7 @@ from gymnasium import spaces
 from tests.collect.mlps import Mlp, Recurrent
 from tests.collect.test_paced import assert_same
 from vecsess import VecCheckedSession, collect_rollout
+from vecsess.collect.paced import Pace
 from vecsess.collect.policies import as_policy
 from vecsess.collect.rollout import Rollout
 from vecsess.collect.tiles import Tiled
@@ -53,11 +54,11 @@ def test_without_it_the_number_of_rows_shows_in_the_last_bits() -> None:
 
 @pytest.mark.parametrize("pace", ["lockstep", "pipelined", "free"])
 @pytest.mark.parametrize("workers", [0, 2, 3, 7])
-def test_a_rollout_is_the_same_at_every_pace(pace: str, workers: int) -> None:
+def test_a_rollout_is_the_same_at_every_pace(pace: Pace, workers: int) -> None:
     assert_same([collect(pace, workers)], [collect("lockstep", 1)])
 
 
-def collect(pace: str, workers: int) -> Rollout:
+def collect(pace: Pace, workers: int) -> Rollout:
     with VecCheckedSession("CartPole-v1", n=7, workers=workers) as vec:
         vec.start(7)
         return collect_rollout(vec, Recurrent(4, 2, 8, act_rows=4), 48, seed=5, pace=pace)

@@ -50,7 +50,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.parametrize("name", SHAPES)
-def test_data_of_any_form_arrives_in_each_worker_and_its_successor(name: str, method: str) -> None:
+def test_data_of_any_form_arrives_in_each_worker_and_its_successor(name: str, method: Any) -> None:
     data = SHAPES[name]
     make = maker(data)
     with VecCheckedSession(make, 2, start_method=method) as vec:

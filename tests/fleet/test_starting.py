@@ -137,7 +137,7 @@ def test_an_unknown_id_is_told_with_the_workers_traceback() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_missing_dependency_is_told_as_what_it_is(method: str) -> None:
+def test_a_missing_dependency_is_told_as_what_it_is(method: Any) -> None:
     with pytest.raises(ModuleNotFoundError, match="no_such_module") as caught:
         VecCheckedSession("no_such_module:Env-v0", 2, start_method=method)
     assert isinstance(caught.value, EnvError)
@@ -193,7 +193,7 @@ def test_a_callable_that_can_not_be_pickled_is_refused_before_anything_starts() 
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_an_id_that_can_not_be_sent_is_named_where_it_is_asked_for(method: str) -> None:
+def test_an_id_that_can_not_be_sent_is_named_where_it_is_asked_for(method: Any) -> None:
     lock = threading.Lock()
     spec = gymnasium.envs.registration.EnvSpec("Locked-v0", lambda **_: (lock, CountingEnv())[1])
     gymnasium.registry["Locked-v0"] = spec

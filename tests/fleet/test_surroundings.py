@@ -146,7 +146,7 @@ def device(worker: int) -> dict[str, str]:
     ids=["for all", "for each", "none", "not asked"],
 )
 def test_variables_are_set_before_modules_are_imported(
-    variables: Any, expected: Any, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    variables: Any, expected: Any, method: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "early_module.py").write_text(EARLY)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -215,7 +215,7 @@ def test_names_to_pass_are_not_a_text() -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_worker_holds_its_own_pipes_and_memory_and_nothing_else(method: str) -> None:
+def test_a_worker_holds_its_own_pipes_and_memory_and_nothing_else(method: Any) -> None:
     """Nor does the successor of a lost one, nor what the trainer has left inheritable."""
     read_fd, write_fd = os.pipe()
     os.set_inheritable(read_fd, True)

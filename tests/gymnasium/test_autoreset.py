@@ -170,5 +170,5 @@ def test_checked_steps_refuse_the_other_modes(mode: AutoresetMode) -> None:
         with pytest.raises(StateError, match=r"expected autoreset_mode='same_step'.*no transition"):
             vec.step_checked(ACTIONS)
         with pytest.raises(StateError, match="same_step"):
-            collect_rollout(vec, lambda: None, 4)
+            collect_rollout(vec, (np.zeros, np.zeros), 4)
         assert vec.step(ACTIONS)[0][:, 1].tolist() == [1, 1, 1]

@@ -152,7 +152,7 @@ class TestWhatCanNotBeSent:
 
 
 class TestLevels:
-    def session(self, infos: Any, mode: str = "same_step", workers: int = 2) -> VecCheckedSession:
+    def session(self, infos: Any, mode: Any = "same_step", workers: int = 2) -> VecCheckedSession:
         return VecCheckedSession(
             makers(every_kind), workers=workers, infos=infos, autoreset_mode=mode
         )

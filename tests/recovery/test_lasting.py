@@ -23,6 +23,7 @@ from vecsess import (
     collect_rollout,
 )
 from vecsess.bench.faults.lasting import LastingEnv
+from vecsess.collect.paced import Pace
 from vecsess.contract import Contract
 from vecsess.errors import ActionError, RestartLimitExceeded
 from vecsess.recovery.policy import RestartPolicy
@@ -224,7 +225,7 @@ def test_a_call_that_raises_may_have_changed_the_environment_all_the_same(verb: 
 
 
 @pytest.mark.parametrize("pace", ["lockstep", "pipelined", "free"])
-def test_workers_are_recycled_at_every_pace(pace: str) -> None:
+def test_workers_are_recycled_at_every_pace(pace: Pace) -> None:
     with (
         VecCheckedSession("CartPole-v1", N, workers=2, max_episodes=2) as vec,
         VecCheckedSession("CartPole-v1", N, workers=0) as oracle,
@@ -238,7 +239,7 @@ def test_workers_are_recycled_at_every_pace(pace: str) -> None:
 
 
 @pytest.mark.parametrize("pace", ["lockstep", "pipelined", "free"])
-def test_a_wrong_first_action_is_as_if_nothing_had_happened(pace: str) -> None:
+def test_a_wrong_first_action_is_as_if_nothing_had_happened(pace: Pace) -> None:
     class Wrong(RandomPolicy):
         def act(self, observations: Any, **arguments: Any) -> Any:
             actions, *others = super().act(observations, **arguments)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import vecsess
+from vecsess.collect.paced import Pace
 from vecsess.collect.policies import RandomPolicy
 from vecsess.collect.sources import collect_rollout
 from vecsess.errors import EnvError
@@ -29,7 +30,7 @@ ASLEEP = dataclasses.replace(BUSY, cpu_share=0.02)
 STRAGGLING = dataclasses.replace(BUSY, p99_s=9e-4)
 
 
-def layout(workers: int, rate: float, pace: str = "lockstep", **shares: Any) -> LayoutFigures:
+def layout(workers: int, rate: float, pace: Pace = "lockstep", **shares: Any) -> LayoutFigures:
     known = {"environments": 0.0, "waiting": 0.0, "copying": 0.0, "policy": 0.0, **shares}
     return LayoutFigures(
         workers=workers, pace=pace, steps_per_s=rate, rates=(rate,), cores_used=1.0, **known
@@ -220,13 +221,13 @@ def test_a_timed_policy_gets_the_noise_that_its_own_asks_for() -> None:
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 @pytest.mark.parametrize("pace", ["lockstep", "free"])
-def test_what_the_manager_waits_is_counted_at_every_pace(workers: int, pace: str) -> None:
+def test_what_the_manager_waits_is_counted_at_every_pace(workers: int, pace: Pace) -> None:
     with VecCheckedSession(_Sleeper, 2, workers=workers) as vec:
         vec.start(seed=0)
         waits = vec.engine.lockstep.flight.waits
         before_ns, began_s = waits.ns, time.perf_counter()
         policy = RandomPolicy(vec.single_action_space)
-        collect_rollout(vec, policy, 4, seed=0, pace=(workers and pace) or "lockstep")
+        collect_rollout(vec, policy, 4, seed=0, pace=pace if workers else "lockstep")
         waited_s, took_s = (waits.ns - before_ns) * 1e-9, time.perf_counter() - began_s
     # Four steps of 5 ms, or eight where one process takes all; it waits for nearly all of it.
     least_s = 4 * 5e-3 * (1 if workers == 2 else 2) * 0.5

@@ -29,6 +29,7 @@ from vecsess.collect.loop import (
 from vecsess.collect.paced import Paced, Run
 from vecsess.collect.packing import pack, unpack
 from vecsess.collect.policies import (
+    AnyPolicy,
     Dtypes,
     Policy,
     as_policy,
@@ -76,7 +77,7 @@ class Collecting:
         self,
         session: Any,
         books: Books,
-        policy: Any,
+        policy: AnyPolicy,
         horizon: int,
         seed: int | None,
         counter: int | None,

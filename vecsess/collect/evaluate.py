@@ -15,7 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from vecsess import tree
 from vecsess.collect.loop import restart
-from vecsess.collect.policies import CategoricalPolicy, Decision, Policy, Predictor, as_policy
+from vecsess.collect.policies import (
+    AnyPolicy,
+    CategoricalPolicy,
+    Decision,
+    Policy,
+    Predictor,
+    as_policy,
+)
 from vecsess.collect.rollout import Episode, Rollout
 from vecsess.collect.sources import books_of, collect_rollout
 from vecsess.contract import Transition
@@ -207,7 +214,7 @@ class _GreedyPolicy:
 
 def evaluate(
     session: Any,
-    policy: Any,
+    policy: AnyPolicy | Predictor,
     episodes: int,
     *,
     seed: int | None = None,

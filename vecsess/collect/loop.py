@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from vecsess import tree
 from vecsess.collect.policies import (
+    AnyPolicy,
     Decision,
     Dtypes,
     Policy,
@@ -102,7 +103,7 @@ class SingleBooks:
 def fill_rollout(
     source: LockstepSource,
     books: Books,
-    policy: Any,
+    policy: AnyPolicy,
     horizon: int,
     seed: int | None,
     counter: int | None,

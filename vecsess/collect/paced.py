@@ -11,7 +11,7 @@ each row by itself; a matrix product may round differently with another number o
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from vecsess.collect.loop import (
     rollout_for,
     store,
 )
-from vecsess.collect.policies import Policy, as_policy, dtypes_of, noise_for
+from vecsess.collect.policies import AnyPolicy, Policy, as_policy, dtypes_of, noise_for
 from vecsess.collect.rollout import Episode, Rollout
 from vecsess.contract import Finals, StepRows
 from vecsess.errors import ActionError
@@ -36,10 +36,11 @@ from vecsess.fleet.plan import cores
 from vecsess.session.actions import ActionCheck
 from vecsess.tree import Tree
 
-PACES = ("lockstep", "pipelined", "free")
+Pace = Literal["lockstep", "pipelined", "free"]
+PACES: tuple[Pace, ...] = get_args(Pace)
 
 
-def groups_for(pace: str, workers: int) -> list[slice]:
+def groups_for(pace: Pace, workers: int) -> list[slice]:
     """Returns the workers that step together: two halves, or each for itself."""
     if pace == "free":
         return [slice(worker, worker + 1) for worker in range(workers)]
@@ -57,7 +58,7 @@ class Paced:
         workers: only these, at the pace "free"; None for all.
     """
 
-    def __init__(self, session: Any, pace: str, workers: list[int] | None = None) -> None:
+    def __init__(self, session: Any, pace: Pace, workers: list[int] | None = None) -> None:
         self._engine = engine = session.engine
         self._lockstep: Lockstep = engine.lockstep
         groups = groups_for(pace, len(self._lockstep.workers))
@@ -119,12 +120,12 @@ class Paced:
 def fill_paced(
     session: Any,
     books: Books,
-    policy: Any,
+    policy: AnyPolicy,
     horizon: int,
     seed: int | None,
     counter: int | None,
     out: Rollout | None,
-    pace: str,
+    pace: Pace,
 ) -> Rollout:
     """Fills a rollout at a pace other than lockstep; see `collect_rollout` for the arguments."""
     actor = as_policy(policy, session.single_action_space)

@@ -93,7 +93,22 @@ class Policy(Protocol):
         ...  # pragma: no cover
 
 
-def as_policy(policy: Any, action_space: gymnasium.Space[Any]) -> Policy:
+class Predicting(Protocol):
+    """What may be given for a policy where actions are Discrete."""
+
+    def predict_logits(self, observations: Tree, /) -> Any:
+        """Returns logits `[rows, A]`, for observations `[rows, *obs]`."""
+        ...  # pragma: no cover
+
+    def predict_value(self, observations: Tree, /) -> Any:
+        """Returns `V(s)` `[rows]`."""
+        ...  # pragma: no cover
+
+
+AnyPolicy: TypeAlias = Policy | Predicting | tuple[Predictor, Predictor]
+
+
+def as_policy(policy: AnyPolicy, action_space: gymnasium.Space[Any]) -> Policy:
     """Returns `policy` as the collector's `Policy`.
 
     Args:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 import gymnasium
 import numpy as np
@@ -17,7 +17,8 @@ from gymnasium.vector import AutoresetMode
 from vecsess import tree
 from vecsess.collect.acting import Collected, Collecting, acting_of
 from vecsess.collect.loop import Books, SingleBooks, fill_rollout
-from vecsess.collect.paced import PACES, fill_paced
+from vecsess.collect.paced import PACES, Pace, fill_paced
+from vecsess.collect.policies import AnyPolicy
 from vecsess.collect.rollout import Rollout
 from vecsess.contract import Finals, StepRows, Transition
 from vecsess.errors import StateError
@@ -28,21 +29,22 @@ from vecsess.tree import Tree
 
 S = TypeVar("S")
 
-INFERENCE = ("trainer", "workers")
+Inference = Literal["trainer", "workers"]
+INFERENCE: tuple[Inference, ...] = get_args(Inference)
 
 _books: weakref.WeakKeyDictionary[Any, SingleBooks] = weakref.WeakKeyDictionary()
 
 
 def collect_rollout(
     session: Any,
-    policy: Any,
+    policy: AnyPolicy,
     horizon: int,
     *,
     seed: int | None = None,
     counter: int | None = None,
     out: Rollout | None = None,
-    pace: str = "lockstep",
-    inference: str = "trainer",
+    pace: Pace = "lockstep",
+    inference: Inference = "trainer",
 ) -> Rollout:
     """Collects `horizon` locksteps from a session, which goes on where it is.
 
@@ -88,7 +90,7 @@ def collect_rollout(
         ((8, 3, 4), 8)
     """
     if hasattr(session, "collect"):
-        how = {"pace": pace} if pace != "lockstep" else {}
+        how: dict[str, str] = {"pace": pace} if pace != "lockstep" else {}
         how |= {"inference": inference} if inference != "trainer" else {}
         found: Rollout = session.collect(
             policy, horizon, seed=seed, counter=counter, out=out, **how
@@ -112,7 +114,7 @@ def collect_rollout(
 
 def begin_rollout(
     session: Any,
-    policy: Any,
+    policy: AnyPolicy,
     horizon: int,
     *,
     seed: int | None = None,
@@ -159,7 +161,7 @@ def begin_rollout(
 
 def collect_from_session(
     session: CheckedSession,
-    policy: Any,
+    policy: AnyPolicy,
     horizon: int,
     *,
     seed: int | None = None,
@@ -213,7 +215,7 @@ def collect_from_session(
 def collect_from_client(
     client: Client,
     reset_seed: int | None,
-    policy: Any,
+    policy: AnyPolicy,
     horizon: int,
     *,
     seed: int | None = None,
@@ -260,7 +262,7 @@ def collect_from_callbacks(
     start: Callable[[], S],
     observe: Callable[[S], Tree],
     step_checked: Callable[[S, Any], tuple[Transition, S]],
-    policy: Any,
+    policy: AnyPolicy,
     horizon: int,
     *,
     action_space: gymnasium.Space[Any],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import gymnasium
 
@@ -15,6 +15,9 @@ _EXAMPLES = {
     "timeouts": "Timeouts(step_s=5)",
     "restart_policy": "RestartPolicy(max_restarts=3)",
 }
+
+
+StartMethod = Literal["fork", "spawn"]
 
 
 class AsyncArguments(TypedDict, total=False):
@@ -35,7 +38,9 @@ class AsyncArguments(TypedDict, total=False):
     worker: Any
 
 
-def taken_as_ours(given: AsyncArguments, workers: Any, start_method: str | None) -> tuple[Any, str]:
+def taken_as_ours(
+    given: AsyncArguments, workers: Any, start_method: StartMethod | None
+) -> tuple[Any, str]:
     """Returns `workers` and `start_method` with what `AsyncVectorEnv`'s arguments say of them.
 
     Raises:

@@ -21,6 +21,7 @@ from vecsess.wire.episode_seeds import EpisodeSeed, episode_seed, of_part
 EpisodeSeeds = Literal["continue", "per_episode"] | EpisodeSeed
 EpisodeOptions = dict[str, Any] | Callable[[int, int], dict[str, Any] | None] | None
 InfoLevel = Literal["none", "final", "all"]
+AutoresetName = Literal["next_step", "same_step", "disabled", "NextStep", "SameStep", "Disabled"]
 
 NO_INFOS, FINAL_INFOS, ALL_INFOS = 0, 1, 2
 _LEVELS = {"none": NO_INFOS, "final": FINAL_INFOS, "all": ALL_INFOS}
@@ -100,7 +101,7 @@ class Conventions:
             ) from error
 
 
-def autoreset_mode_of(given: AutoresetMode | str) -> AutoresetMode:
+def autoreset_mode_of(given: AutoresetMode | AutoresetName) -> AutoresetMode:
     """Returns the mode that is meant by Gymnasium's enum, its value, or its name.
 
     Example:

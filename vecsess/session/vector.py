@@ -32,10 +32,11 @@ from vecsess.fleet.plan import (
 from vecsess.fleet.worker import Timeouts
 from vecsess.recovery.policy import FailureReaction, Incident, Reaction, Reactions, RestartPolicy
 from vecsess.recovery.recycling import check_limits
-from vecsess.session.arguments import AsyncArguments, check_arguments, taken_as_ours
+from vecsess.session.arguments import AsyncArguments, StartMethod, check_arguments, taken_as_ours
 from vecsess.session.checkpoint import pack_session, read_recipe, unpack_session, write_recipe
 from vecsess.session.conventions import (
     NO_INFOS,
+    AutoresetName,
     Conventions,
     EpisodeOptions,
     EpisodeSeeds,
@@ -122,7 +123,7 @@ class VecCheckedSession(GymVector, VectorEnv[Any, Any, Any]):  # skrl looks at t
         make_kwargs: dict[str, Any] | None = None,
         workers: int | Literal["auto"] | None = None,
         contract: Contract | None = None,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        autoreset_mode: AutoresetMode | AutoresetName = AutoresetMode.SAME_STEP,
         observation_mode: ObservationMode = "same",
         copy: bool = True,
         infos: InfoLevel = "all",
@@ -130,7 +131,7 @@ class VecCheckedSession(GymVector, VectorEnv[Any, Any, Any]):  # skrl looks at t
         episode_options: EpisodeOptions = None,
         preload: Sequence[str] = (),
         timeouts: Timeouts | None = None,
-        start_method: str | None = None,
+        start_method: StartMethod | None = None,
         on_crash: Reaction = "replay",
         on_error: FailureReaction = "raise",
         on_violation: FailureReaction = "raise",

@@ -12,7 +12,15 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from vecsess.collect.policies import Decision, Policy, RandomPolicy, as_policy, noise_kind_of
+from vecsess.collect.paced import Pace
+from vecsess.collect.policies import (
+    AnyPolicy,
+    Decision,
+    Policy,
+    RandomPolicy,
+    as_policy,
+    noise_kind_of,
+)
 from vecsess.collect.sources import collect_rollout
 from vecsess.session.vector import VecCheckedSession
 from vecsess.tree import Tree
@@ -36,7 +44,7 @@ class LayoutFigures:
     """
 
     workers: int
-    pace: str
+    pace: Pace
     steps_per_s: float
     rates: tuple[float, ...]
     cores_used: float
@@ -55,7 +63,7 @@ class TimedPolicy:
     """A policy, or a stand-in that sleeps as long as one would take; counts its time."""
 
     def __init__(
-        self, policy: Any, space: gymnasium.Space[Any], call_s: float, row_s: float
+        self, policy: AnyPolicy | None, space: gymnasium.Space[Any], call_s: float, row_s: float
     ) -> None:
         self._policy: Policy = RandomPolicy(space) if policy is None else as_policy(policy, space)
         self.noise_size = self._policy.noise_size
@@ -84,7 +92,7 @@ class TimedPolicy:
         self.spent_s += time.perf_counter() - began_s
 
 
-def open_lanes(vec: VecCheckedSession, paces: Sequence[str], policy: TimedPolicy) -> list[Lane]:
+def open_lanes(vec: VecCheckedSession, paces: Sequence[Pace], policy: TimedPolicy) -> list[Lane]:
     """Starts a session, and returns a lane for each pace."""
     vec.start(seed=0)
     return [Lane(vec, pace, policy) for pace in paces]
@@ -118,7 +126,7 @@ class _Sums:
 class Lane:
     """One layout under measurement."""
 
-    def __init__(self, vec: VecCheckedSession, pace: str, policy: TimedPolicy) -> None:
+    def __init__(self, vec: VecCheckedSession, pace: Pace, policy: TimedPolicy) -> None:
         apart = vec.engine.fleet.supervisor is not None
         self._workers = vec.engine.lockstep.workers if apart else []
         self._vec, self._pace = vec, pace

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vecsess.collect.paced import PACES
+from vecsess.collect.policies import AnyPolicy
 from vecsess.contract import Contract
 from vecsess.fleet.plan import EnvLike, cores
 from vecsess.fleet.worker import Timeouts
@@ -45,7 +46,7 @@ def autotune(
     n: int = 16,
     *,
     make_kwargs: dict[str, Any] | None = None,
-    policy: Any = None,
+    policy: AnyPolicy | None = None,
     policy_s: float = 0.0,
     policy_row_s: float = 0.0,
     workers: Sequence[int] | None = None,

@@ -14,7 +14,7 @@ import numpy as np
 import ray
 
 from vecsess import tree
-from vecsess.collect.policies import as_policy
+from vecsess.collect.policies import AnyPolicy, as_policy
 from vecsess.collect.rollout import Rollout
 from vecsess.contract import Transition
 from vecsess.errors import ClosedError, StateError
@@ -156,7 +156,7 @@ class RaySession:
 
     def collect(
         self,
-        policy: Any,
+        policy: AnyPolicy,
         horizon: int,
         *,
         seed: int | None = None,
