@@ -17,15 +17,14 @@ from typing import Any
 
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
-from settings import Settings, env_maker
+from settings import Settings, env_maker, open_session
 from sources import GymnasiumSource, SB3Source
 
-from vecsess import VecCheckedSession
 from vecsess.errors import extra
 
 with extra("train,sb3", needed_by="examples/compare_ppo.py"):
     import torch
-    from ppo import Trainer, session_options
+    from ppo import Trainer
     from rich.console import Console
     from rich.table import Table
     from stable_baselines3.common.vec_env import SubprocVecEnv
@@ -39,15 +38,12 @@ def contenders(s: Settings) -> dict[str, Callable[[], Any]]:
     makers = [env_maker(s.env)] * s.n
     mode = AutoresetMode.SAME_STEP
 
-    def ours() -> VecCheckedSession:
-        return VecCheckedSession(makers[0], s.n, **session_options(s))
-
     return {
         "SyncVectorEnv": lambda: GymnasiumSource(SyncVectorEnv(makers, autoreset_mode=mode)),
         "AsyncVectorEnv": lambda: GymnasiumSource(AsyncVectorEnv(makers, autoreset_mode=mode)),
         "SubprocVecEnv": lambda: SB3Source(SubprocVecEnv(makers)),
-        OURS: ours,
-        PACED: ours,
+        OURS: lambda: open_session(s),
+        PACED: lambda: open_session(s),
     }
 
 

@@ -15,6 +15,7 @@ from vecsess.errors import extra
 
 with extra("train", needed_by="this example"):
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
     from torch.utils.tensorboard import SummaryWriter
 
@@ -95,8 +96,8 @@ class Chaos:
             print(f"{self.kills} workers were killed")
 
 
-def draw(curve: Curve, title: str, path: Path) -> None:
-    """Draws each episode, and the mean of the last 100, over environment steps."""
+def draw(curve: Curve, title: str, path: Path, goal: float | None = None) -> None:
+    """Draws each episode, the mean of the last 100, and the goal, over environment steps."""
     steps, returns = np.array(curve, dtype=float).reshape(-1, 2).T
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes: Any = figure.add_subplot(xlabel="environment steps", ylabel="return", title=title)
@@ -104,6 +105,10 @@ def draw(curve: Curve, title: str, path: Path) -> None:
     sums, ends = np.cumsum(np.insert(returns, 0, 0.0)), np.arange(1, len(returns) + 1)
     starts = np.maximum(0, ends - 100)
     axes.plot(steps, (sums[ends] - sums[starts]) / (ends - starts), label="mean of the last 100")
+    if goal is not None:
+        axes.axhline(goal, color="grey", linestyle="--", linewidth=1, label=f"goal: {goal:g}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

@@ -18,6 +18,7 @@ Beside this file: the agent as a policy (`acting.py`), the hyperparameters and t
 
 import dataclasses
 import math
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 from gymnasium import Space, spaces
 from instruments import Chaos, Instruments, draw
-from settings import Settings, env_maker, is_image, parse, session_options
+from settings import Settings, env_maker, is_image, open_session, parse, session_options, stop
 
 from vecsess import Rollout, VecCheckedSession, collect_rollout
 from vecsess.errors import extra
@@ -243,7 +244,7 @@ class Trainer:
     @classmethod
     def load(cls, path: Path, chaos: bool = False) -> "Trainer":
         """Brings a run back, its environments in the middle of their episodes."""
-        state = torch.load(path, weights_only=True)
+        state = read_checkpoint(path)
         settings = Settings(**state["settings"])
         options = session_options(settings, chaos=chaos)
         vec = VecCheckedSession.restore(state["vec"], env_maker(settings.env), **options)
@@ -253,6 +254,19 @@ class Trainer:
         trainer.player.state, trainer.update = state["lstm"], state["update"]
         trainer.curve = [tuple(point) for point in state["curve"]]
         return trainer
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads what `Trainer.save` wrote, or ends the program with a sentence."""
+    try:
+        state = torch.load(path, weights_only=True)
+    except OSError as error:
+        stop(f"--resume {path}: {error.strerror or error}")
+    except (pickle.UnpicklingError, RuntimeError, EOFError):
+        state = None
+    if not isinstance(state, dict) or not {"settings", "vec", "update"} <= state.keys():
+        stop(f"--resume {path}: expected a checkpoint, as --checkpoint writes them")
+    return state
 
 
 def evaluate(trainer: Trainer, episodes: int) -> np.ndarray:
@@ -281,7 +295,7 @@ def train(trainer: Trainer, options: Any) -> None:
     if options.checkpoint:
         trainer.save(options.checkpoint)
     if options.curve:
-        draw(trainer.curve, f"PPO, {s.env}, seed {s.seed}", options.curve)
+        draw(trainer.curve, f"PPO, {s.env}, seed {s.seed}", options.curve, options.require)
 
 
 def main(argv: list[str] | None = None) -> Trainer:
@@ -291,9 +305,7 @@ def main(argv: list[str] | None = None) -> Trainer:
     if options.resume:
         trainer = Trainer.load(options.resume, bool(options.chaos))
     else:
-        kept = session_options(settings, chaos=bool(options.chaos))
-        vec = VecCheckedSession(env_maker(settings.env), settings.n, **kept)
-        trainer = Trainer(settings, vec)
+        trainer = Trainer(settings, open_session(settings, chaos=bool(options.chaos)))
     with trainer.vec:
         train(trainer, options)
     if options.eval_episodes:

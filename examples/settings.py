@@ -2,14 +2,15 @@
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 import gymnasium
 import numpy as np
 
-from vecsess import Contract, RestartPolicy
+from vecsess import Contract, RestartPolicy, VecCheckedSession, VecsessError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,21 @@ def session_options(settings: Settings, *, chaos: bool = False) -> dict[str, Any
         "contract": Contract(action_range="clip"),  # a normal distribution has no bounds
         "restart_policy": RestartPolicy(max_restarts=None, backoff_s=0.0) if chaos else None,
     }
+
+
+def open_session(settings: Settings, *, chaos: bool = False) -> VecCheckedSession:
+    """Starts the environments, or ends the program with a sentence that says why it can't."""
+    try:
+        options = session_options(settings, chaos=chaos)
+        return VecCheckedSession(env_maker(settings.env), settings.n, **options)
+    except (VecsessError, gymnasium.error.Error, ImportError, ValueError) as error:
+        stop(str(error))
+
+
+def stop(message: str) -> NoReturn:
+    """Ends the program as argparse does: one line, exit code 2."""
+    print(f"error: {message.splitlines()[0]}", file=sys.stderr)
+    raise SystemExit(2)
 
 
 def parse(about: str, argv: list[str] | None = None) -> tuple[Settings, argparse.Namespace]:

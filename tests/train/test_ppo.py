@@ -53,6 +53,25 @@ def assert_same_run(one: Any, other: Any) -> None:
             assert torch.equal(state[key], expected[key]), key
 
 
+@pytest.mark.parametrize(
+    ("option", "given", "said"),
+    [
+        ("--env", "Nope", "`Nope` doesn't exist"),
+        ("--resume", "nope.pt", "--resume nope.pt: No such file"),
+        ("--resume", __file__, "expected a checkpoint"),
+        ("--workers", "some", "workers: expected"),
+    ],
+)
+def test_what_can_not_be_begun_is_one_sentence(
+    option: str, given: str, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(option, given)
+    assert caught.value.code == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert said in line
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_resumed_run_is_the_run_that_never_stopped(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
