@@ -299,3 +299,12 @@ def workers_of(pid: int, count: int) -> list[int]:
 
     assert wait_until(busy, 30.0)
     return workers()
+
+
+def test_the_reproducers_of_a_run_are_named_at_its_end(tmp_path: Path) -> None:
+    env = "tests.cli.strange_envs:Dying-v0"
+    command = ["-m", "vecsess", "collect", "--env", env, "-n", "1", "--horizon", "4"]
+    said = run(*command, "--rollouts", "1", cwd=CHECKOUT, TMPDIR=str(tmp_path)).stdout
+    named = re.findall(r"^reproducer: (.+)$", said, re.MULTILINE)
+    assert named
+    assert all(Path(path).is_relative_to(tmp_path) for path in named)

@@ -18,7 +18,7 @@ from vecsess.cli import top
 from vecsess.cli.archive import load
 from vecsess.cli.failures import CommandError
 from vecsess.fleet.health import WorkerHealth, read_health
-from vecsess.recovery.reproducer import read_reproducer, write_reproducer
+from vecsess.recovery.reproducer import MAX_FILES, read_reproducer, write_reproducer
 from vecsess.wire.values import pack_value
 
 GOOD: dict[str, Any] = {
@@ -94,6 +94,24 @@ def test_by_default_it_lies_in_a_folder_of_the_users_own(
     own.rename(tmp_path / "elsewhere")
     own.symlink_to(tmp_path / "elsewhere")  # as another user may, who was there first
     assert Path(write_reproducer(None, b"", {}, 1, [])).parent != own
+
+
+def test_of_the_folder_of_ones_own_the_newest_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    paths = [Path(write_reproducer(None, b"", {}, env, [])) for env in range(MAX_FILES + 5)]
+    for age, path in enumerate(reversed(paths)):
+        if path.exists():
+            os.utime(path, ns=(10**18 - age, 10**18 - age))
+    last = Path(write_reproducer(None, b"", {}, 99, []))
+    assert sorted(last.parent.iterdir()) == sorted([*paths[6:], last])
+
+
+def test_a_folder_that_was_named_loses_nothing(tmp_path: Path) -> None:
+    for env in range(MAX_FILES + 5):
+        write_reproducer(str(tmp_path), b"", {}, env, [])
+    assert len(list(tmp_path.iterdir())) == MAX_FILES + 5
 
 
 def test_where_none_can_be_written_the_reason_takes_its_place(tmp_path: Path) -> None:

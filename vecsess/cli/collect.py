@@ -16,7 +16,7 @@ from rich.console import Console
 from vecsess.cli import archive, charts
 from vecsess.cli.progress import Show, watch
 from vecsess.cli.session_options import add_session_options, open_session, positive
-from vecsess.cli.tables import incidents_table, summary_table, workers_table
+from vecsess.cli.tables import incidents_table, reproducers, summary_table, workers_table
 from vecsess.cli.tally import Tally
 from vecsess.collect.policies import Decision, RandomPolicy
 from vecsess.collect.rollout import Rollout
@@ -125,6 +125,8 @@ class _Collection:
             console.print(workers_table(console, map(asdict, self._vec.health())))
         if self._vec.incidents:
             console.print(incidents_table(self._vec.incidents))
+            for path in reproducers(self._vec.incidents):
+                console.print(f"reproducer: {path}", soft_wrap=True, markup=False)
 
     def save(self, console: Console) -> None:
         """Writes the files that were asked for."""

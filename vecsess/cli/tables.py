@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -137,6 +138,13 @@ def incidents_table(incidents: list[Incident]) -> Table:
     for (kind, done), count in times.items():
         table.add_row(kind, f"{count:,}", done, Text(cases[kind, done]))
     return table
+
+
+def reproducers(incidents: list[Incident]) -> list[str]:
+    """Returns the files that the incidents name and that are still there."""
+    outcomes = (outcome for incident in incidents for outcome in incident.outcomes.values())
+    named = (outcome.partition("; reproducer: ")[2] for outcome in outcomes)
+    return [path for path in dict.fromkeys(named) if path and Path(path).exists()]
 
 
 def spread(values: list[float] | list[int]) -> str:

@@ -20,8 +20,8 @@ class RestartPolicy:
         replay_budget_s: how long the steps of one replay may take before the ladder goes on,
             without constructor, reset, and the first step, which may have to compile.
         log_bytes: how much memory the log of actions and checksums may take.
-        reproducer_dir: where the file goes that reproduces a poisonous step; None for the
-            system's folder of temporary files.
+        reproducer_dir: where the file goes that reproduces a poisonous step; None for a
+            folder of the user's own among the temporary files, which keeps the newest 20.
 
     Example:
         >>> RestartPolicy(max_restarts=3, within_s=60).max_restarts

@@ -14,6 +14,7 @@ from vecsess.wire.values import FrameError, pack_value, unpack_value
 
 FORMAT = 1
 MAX_BYTES = 1 << 30
+MAX_FILES = 20  # in the folder of the user's own, of all runs
 
 
 def write_reproducer(
@@ -24,7 +25,8 @@ def write_reproducer(
     The file is its owner's alone, under a name that nobody can guess or has taken already.
 
     Args:
-        folder: None for one of the user's own among the system's temporary files.
+        folder: None for one of the user's own among the system's temporary files, which keeps the
+            newest `MAX_FILES`.
         source: cloudpickle of what makes the environment.
         settings: as the workers got them.
         env: its index.
@@ -41,6 +43,8 @@ def write_reproducer(
     try:
         where = _own_folder() if folder is None else Path(folder)
         where.mkdir(parents=True, exist_ok=True)
+        if folder is None:
+            _make_room(where)
         fd, path = tempfile.mkstemp(".reproducer", f"vecsess-{os.getpid()}-env{env}-", where)
         with os.fdopen(fd, "wb") as file:
             file.write(pack_value(content))
@@ -50,6 +54,16 @@ def write_reproducer(
                 Path(path).unlink()
         return f"none, for it could not be written: {error}"
     return path
+
+
+def _make_room(folder: Path) -> None:
+    """Removes the oldest, so that with one more there are `MAX_FILES`."""
+    files = []
+    for path in folder.glob("vecsess-*.reproducer"):
+        with contextlib.suppress(FileNotFoundError):  # another run makes room too
+            files.append((path.stat().st_mtime_ns, path))
+    for _, path in sorted(files, reverse=True)[MAX_FILES - 1 :]:
+        path.unlink(missing_ok=True)
 
 
 def _own_folder() -> Path:
