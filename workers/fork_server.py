@@ -352,13 +352,13 @@ class ForkServer:
         """Ends what dead workers left behind, and waits for that, but not for ever.
 
         A worker is a subreaper, so what escaped from its process group stays below it while it
-        lives; whatever arrives here has lost its worker.
+        lives; whatever arrives here has lost its worker. All that is below goes with it: one may
+        hold the other where it ends.
         """
         until = time.monotonic() + within_s
-        while orphans := _children_of_self() - self._children.keys():
+        while orphans := _children_of(os.getpid()) - self._children.keys():
+            _kill_all_below(orphans)
             for pid in orphans:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)
             self._lingering &= orphans
@@ -376,7 +376,7 @@ class ForkServer:
             _kill_group(pid)
         self._children.clear()
         until = time.monotonic() + _END_S
-        while _children_of_self() and time.monotonic() < until:
+        while _children_of(os.getpid()) and time.monotonic() < until:
             self._sweep(0.0)
             time.sleep(0.001)
 
@@ -416,6 +416,24 @@ def _kill_group(pid: int) -> None:
             kill(pid, signal.SIGKILL)
 
 
-def _children_of_self() -> set[int]:
-    text = Path("/proc/self/task", str(os.getpid()), "children").read_text()
-    return {int(pid) for pid in text.split()}
+def _kill_all_below(roots: set[int]) -> None:
+    """Ends processes and their descendants; stopped first, nobody has time to fork another."""
+    found, open_ends = set(roots), list(roots)
+    while open_ends:
+        more = _children_of(open_ends.pop()) - found
+        found |= more
+        open_ends += more
+    for sent in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in found:
+            # Another user's, by setuid, is beyond reach.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, sent)
+
+
+def _children_of(pid: int) -> set[int]:
+    """Returns the children of all threads of a process, none where it has gone."""
+    found: set[int] = set()
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found.update(map(int, path.read_text().split()))
+    return found
