@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from gymnasium import spaces
 
 from tests.losses import GUILTY, N, breaking, cue, kill, open_session, outcomes
 from tests.processes import all_gone
@@ -287,6 +288,45 @@ def test_a_constructor_that_fails_starts_no_loop(tmp_path: Path) -> None:
     with pytest.raises(EnvError, match="bad"):
         open_session(Counted, 1)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+class ChangelingEnv(BreakingEnv):
+    """Has other spaces, or no constructor, in some of its lives.
+
+    Args:
+        lives: a folder with a file for each of them.
+        change: what is wrong in the odd ones: "space" or "constructor".
+        odd: how many lives after the first are.
+    """
+
+    def __init__(self, lives: Path, change: str, odd: int) -> None:
+        super().__init__()
+        before = len(list(lives.iterdir()))
+        (lives / str(before)).touch()
+        if 0 < before <= odd and change == "constructor":
+            raise ValueError("no constructor")
+        if 0 < before <= odd:
+            self.observation_space = spaces.Box(0, 1, (17,), np.float32)
+
+
+@pytest.mark.parametrize("change", ["space", "constructor"])
+@pytest.mark.parametrize("odd", [1, 9])
+def test_an_odd_successor_is_a_loss_within_the_policy(
+    change: str, odd: int, tmp_path: Path
+) -> None:
+    policy = RestartPolicy(max_restarts=3, backoff_s=0.01)
+    makers: list[Any] = [BreakingEnv, partial(ChangelingEnv, tmp_path, change, odd)]
+    with open_session(makers, 2, restart_policy=policy) as vec:
+        vec.reset(seed=0)
+        vec.step(zeros(2))
+        kill(vec, env=1, wait=True)
+        if odd == 1:
+            assert vec.step_checked(zeros(2)).valid.all()
+            kind = "SpaceError" if change == "space" else "EnvError[ValueError]"
+            assert [one.kind for one in vec.incidents][1:] == [kind]
+        else:
+            with pytest.raises(RestartLimitExceeded, match="worker 1"):
+                vec.step(zeros(2))
 
 
 class LoudEnv(BreakingEnv):
