@@ -184,7 +184,7 @@ class UnwillingEnv(CountingEnv):
         return super().step(action)
 
 
-def main(deed: str, method: str, path: str) -> None:
+def main(deed: str, method: Any, path: str) -> None:
     """Has a worker do a deed, and waits to be killed."""
     with VecCheckedSession([partial(UnwillingEnv, deed, path)], 1, start_method=method) as vec:
         vec.reset(seed=0)

@@ -146,6 +146,58 @@ def test_the_log_is_bounded_in_events_too() -> None:
         assert vec.get_attr("extra") == (599,)
 
 
+class TextEnv(BreakingEnv):
+    """Is told long texts."""
+
+    def __init__(self, longest: int) -> None:
+        super().__init__()
+        self.action_space = spaces.Text(20_000, charset="ab")
+        self._longest, self._taken = longest, 0
+
+    def reset(self, **arguments: Any) -> Any:
+        self._taken = 0
+        return super().reset(**arguments)
+
+    def step(self, action: Any) -> Any:
+        self._taken += 1
+        observation, *_ = super().step(len(action) % 2)
+        return observation, 0.0, self._taken == self._longest, False, {}
+
+
+@pytest.mark.parametrize("longest", [9, 1000])
+def test_actions_by_pipe_count_as_what_they_are(longest: int) -> None:
+    policy = RestartPolicy(max_restarts=None, log_bytes=1 << 20)
+    with open_session([partial(TextEnv, longest)], 1, restart_policy=policy) as vec:
+        vec.reset(seed=1)
+        for _ in range(300):  # of 20 KB
+            vec.step(("ab" * 10_000,))
+        assert len(vec.checkpoint()["state"]) < 1 << 21
+        kill(vec, env=0)
+        assert vec.step_checked(("ab" * 10_000,)).valid.tolist() == [longest == 9]
+        expected = "replayed episode" if longest == 9 else "its log does not reach back"
+        assert expected in outcomes(vec)[-1]
+
+
+@pytest.mark.parametrize("deed", ["set", "reset"])
+def test_large_values_and_options_count_as_what_they_are(deed: str) -> None:
+    policy = RestartPolicy(max_restarts=None, log_bytes=1 << 20)
+    with open_session([BreakingEnv], 1, restart_policy=policy) as vec:
+        vec.reset(seed=1)
+        vec.set_attr("kept", bytes(1 << 21))  # what it is set to is no past
+        for value in range(100):
+            if deed == "set":
+                vec.set_attr("extra", bytes(50_000 + value))
+            else:
+                vec.reset(options={"extra": bytes(50_000)})
+        vec.step(zeros(1))
+        assert len(vec.checkpoint()["state"]) < 5 << 20
+        kill(vec, env=0)
+        assert vec.step_checked(zeros(1)).valid.all() == (deed == "reset")
+        assert len(vec.get_attr("kept")[0]) == 1 << 21
+        if deed == "set":
+            assert len(vec.get_attr("extra")[0]) == 50_099
+
+
 # --- limits --------------------------------------------------------------------------------------
 
 

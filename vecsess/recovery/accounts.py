@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Script = list[list[Any]]
+EVENT_BYTES = 512  # about as much as an event takes, without what is in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,11 @@ class Event:
     verb: str
     arguments: tuple[Any, ...] = ()
     checksum: int | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Returns about how much memory it takes."""
+        return EVENT_BYTES + sum(map(sys.getsizeof, self.arguments))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +48,7 @@ class _Start:
     at: int
     command: list[Any]
     checksum: int | None
+    event: Event | None = None  # that it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +100,8 @@ class Past:
             return None  # an RNG whose state can't be kept
         if resets and not self.episode:
             command = ["reset", *resets[-1].arguments]
-            return _Start("episode", self.episode_at, command, resets[-1].checksum)
+            last = resets[-1]
+            return _Start("episode", self.episode_at, command, last.checksum, last)
         command = ["episode", self.episode, self.rng.copy(), seed]
         return _Start("episode", self.episode_at, command, self.first_checksum)
 
@@ -100,7 +109,7 @@ class Past:
         for event in self.events:
             if event.verb == "reset" and event.arguments[0] is not None:
                 command = ["reset", *event.arguments]
-                return _Start("seeded reset", event.at, command, event.checksum)
+                return _Start("seeded reset", event.at, command, event.checksum, event)
         return None
 
     def _account(self, start: _Start) -> Account | None:
@@ -110,8 +119,11 @@ class Past:
         before: Script = []
         script: Script = [start.command]
         expected: list[int | None] = [start.checksum]
-        at = start.at
+        at, met = start.at, start.event is None
         for event in self.events:
+            met = met or event is start.event
+            if event.verb == "call" and not met:
+                continue  # the same lockstep, but before
             if event.at < start.at or (event.at == start.at and event.verb == "reset"):
                 if event.verb == "set":
                     before.append(["set", *event.arguments])

@@ -6,6 +6,7 @@ environments in one strided copy. Resets and attribute changes are rare, and kep
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -13,14 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from vecsess.errors import StateError
-from vecsess.recovery.accounts import Account, Event, Past, join_pieces
+from vecsess.recovery.accounts import EVENT_BYTES, Account, Event, Past, join_pieces
 from vecsess.recovery.progress import Progress
 from vecsess.wire.slab import Checksum, Layout, Views
 
 Array = npt.NDArray[Any]
 
 CHUNK_STEPS = 256
-_EVENT_BYTES = 512  # about as much as an event takes: the log is bounded in them too
 _ALL = slice(None)
 
 
@@ -34,6 +34,10 @@ class _Chunk:
     @property
     def size_bytes(self) -> int:
         return sum(array.nbytes for array in self.actions) + self.checksums.nbytes
+
+    @property
+    def piped_bytes(self) -> int:
+        return sum(_sizes(array) for array in self.actions if array.dtype == object)
 
 
 @dataclass(slots=True)
@@ -51,8 +55,10 @@ class Journal:
     views: Views
     progress: Progress
     limit_bytes: int
+    _piped_bytes: int = 0  # of actions that go by pipe: no array knows their size
     _chunks: dict[int, _Chunk] = field(default_factory=dict)  # by t // CHUNK_STEPS
     _events: list[list[Event]] = field(init=False)
+    _event_bytes: list[int] = field(init=False)  # [N]
     _rng: Array = field(init=False)  # [N, words], before the episode's reset
     _firsts: Array = field(init=False)  # [N, words], the row as it was after the episode's reset
     _checksum: Checksum = field(init=False)
@@ -61,6 +67,7 @@ class Journal:
     def __post_init__(self) -> None:
         n = len(self.progress.begun)
         self._events = [[] for _ in range(n)]
+        self._event_bytes = [0] * n
         self._rng = np.zeros((n, self.views.rng.shape[-1]), np.uint64)
         self._firsts = np.zeros((n, self.views.words.shape[-1]), np.uint64)
         self._checksum = Checksum(self.views)
@@ -87,7 +94,7 @@ class Journal:
             chunk = self._new_chunk(t)
         place = t % CHUNK_STEPS
         for column, batch in zip(chunk.actions, actions, strict=True):
-            column[place, envs] = batch
+            self._put(column, (place, envs), batch)
 
     def complete(self, began: Array | None) -> None:
         """Takes the checksums of the lockstep that was completed last.
@@ -133,7 +140,7 @@ class Journal:
             source = slice(max(at - begin, 0), min(at + CHUNK_STEPS, end) - begin)
             target = slice(max(begin - at, 0), min(end - at, CHUNK_STEPS))
             for column, batch in zip(chunk.actions, actions, strict=True):
-                column[target, envs] = batch[source]
+                self._put(column, (target, envs), batch[source])
             chunk.checksums[target, worker, :rows] = checksums[source]
         self._firsts[envs][began] = firsts[began]
         self._rng[envs][began] = self.views.rng[worker, :rows][began]
@@ -156,7 +163,7 @@ class Journal:
         for env, seed in zip(envs, seeds, strict=True):
             worker, row = self._places[env]
             if seed is not None:  # what attributes were set to outlives a reset
-                self._events[env] = _latest_sets(self._events[env])
+                self._keep_events(env, _latest_sets(self._events[env]))
             self._rng[env] = self.views.rng[worker, row]
             rng = None if seed is not None else self._rng[env].copy()
             checksum = self._checksum.of_row(worker, row)
@@ -182,18 +189,34 @@ class Journal:
             self._add(env, Event(self.progress.t, "call"))
 
     def _add(self, env: int, event: Event) -> None:
-        """Adds an event; where there are too many the way back begins anew."""
+        """Adds an event; where they take too much the way back begins anew.
+
+        What attributes were set to last stays, whatever it takes: it is no past.
+        """
         events = self._events[env]
         events.append(event)
-        if len(events) > max(16, self.limit_bytes // (_EVENT_BYTES * len(self._events))):
+        self._event_bytes[env] += event.size_bytes
+        most = max(16 * EVENT_BYTES, self.limit_bytes // len(self._events))
+        if self._event_bytes[env] <= most:
+            return
+        latest = _latest_sets(events)
+        kept = sum(each.size_bytes for each in latest)
+        self._event_bytes[env] = sum(each.size_bytes for each in events) - kept
+        if self._event_bytes[env] > most:
             last = event if event.verb == "reset" else Event(event.at, "call")
-            self._events[env] = [*_latest_sets(events), last]
+            self._keep_events(env, [*latest, last])
+
+    def _keep_events(self, env: int, events: list[Event]) -> None:
+        """Forgets all but these; what attributes were set to last is not counted."""
+        self._events[env] = events
+        self._event_bytes[env] = sum(each.size_bytes for each in events if each.verb != "set")
 
     def break_off(self) -> None:
         """Forgets all but what attributes were set to: the last lockstep was not completed."""
-        for events in self._events:
-            events[:] = _latest_sets(events)
+        for env, events in enumerate(self._events):
+            self._keep_events(env, _latest_sets(events))
         self._chunks.clear()
+        self._piped_bytes = 0
 
     def pending_action(self, env: int) -> list[Array]:
         """Returns an environment's action in the lockstep that was noted but is not complete."""
@@ -220,8 +243,15 @@ class Journal:
             self._rng[env],
             self._checksum.of_first(self._firsts[env]),
             self._now(env),
-            lambda at: at // CHUNK_STEPS in self._chunks,
+            lambda at: self._reaches(env, at),
             lambda begin, end: self._steps(env, worker, row, begin, end),
+        )
+
+    def _reaches(self, env: int, at: int) -> bool:
+        chunk = self._chunks.get(at // CHUNK_STEPS)
+        place = at % CHUNK_STEPS, env
+        return chunk is not None and all(
+            bool(column[place]) for column in chunk.actions if column.dtype == object
         )
 
     def _steps(
@@ -277,12 +307,16 @@ class Journal:
             ]
             for events in plain["events"]
         ]
+        for env, told in enumerate(self._events):
+            self._event_bytes[env] = sum(event.size_bytes for event in told)
         self._chunks.clear()
+        self._piped_bytes = 0
         for index, actions, checksums in plain["chunks"]:
             arrays = [np.array(e, object) if isinstance(e, list) else e for e in actions]
             chunk = _Chunk(arrays, self._no_checksums())
             chunk.checksums[:, workers, rows] = checksums
             self._chunks[index] = chunk
+            self._piped_bytes += chunk.piped_bytes
 
     # --- bounds ----------------------------------------------------------------------------------
 
@@ -291,9 +325,42 @@ class Journal:
         actions = [np.zeros((*lead, *leaf.shape), leaf.dtype) for leaf in self.layout.actions]
         chunk = _Chunk(actions, self._no_checksums())
         self._chunks[t // CHUNK_STEPS] = chunk
-        while len(self._chunks) > 2 and len(self._chunks) * chunk.size_bytes > self.limit_bytes:
-            del self._chunks[min(self._chunks)]
+        rest = sum(self._event_bytes)
+        while len(self._chunks) > 2 and (
+            len(self._chunks) * chunk.size_bytes + self._piped_bytes + rest > self.limit_bytes
+        ):
+            self._drop(min(self._chunks))
         return chunk
+
+    def _drop(self, index: int) -> None:
+        self._piped_bytes -= self._chunks.pop(index).piped_bytes
+
+    def _put(self, column: Array, place: tuple[int | slice, slice], batch: Array) -> None:
+        """Writes actions; what goes by pipe takes its own size, and the oldest of it gives way."""
+        if column.dtype != object:
+            column[place] = batch
+            return
+        self._piped_bytes -= _sizes(column[place])
+        column[place] = batch
+        self._piped_bytes += _sizes(column[place])
+        if self._piped_bytes > self.limit_bytes:
+            self._forget_piped()
+
+    def _forget_piped(self) -> None:
+        """Forgets the oldest actions by pipe, but none of a lockstep under way."""
+        under_way = min(map(self.progress.time_of, range(self.views.rewards.shape[0])))
+        for index in sorted(self._chunks):
+            if self._piped_bytes > self.limit_bytes // 2:  # half: seldom, not each time
+                self._forget_until(index, under_way - index * CHUNK_STEPS)
+
+    def _forget_until(self, index: int, end: int) -> None:
+        if end >= CHUNK_STEPS:
+            self._drop(index)
+            return
+        for column in self._chunks[index].actions:
+            if column.dtype == object and end > 0:
+                self._piped_bytes -= _sizes(column[:end])
+                column[:end] = b""
 
     def _no_checksums(self) -> Array:
         return np.zeros((CHUNK_STEPS, *self.views.rewards.shape), np.uint64)
@@ -305,7 +372,12 @@ class Journal:
             for events in self._events
         )
         for index in [index for index in self._chunks if (index + 1) * CHUNK_STEPS <= oldest]:
-            del self._chunks[index]
+            self._drop(index)
+
+
+def _sizes(actions: Array) -> int:
+    """Returns how much memory actions by pipe take; what is not there, or forgotten, none."""
+    return sum(sys.getsizeof(each) for each in actions.flat if each)
 
 
 def _latest_sets(events: list[Event]) -> list[Event]:

@@ -62,8 +62,7 @@ class Ladder:
         poison: frozenset[int] | set[int] = frozenset(),
     ) -> None:
         """Brings each environment of a successor to where its predecessor's was."""
-        ahead = int(worker.flight.unread)
-        message = worker.flight.message(worker) if ahead else None
+        message = worker.flight.message(worker) if worker.flight.unread else None
         again = {}
         if isinstance(message, Reset):
             again = dict(zip(message.rows, message.seeds, strict=True))
@@ -73,11 +72,11 @@ class Ladder:
                 self.prepare_reset(env, worker, row, again[row])
                 outcomes[env] = "reset"
             elif env in self.lost:
-                outcomes[env] = self.cut_off(env, self.lost[env], ahead)
+                outcomes[env] = self._begin_anew(env, worker, row, self.lost[env])
             elif env in poison:
                 path = self._reproduce(env, worker, row)
                 why = f"the same step ended its worker twice; reproducer: {path}"
-                outcomes[env] = self.cut_off(env, why, ahead)
+                outcomes[env] = self._begin_anew(env, worker, row, why)
             else:
                 outcomes[env] = self.climb(env, worker, row)
         self._place_actions(worker)
@@ -108,6 +107,13 @@ class Ladder:
                     return f"replayed {account.rung}"
             if "another" in why:
                 self._give_up_replays(env)
+        return self._begin_anew(env, worker, row, why)
+
+    def _begin_anew(self, env: int, worker: Worker, row: int, why: str) -> str:
+        """Cuts off a successor's episode; its attributes are what its predecessor's were."""
+        settings = self.journal.settings(env)
+        if settings.script and (failed := self._replay(env, worker, row, settings, afresh=False)):
+            why = f"{why}; its attributes were not set again: {failed}"
         return self.cut_off(env, why, int(worker.flight.unread))
 
     def _replay(self, env: int, worker: Worker, row: int, account: Account, *, afresh: bool) -> str:

@@ -19,7 +19,8 @@ class RestartPolicy:
         max_backoff_s: the longest such wait.
         replay_budget_s: how long the steps of one replay may take before the ladder goes on,
             without constructor, reset, and the first step, which may have to compile.
-        log_bytes: how much memory the log of actions and checksums may take.
+        log_bytes: how much memory the log of actions, checksums, resets and attributes may take;
+            the last 512 steps of actions of fixed shape, and what attributes are set to now, stay.
         reproducer_dir: where the file goes that reproduces a poisonous step; None for a
             folder of the user's own among the temporary files, which keeps the newest 20.
 
