@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -161,6 +163,23 @@ class TestDisabled:
             mask = np.array([True, False, True])
             with pytest.raises(StateError, match="expected a reset of every environment first"):
                 vec.reset(options={"reset_mask": mask})
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_a_trainer_that_resets_what_was_reset_is_told_once(mode: AutoresetMode) -> None:
+    with open_session(mode) as vec, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        vec.reset(seed=0)
+        vec.reset(options={"reset_mask": np.array([True, False, True])})  # whatever for
+        for _ in range(8):
+            terminated, truncated = vec.step(ACTIONS)[2:4]
+            if (done := terminated | truncated).any():
+                vec.reset(options={"reset_mask": done})
+    same_step = mode is AutoresetMode.SAME_STEP
+    assert [str(one.message)[:33] for one in told] == same_step * [
+        "environments [0] are reset again:"
+    ]
+    assert [Path(one.filename) for one in told] == same_step * [Path(__file__)]
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED])

@@ -43,6 +43,10 @@ class Progress:
         """Returns how many steps of its episode an environment has completed."""
         return self.time_of(self._worker_of[env]) - self.begun[env]
 
+    def just_reset(self, envs: Iterable[int]) -> bool:
+        """Whether the last step has reset all of these by itself."""
+        return all(self.episodes[env] and not self.step_of(env) for env in envs)
+
     def complete(self, ended: Array | None) -> Array | None:
         """Counts a lockstep of all; `ended [K]` are the environments whose episode did.
 

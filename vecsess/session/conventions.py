@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import secrets
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -113,6 +114,21 @@ def autoreset_mode_of(given: AutoresetMode | AutoresetName) -> AutoresetMode:
             return mode
     names = [mode.name.lower() for mode in AutoresetMode]
     raise ValueError(f"autoreset_mode: expected one of {names}, got {given!r}")
+
+
+def warn_of_second_reset(envs: list[int], warned: set[str]) -> None:
+    """Says, unless `warned` holds it, that a trainer resets what the last step has reset."""
+    text = "a trainer's reset after the end of an episode"
+    if text not in warned:
+        warned.add(text)
+        warnings.warn(
+            f"environments {envs[:10]} are reset again: the step that ended their episodes has "
+            "reset them, and what it returned is already the next episode's observation. A trainer "
+            "that resets by itself expects autoreset_mode='disabled'; for options or seeds of each "
+            "episode pass episode_options, episode_seeds",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def split_options(

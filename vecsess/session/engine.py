@@ -33,6 +33,7 @@ from vecsess.session.conventions import (
     SeedChain,
     split_options,
     spread,
+    warn_of_second_reset,
 )
 from vecsess.session.gate import PENDING, STARTED, Gate
 from vecsess.tree import Tree, leaves
@@ -136,6 +137,8 @@ class Engine:
             raise StateError(
                 f"{verb}: expected a reset of every environment first: {self.gate.phase.value}"
             )
+        if mask is not None and self.same_step and self.progress.just_reset(envs):
+            warn_of_second_reset(envs, self._warned)
         if self._chain is not None:
             seeds = self._chain.asked(envs, seeds, self.progress.episodes)
         packed = b"" if options is None else dumps(options)
