@@ -179,20 +179,28 @@ class ValueCheck:
             or check_observations(contract, arrays, self._fields)
         )
 
-    def passes(self, rewards: Array, arrays: list[Array]) -> bool:
+    def passes(self, rewards: Array | None, arrays: list[Array]) -> bool:
         """Whether nothing can be wrong with steps, however many; False says: look closer.
 
         Args:
             rewards: of any shape.
             arrays: the leaves of their observations.
         """
-        looked_at = [rewards] if self._finite_rewards else []
+        if self._demanding:
+            return False
+        if rewards is not None and self._finite_rewards and not _all_finite(rewards):
+            return False
         if self._finite_observations:
-            looked_at += [leaf for leaf in arrays if leaf.dtype.kind in "fO"]
-        return not self._demanding and all(map(_surely_finite, looked_at))
+            for leaf in arrays:
+                kind = leaf.dtype.kind
+                if kind == "O" or (kind == "f" and not _all_finite(leaf)):
+                    return False
+        return True
 
     def observations(self, arrays: list[Array]) -> Violation | None:
         """Returns the first breach of observations; each leaf `[N, *leaf]`."""
+        if self.passes(None, arrays):
+            return None
         return check_observations(self._contract, arrays, self._fields)
 
 
@@ -238,10 +246,6 @@ def _check_objects(
 def _all_finite(array: Array) -> bool:
     # Not `.all()`: for a batch of usual size that costs more than the look at the numbers.
     return _FALSE not in np.isfinite(array).tobytes()
-
-
-def _surely_finite(array: Array) -> bool:
-    return array.dtype.kind == "f" and _all_finite(array)
 
 
 def _first(bad: Array, array: Array, field: str, expected: str) -> Violation:

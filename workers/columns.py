@@ -112,14 +112,12 @@ def _look_inside(info: dict[Any, Any], kinds: list[Any], depth: int) -> None:
 
 def _with_arrays(info: dict[Any, Any], schema: Schema) -> list[Any] | None:
     """Returns what `Schema.packer` takes, None where an array is of another form than its entry."""
-    values = []
-    for value, entry in zip(info.values(), schema.entries, strict=True):
-        if entry.kind == "array":
-            if value.shape != entry.shape or value.dtype != entry.dtype:
-                return None
-            values.append(value.tobytes())
-        else:
-            values.append(value)
+    values = [*info.values()]
+    for index, dtype, shape in schema.arrays:
+        value = values[index]
+        if value.dtype != dtype or value.shape != shape:
+            return None
+        values[index] = value.tobytes()
     return values
 
 

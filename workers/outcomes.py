@@ -18,6 +18,7 @@ from vecsess.wire.values import FrameError, check_objects, pack_value
 from vecsess.workers.env_source import Env
 
 _NUMBERS = (float, np.floating, np.integer)
+_FLOAT_BITS = 1024  # an int of fewer has a float
 
 
 def _scalar(value: Any, lenient: bool) -> Any:
@@ -33,6 +34,8 @@ def reward_of(value: Any, *, lenient: bool = False) -> float:
         value: what an environment gave.
         lenient: take a bool, too.
     """
+    if type(value) is int and value.bit_length() < _FLOAT_BITS:
+        return float(value)
     scalar = _scalar(value, False)
     bools = isinstance(scalar, bool | np.bool_)
     if (lenient and bools) or type(scalar) is int or isinstance(scalar, _NUMBERS):

@@ -99,7 +99,7 @@ def _loop(channel: Channel, host: EnvHost, acting: Acting, patience: Patience) -
                 return
             continue
         seq, infos = numbers
-        answered = step(host, seq, infos)
+        answered = step(host, seq, infos) or acknowledgement(seq)
         if os.getpid() != pid:
             _end_copy(pid)
         channel.send(answered, None)
@@ -120,20 +120,20 @@ def _end_copy(worker_pid: int) -> NoReturn:
 
 
 def step(host: EnvHost, seq: int, infos: int) -> bytes:
-    """Steps all environments; returns the frame of the reply."""
+    """Steps all environments; returns the frame of the reply, nothing where it is the plain one."""
     values, failures = host.step(infos)
     if infos and host.infos.wrote:
         host.views.told[0] = seq
     if values or failures or host.asides:
         return report(host, seq, values, failures)
-    return acknowledgement(seq)
+    return b""
 
 
 def answer(host: EnvHost, command: Command) -> bytes:
     """Carries out a command; returns the frame of its reply."""
     match command:
         case Step():
-            return step(host, command.seq, command.infos)
+            return step(host, command.seq, command.infos) or acknowledgement(command.seq)
         case StepSome():
             values, failures = host.step(command.infos, command.rows)
         case StepWith():

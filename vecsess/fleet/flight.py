@@ -143,11 +143,13 @@ class Flight:
         """Sends every worker the one frame that has it step all of its rows."""
         cap = self._value_cap if infos else self._step_cap
         seq = self._next_seq(cap, self.timeouts.step_s)
-        data = step_command(seq, infos)
         self._asks_infos = infos > 0
         self._make = _STEPS[infos]
         self._pending = self.active.copy()
-        began_s = time.monotonic() if self._supervisor is None else None
+        if self._supervisor is None:
+            self._step_here(seq, infos)
+            return
+        data = step_command(seq, infos)
         for worker in self._pending:
             try:
                 if not worker.channel.send_at_once(data):
@@ -156,8 +158,15 @@ class Flight:
                 pass  # a dead worker: `gather` finds that out, and says why
         self._commands[:] = seq  # after the pipes: who sees the hint finds the command
         self._sent_s = time.monotonic()
-        if began_s is not None:  # carried out, not only sent
-            self.waits.ns += int((self._sent_s - began_s) * 1e9)
+
+    def _step_here(self, seq: int, infos: int) -> None:
+        """Carries a step out; what there is to say of it beside the slab is still to be taken."""
+        began_ns = time.perf_counter_ns()
+        for worker in self.active:
+            assert worker.step_here is not None, "without a supervisor there are no processes"
+            if worker.step_here(seq, infos):
+                self._pending.remove(worker)
+        self.waits.ns += time.perf_counter_ns() - began_ns
 
     def command(
         self, make: Callable[[Worker, int], Command | None], limit_s: float | None

@@ -18,7 +18,6 @@ from vecsess.wire.messages import (
     Replay,
     Replayed,
     decode,
-    step_numbers,
 )
 from vecsess.wire.slab import Layout, Views
 from vecsess.workers.env_host import EnvHost
@@ -56,15 +55,12 @@ class LocalChannel(Channel):
         assert self._written is not None, "attach comes before the first command"
         self._written[0] = command.seq
 
-    def send_at_once(self, data: bytes) -> bool:
-        """Carries out the command in the frame: a step of all, nearly always."""
-        numbers = step_numbers(data[HEADER.size :])
-        if numbers is None or self._written is None:
-            self.send(data, None)
-        else:
-            self._reply = step(self._host, *numbers)
-            self._written[0] = numbers[0]
-        return True
+    def step(self, seq: int, infos: int) -> bool:
+        """Steps all, without a frame; whether the reply is the plain one, which is not kept."""
+        assert self._written is not None, "attach comes before the first command"
+        self._reply = step(self._host, seq, infos)
+        self._written[0] = seq
+        return not self._reply
 
     def take_exactly(self, expected: bytes) -> bool:
         """Takes the reply if it is `expected`, header included."""

@@ -114,13 +114,13 @@ class InfoReader:
         current = views.told.tolist().count(seq)
         if not current:
             return None
-        self._blocks.gather(views.info_numbers, numbers)
-        if current < len(self._workers):
-            numbers[(views.told != seq)[self._worker_of]] = 0
-        raw = numbers.tobytes()
-        if raw == self._alike[0]:
+        raw = views.info_numbers.tobytes() if current == len(self._workers) else b""
+        if raw and raw == self._alike[0]:
             self.parts = [self._part(0, self._alike[1], None)]
             return None
+        self._blocks.gather(views.info_numbers, numbers)
+        if not raw:
+            numbers[(views.told != seq)[self._worker_of]] = 0
         for which in range(2):
             for number, envs in _grouped(numbers[:, which]):
                 schema = self._schemas.get(number)
@@ -128,7 +128,8 @@ class InfoReader:
                     return int(self._worker_of[envs[0]])
                 everyone = len(envs) == self._n
                 self.parts.append(self._part(which, schema, None if everyone else envs))
-        if len(self.parts) == 1 and self.parts[0].envs is None and self.parts[0].what == "info":
+        only = self.parts[0] if raw and len(self.parts) == 1 else None
+        if only is not None and only.envs is None and only.what == "info":
             self._alike = raw, self.parts[0].schema
         return None
 

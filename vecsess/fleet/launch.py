@@ -141,7 +141,8 @@ class Fleet:
         from vecsess.fleet.in_process import LocalHost
 
         self.local = local = LocalHost(source.parts, n, self.settings.for_worker(0))
-        worker = Worker(0, 0, n, local.channel, -1, pid=os.getpid())
+        channel = local.channel
+        worker = Worker(0, 0, n, channel, -1, pid=os.getpid(), step_here=channel.step)
         try:
             self.description = agree([worker], [local.describe()], self._observation_mode)
             layout = _layout(self.description, n)

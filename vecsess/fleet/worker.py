@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import select
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Protocol
 
@@ -94,6 +95,8 @@ class Worker:
     owed: set[tuple[int, int]] = field(default_factory=set)  # given up: generation, number
     losses: int = 0  # how often it was lost, and replaced
     waited_s: float = 0.0  # how long the manager has slept for it
+    # In this process: steps all, given number and infos; whether there is no reply to take.
+    step_here: Callable[[int, int], bool] | None = None
 
     def holds(self, env: int) -> bool:
         """Whether an environment lives in this worker."""

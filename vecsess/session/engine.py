@@ -115,6 +115,8 @@ class Engine:
         self.health = Health(lockstep, about, lambda: self.progress.t)
         self.space = space = fleet.description.observation_space
         self.leaves = parts = list(all_leaves_of(space))
+        self._forms = [((n, *part.shape), part.dtype) for part in parts]
+        self._bare = [part.path for part in parts] == [()]  # no dict and no tuple
         self._check_actions = ActionCheck(fleet.description.action_space, n, terms.contract)
         self._fields = [field_name("observation", part.path) for part in parts]
         fields = [field_name("next_observation", part.path) for part in parts]
@@ -437,8 +439,8 @@ class Engine:
 
     def new_batch(self) -> Tree:
         """Returns an uninitialised batch of observations; what goes by pipe as objects `[N]`."""
-        arrays = (np.empty((self.n, *leaf.shape), leaf.dtype) for leaf in self.leaves)
-        return assemble(self.space, arrays)
+        arrays = [np.empty(shape, dtype) for shape, dtype in self._forms]
+        return arrays[0] if self._bare else assemble(self.space, iter(arrays))
 
     def new_rows(self) -> StepRows:
         """Returns uninitialised rows for one lockstep."""

@@ -108,6 +108,7 @@ class Schema:
         size_bytes: of such an info.
         packer: writes the numbers of an info, and its arrays as bytes.
         flat: whether it has neither arrays nor dicts.
+        arrays: of the topmost level: which, dtype, shape.
         keys: of the topmost level, each followed by that of its mask.
 
     Raises:
@@ -128,6 +129,11 @@ class Schema:
         self.packer = struct.Struct(self._format)
         self.nested = any(entry.kind == "dict" for entry in self.entries)
         self.flat = all(entry.kind not in ("dict", "array") for entry in self.entries)
+        self.arrays = [
+            (index, entry.dtype, entry.shape)
+            for index, entry in enumerate(self.entries)
+            if entry.kind == "array"
+        ]
         self.boxed = any(entry.boxed for entry in self._leaves)
         self.keys = [name for entry in self.entries for name in (entry.key, f"_{entry.key}")]
         self._runs = list(self._alike())
