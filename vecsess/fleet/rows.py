@@ -26,12 +26,16 @@ class Blocks:
     def __init__(self, counts: list[int], rows: int) -> None:
         larger = counts.count(counts[0])
         self._even = larger == len(counts) and counts[0] == rows
+        self._alone = self._even and len(counts) == 1  # one range: the batch has its form
         self._split = larger * counts[0]
         self._large = (larger, counts[0])
         self._small = (len(counts) - larger, counts[-1])
 
     def gather(self, field: Array, out: Array) -> None:
         """Copies `field [workers, rows, ...]` into `out [N, ...]`."""
+        if self._alone:
+            out[...] = field[0]
+            return
         if self._even:
             out.reshape(field.shape)[...] = field
             return
@@ -40,6 +44,9 @@ class Blocks:
 
     def scatter(self, batch: Array, field: Array) -> None:
         """Copies `batch [N, ...]` into `field [workers, rows, ...]`."""
+        if self._alone:
+            field[0] = batch
+            return
         if self._even:
             field[...] = batch.reshape(field.shape)
             return
@@ -128,7 +135,7 @@ class Rows:
         ended = flags.nonzero()[0]
         for index in ended.tolist():  # a byte that is not 0 is True
             rows.terminated[index], rows.truncated[index] = raw[2 * index], raw[2 * index + 1]
-        return ended + self.envs.start
+        return ended + self.envs.start if self.envs.start else ended
 
     def read_observations(self, out: list[Array]) -> None:
         """Copies the observations to act on next; `out` holds `[N, *leaf]` per leaf."""

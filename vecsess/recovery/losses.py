@@ -128,7 +128,8 @@ class Recovery:
     def complete_step(self, ended: Any) -> None:
         """Logs what came of the lockstep; `ended [K]` are the environments whose episode did."""
         self._journal.complete(self._progress.complete(ended))
-        self._count_progress(self._lockstep)
+        if self._failures:
+            self._count_progress(self._lockstep)
 
     def begin_part(self, part: Lockstep, actions: list[Any]) -> None:
         """Does what `begin_step` does, for workers that go at their own pace."""

@@ -27,6 +27,7 @@ from vecsess.wire.spaces import is_custom
 Array = npt.NDArray[Any]
 
 _OTHERS = "'clip' them, or 'allow' them as Gymnasium's own classes do"
+_OTHER_RANGES = ("clip", "allow")
 _FALSE, _TRUE = b"\0", b"\1"  # in the bytes of a bool array
 
 
@@ -149,23 +150,30 @@ class _BoundsCheck(_LeafCheck):
     def __init__(self, leaf: Leaf, n: int, low: Array, high: Array, action_range: str) -> None:
         super().__init__(leaf, n)
         self._low, self._high, self._range = low, high, action_range
+        bounded = bool(np.isfinite(low).all() and np.isfinite(high).all())
+        # Within such bounds there are only finite numbers, so one look is enough.
+        self._finite = leaf.dtype.kind != "f" or (bounded and action_range not in _OTHER_RANGES)
         box = leaf.dtype.kind == "f"
         self._hint = f"; Contract(action_range=...) can {_OTHERS}" if box else ""
 
     def check_values(self, actions: Array) -> Array:
-        if actions.dtype.kind == "f":
-            finite = np.isfinite(actions)
-            if _FALSE in finite.tobytes():
-                raise self.refuse(~finite, actions, "finite numbers")
+        if not self._finite:
+            self._require_finite(actions)
         if self._range == "allow":
             return actions
         if self._range == "clip":
             return np.minimum(np.maximum(actions, self._low), self._high)  # half of np.clip's time
         good = (actions >= self._low) & (actions <= self._high)
         if _FALSE in good.tobytes():
+            self._require_finite(actions)
             bounds = f"numbers between {self._low} and {self._high}"
             raise self.refuse(~good, actions, bounds, self._hint)
         return actions
+
+    def _require_finite(self, actions: Array) -> None:
+        finite = np.isfinite(actions)
+        if _FALSE in finite.tobytes():
+            raise self.refuse(~finite, actions, "finite numbers")
 
 
 class _MultiBinaryCheck(_LeafCheck):

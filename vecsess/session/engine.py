@@ -331,8 +331,7 @@ class Engine:
     def _finals(self, ended: Array) -> Finals | None:
         if not self.same_step:
             return None  # what ended is in its row until the next step or reset
-        arrays = iter(self.lockstep.rows.read_finals(ended))
-        return Finals(ended, assemble(self.space, arrays))
+        return Finals(ended, self._batch_of(self.lockstep.rows.read_finals(ended)))
 
     # --- what came back --------------------------------------------------------------------------
 
@@ -439,7 +438,9 @@ class Engine:
 
     def new_batch(self) -> Tree:
         """Returns an uninitialised batch of observations; what goes by pipe as objects `[N]`."""
-        arrays = [np.empty(shape, dtype) for shape, dtype in self._forms]
+        return self._batch_of([np.empty(shape, dtype) for shape, dtype in self._forms])
+
+    def _batch_of(self, arrays: list[Array]) -> Tree:
         return arrays[0] if self._bare else assemble(self.space, iter(arrays))
 
     def new_rows(self) -> StepRows:

@@ -37,6 +37,8 @@ class Phase(enum.Enum):
     BROKEN = "its last call failed"
     CLOSED = "it was closed"
 
+    __hash__ = object.__hash__  # Enum's own is written in Python, and each verb needs some
+
 
 # What is under way in these phases, as Gymnasium's errors name it.
 PENDING = {Phase.STEPPING: "step", Phase.RESETTING: "reset", Phase.CALLING: "call"}
@@ -157,13 +159,13 @@ class Gate:
 
     def leave(self, rule: Rule, error: BaseException | None) -> None:
         """Sets the phase that a verb leaves behind."""
-        pending = rule.meanwhile is not None and rule.meanwhile in PENDING
         if error is None:
             self._unawaited = rule.then == "pending"
             self._given_up = False
             self._phase = self._resolve(rule.then, rule)
         elif self._told:
             waits = self._resumable and not isinstance(error, Exception)
+            pending = rule.meanwhile is not None and rule.meanwhile in PENDING
             if pending and (isinstance(error, CallTimeout) or waits):
                 self._given_up, self._unawaited = True, False
             else:

@@ -62,11 +62,14 @@ class Entry:
 
     def view(self, rows: Array) -> Array:
         """Returns where this entry lies in some rows `[K, bytes]`, `[K, *shape]`."""
+        if not self.shape:
+            return rows[:, self.offset : self.offset + self.dtype.itemsize].view(self.dtype)[:, 0]
         shape = (len(rows), *self.shape)
         if 0 in shape:
             return np.empty(shape, self.dtype)
         width = self.dtype.itemsize * math.prod(self.shape)
-        return rows[:, self.offset : self.offset + width].view(self.dtype).reshape(shape)
+        view = rows[:, self.offset : self.offset + width].view(self.dtype)
+        return view if len(shape) == 2 else view.reshape(shape)
 
     def column(self, rows: Array) -> Array:
         """Returns a copy of this entry in some rows `[K, bytes]`, `[K, *shape]`."""
@@ -170,7 +173,9 @@ class Schema:
         columns: list[Array] = []
         for run in self._runs:
             first = run[0]
-            if len(run) == 1 or first.dtype.kind == "b":
+            if len(run) == 1:
+                columns.append(first.column(rows))
+            elif first.dtype.kind == "b":
                 columns.extend(entry.column(rows) for entry in run)
             else:
                 end = first.offset + len(run) * first.dtype.itemsize

@@ -314,7 +314,7 @@ class Checksum:
 
     def of_all(self, out: npt.NDArray[np.uint64]) -> None:
         """Writes the checksums of all rows into `out [workers, rows]`."""
-        np.matmul(self._words, self._weights, out=out)
+        np.dot(self._words, self._weights, out=out)
 
     def of_some(self, own: slice, out: npt.NDArray[np.uint64]) -> None:
         """Writes the checksums of some workers' rows into `out [n, rows]`."""
