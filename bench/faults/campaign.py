@@ -20,6 +20,7 @@ from vecsess.bench.faults.hangs import overshoot_s
 from vecsess.bench.faults.kills import Tally, run_kills
 from vecsess.bench.faults.matrix import run_matrix
 from vecsess.bench.faults.orphans import orphans
+from vecsess.bench.faults.product import TABLES, cells, run_product, sample
 from vecsess.bench.faults.steady import N as STEADY_N
 from vecsess.bench.faults.steady import throughput_kept
 from vecsess.bench.faults.workloads import Workload, ledgers, modes_of, workloads
@@ -82,6 +83,8 @@ def run_campaign(scale: Scale, seed: int, tell: Tell) -> tuple[list[Figure], lis
         figures.append(hang_figure())
         tell("fault matrix")
         figures.append(matrix_figure())
+        tell("faults that last")
+        figures.append(product_figure(scale.kills))
         tell(f"{scale.managers} kills of the manager")
         figures.append(orphan_figure(scale.managers, seed))
         tell("throughput")
@@ -195,6 +198,25 @@ def matrix_figure() -> Figure:
         details=[
             f"{cell.fault} in {cell.place}: {cell.expected} expected, {cell.got}" for cell in wrong
         ],
+    )
+
+
+def product_figure(kills: int) -> Figure:
+    """Runs all combinations of lasting faults with reactions, paces, groupings and modes.
+
+    Args:
+        kills: fewer than 2,000 run a sample; from an installed wheel, which has no docs, none.
+    """
+    every = cells()
+    todo = every if kills >= 2000 else sample(max(20, len(every) * kills // 2000), seed=0)
+    todo = todo if TABLES.exists() else []
+    wrong = list(run_product(todo))
+    return Figure(
+        name="lasting faults x reactions x limits x paces x groupings x modes",
+        target="as docs/faults.md has it",
+        result=f"{len(todo) - len(wrong)} of {len(todo)}",
+        reached=not wrong,
+        details=wrong,
     )
 
 

@@ -66,8 +66,8 @@ class Cell:
 
 def expected(fault: str, place: str) -> str:
     """Returns what is specified for a fault in a place, as docs/faults.md has it."""
-    if fault in LIES:  # a step that does not return five parts has failed as a call
-        return "EnvError" if fault == "three parts" else "ContractViolation"
+    if fault in LIES:
+        return "ContractViolation"
     if fault in HARMLESS or place == "close":
         return _GOES_ON
     if fault in RAISES:

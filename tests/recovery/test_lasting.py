@@ -25,7 +25,7 @@ from vecsess import (
 from vecsess.bench.faults.lasting import LastingEnv
 from vecsess.collect.paced import Pace
 from vecsess.contract import Contract
-from vecsess.errors import ActionError, RestartLimitExceeded
+from vecsess.errors import ActionError, CallTimeout, RestartLimitExceeded
 from vecsess.recovery.policy import RestartPolicy
 
 N, GUILTY = 4, 1
@@ -253,3 +253,56 @@ def test_a_wrong_first_action_is_as_if_nothing_had_happened(pace: Pace) -> None:
             collect_rollout(vec, Wrong(vec.single_action_space), 4, seed=0, pace=pace)
         assert np.array_equal(vec.observe(), before)
         assert vec.step_checked(zeros(N)).valid.all()
+
+
+class WaitingEnv(LastingEnv):
+    """Its successor's constructor waits until it may go on."""
+
+    def __init__(self, index: int, folder: Path) -> None:
+        super().__init__(index)
+        first = not (folder / "made").exists()
+        (folder / "made").touch()
+        while not first and not (folder / "go").exists():
+            signal.sigtimedwait([], 0.01)
+
+
+@pytest.mark.parametrize("then", ["wait", "reset", "close"])
+def test_a_wait_gives_up_in_time_and_the_successor_is_built_meanwhile(
+    tmp_path: Path, then: str
+) -> None:
+    makers: list[Any] = [partial(LastingEnv, index) for index in range(N)]
+    makers[GUILTY] = partial(WaitingEnv, GUILTY, tmp_path)
+    with VecCheckedSession(makers, N, workers=2) as vec:
+        vec.reset(seed=0)
+        vec.step(zeros(N))
+        kill(vec, env=GUILTY, wait=True)
+        vec.step_async(zeros(N))
+        for _ in range(3):
+            with pytest.raises(CallTimeout):
+                vec.step_wait(timeout=0.1)
+        if then == "close":
+            return
+        (tmp_path / "go").touch()
+        observations = vec.step_wait()[0] if then == "wait" else vec.reset(seed=0)[0]
+        assert observations[:, 1].tolist() == [2 if then == "wait" else 0] * N
+        assert vec.step_checked(zeros(N)).valid.all()
+        assert [worker.generation for worker in vec.health()] == [1, 0]
+        assert len(vec.incidents) == 1
+
+
+@pytest.mark.parametrize("then", ["wait", "reset"])
+def test_a_wait_gives_up_in_time_while_a_lost_worker_waits_to_be_replaced(then: str) -> None:
+    policy = RestartPolicy(backoff_s=2 if then == "wait" else 1000, max_backoff_s=1000)
+    makers = [partial(LastingEnv, index) for index in range(N)]
+    with VecCheckedSession(makers, N, restart_policy=policy) as vec:
+        vec.reset(seed=0)
+        kill(vec, env=0, wait=True)
+        vec.step(zeros(N))
+        kill(vec, env=0, wait=True)
+        vec.step_async(zeros(N))
+        with pytest.raises(CallTimeout):
+            vec.step_wait(timeout=0.1)
+        observations = vec.step_wait()[0] if then == "wait" else vec.reset(seed=0)[0]
+        assert observations[:, 1].tolist() == [2 if then == "wait" else 0] * N
+        assert vec.step_checked(zeros(N)).valid.all()
+        assert len(vec.incidents) == 2

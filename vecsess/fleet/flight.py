@@ -11,7 +11,7 @@ from vecsess.errors import ProtocolError, ServerDied, WorkerDied, WorkerError, W
 from vecsess.fleet.infos import InfoReader
 from vecsess.fleet.reports import R, Reports, breach_type, printable
 from vecsess.fleet.supervisor import Supervisor
-from vecsess.fleet.worker import Timeouts, Worker, describe_exit
+from vecsess.fleet.worker import OutOfTimeError, Timeouts, Worker, describe_exit
 from vecsess.wire.channel import (
     CONTROL_BYTES,
     VALUE_BYTES,
@@ -74,6 +74,7 @@ class Flight:
         active: the workers that are sent commands, without those that were given up.
         answers: what came back beside the slab for the last command, by worker; usually nothing.
         unread: whether the last command's results are still to come.
+        until: when a wait is to be broken off, on the monotonic clock; None for never.
         resumable: whether a wait that was broken off can be taken up again.
         on_pause: called after each sleep.
         waits: how long replies were waited for so far; flights of a session share it. In this
@@ -103,6 +104,8 @@ class Flight:
         self._pending: list[Worker] = []
         self.answers: dict[int, Done] = {}
         self.unread, self.resumable = False, True
+        self.until: float | None = None  # when the caller's own time is up
+        self._unfinished: tuple[Worker | None, WorkerError] | None = None
         self._moved: dict[int, tuple[tuple[int, int], float]] = {}
         self._sent_s = 0.0  # when the last command had been sent
         self._resent_s: dict[int, float] = {}  # likewise, to successors
@@ -210,6 +213,7 @@ class Flight:
         for worker in self._pending:
             _give_up(worker, self.seq)
         seq = self.seq = next(self._numbers)
+        self._unfinished = None
         if self._resent_s:
             self._resent_s = {}
         self._acknowledgement = acknowledgement(seq)
@@ -341,18 +345,26 @@ class Flight:
             TimeoutError: `timeout_s` passed; the command stays pending, nothing is lost.
             WorkerError: a worker died, missed the deadline of a call, or breached the protocol.
         """
-        until = None if timeout_s is None else time.monotonic() + timeout_s
+        self.until = None if timeout_s is None else time.monotonic() + timeout_s
+        try:
+            self._gather()
+        finally:
+            self.until = None
+
+    def _gather(self) -> None:
         self._moved, self.resumable = {}, True
-        self._answer_all(until)
+        if self._unfinished is not None:
+            self._lose(*self._unfinished)
+        self._answer_all()
         self.infos.parts = []
         while self._asks_infos and (liar := self.infos.take(self.seq)) is not None:
             what = "expected infos as it has described them"
             error = self._end(self._workers[liar], ProtocolError, what)
             self._lose(self._workers[liar], error)
-            self._answer_all(until)
+            self._answer_all()
         self.unread = False
 
-    def _answer_all(self, until: float | None) -> None:
+    def _answer_all(self) -> None:
         """Waits until no worker owes a reply."""
         while self._pending:
             # The last first: by the time that it has answered the others have too, and none of
@@ -367,7 +379,7 @@ class Flight:
             if worker not in self._pending[-1:]:
                 continue
             try:
-                if self._take_reply(worker) or self._block(worker, until):
+                if self._take_reply(worker) or self._block(worker):
                     self._pending.remove(worker)
             except ServerDied as error:
                 self._lose(None, error)
@@ -376,8 +388,12 @@ class Flight:
 
     def _lose(self, worker: Worker | None, error: WorkerError) -> None:
         """Has a worker brought back, None for all; what breaks that off can't be waited for."""
-        self.resumable = False
-        self._on_lost(worker, error)
+        self.resumable, self._unfinished = False, None
+        try:
+            self._on_lost(worker, error)
+        except OutOfTimeError:  # the next wait goes on with it
+            self._unfinished = worker, error
+            raise
         self.resumable = True
 
     def _take_acknowledgements(self) -> None:
@@ -423,13 +439,13 @@ class Flight:
 
     # --- waiting and losing ----------------------------------------------------------------------
 
-    def _block(self, worker: Worker, until: float | None) -> bool:
+    def _block(self, worker: Worker) -> bool:
         """Sleeps until a worker answers or ends, or for a slice of time; whether it answered."""
         supervisor = self._supervisor
         assert supervisor is not None, "an environment in this process has answered already"
-        now = time.monotonic()
+        now, until = time.monotonic(), self.until
         if until is not None and now >= until:
-            raise TimeoutError("expected all replies in time; the call is still pending")
+            raise OutOfTimeError("expected all replies in time; the call is still pending")
         slice_s = SLICE_S if until is None else min(SLICE_S, until - now)
         ready = supervisor.wait(worker, slice_s)
         waited_s = time.monotonic() - now

@@ -15,7 +15,7 @@ from vecsess.fleet.parcel import pack_parcel
 from vecsess.fleet.plan import Source, Variables, WorkerEnv, WorkerSettings
 from vecsess.fleet.reports import breach_type, check_description, printable, start_error
 from vecsess.fleet.supervisor import Supervisor
-from vecsess.fleet.worker import Timeouts, Worker, describe_exit
+from vecsess.fleet.worker import OutOfTimeError, Timeouts, Worker, describe_exit
 from vecsess.wire.channel import (
     MANAGER_SPIN_NS,
     VALUE_BYTES,
@@ -165,18 +165,21 @@ class Fleet:
         Raises:
             WorkerError, SpawnError, EnvError: it failed.
             SpaceError: environments have other spaces than their predecessors.
+            OutOfTimeError: the caller's time is up; called once more, this goes on where it was.
         """
         supervisor, deadline = self.supervisor, self._deadline()
         assert supervisor is not None, "only processes can be replaced"
         if not supervisor.serving:
             supervisor.restart_server()
         fresh = [worker for worker in lost if worker.dead]
-        for one in fresh:
+        unbuilt = [worker for worker in fresh if not worker.building]
+        for one in unbuilt:
             supervisor.restart(one, deadline)
-        for one in fresh:
+        for one in unbuilt:
             self._introduce(supervisor, one, deadline)
+            one.building, one.due = True, deadline
         for one in fresh:
-            described = self._hear(supervisor, one, deadline)
+            described = self._hear_successor(supervisor, one)
             if pack_value(described.spaces[0]) != self._spaces[one.index]:
                 raise SpaceError("expected the spaces of its predecessor", worker=one.index)
             self._map(one)
@@ -230,6 +233,19 @@ class Fleet:
         assert isinstance(reply, Described), "the only other kind that is allowed here"
         check_description(worker, reply)
         return reply
+
+    def _hear_successor(self, supervisor: Supervisor, worker: Worker) -> Described:
+        """Does what `_hear` does, until the caller's time is up."""
+        until, worker.building = self.lockstep.flight.until, False
+        if until is None or (worker.due is not None and worker.due <= until):
+            return self._hear(supervisor, worker, worker.due)
+        try:
+            return self._hear(supervisor, worker, until)
+        except SpawnError as error:
+            if not isinstance(error.__cause__, DeadlineError):
+                raise
+            worker.building = True
+            raise OutOfTimeError(f"worker {worker.index} is being replaced") from error
 
     def _map(self, worker: Worker) -> None:
         """Gives a worker's memfd its size and maps it."""

@@ -202,6 +202,7 @@ class Supervisor:
     def _detach(self, worker: Worker) -> None:
         """Closes a worker's descriptors: their numbers may be others' from now on."""
         worker.dead, worker.channel, worker.slab_fd = True, Channel(-1, -1), -1
+        worker.building = False
         worker.pidfd, worker.watch = -1, select.poll()
         worker.exit = worker.exit or _gone(worker, "it went with the fork server")
         self._owned.release_worker(worker.index)

@@ -50,6 +50,10 @@ class Timeouts:
                 )
 
 
+class OutOfTimeError(TimeoutError):
+    """The caller's own deadline has passed; what is under way goes on, and can be waited for."""
+
+
 class Sender(Protocol):
     """What sent a worker its last command, as recovery needs it; see `Flight`."""
 
@@ -90,6 +94,8 @@ class Worker:
     pidfd: int = -1
     exit: Exited | None = None
     dead: bool = False
+    building: bool = False  # a successor that was told what to build, and has yet to describe it
+    due: float | None = None  # until when
     watch: select.poll = field(default_factory=select.poll)  # its replies and its end
     flight: Sender = field(init=False)  # what sent it its last command
     owed: set[tuple[int, int]] = field(default_factory=set)  # given up: generation, number

@@ -12,6 +12,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ import numpy.typing as npt
 from vecsess.errors import RestartLimitExceeded, VecsessError, WorkerError
 from vecsess.fleet.launch import Fleet
 from vecsess.fleet.lockstep import Lockstep
-from vecsess.fleet.worker import Worker
+from vecsess.fleet.worker import OutOfTimeError, Worker
 from vecsess.recovery.journal import Journal, NoJournal
 from vecsess.recovery.ladder import Ladder
 from vecsess.recovery.policy import Incident, Reactions, RestartPolicy
@@ -30,6 +31,29 @@ from vecsess.wire.messages import Close, Done, Step, StepWith
 _LOG = logging.getLogger("vecsess")
 _ANY_TRIES = 64  # in a row, where any number of restarts is allowed: an end nevertheless
 _INCIDENT_CHARACTERS = 2000  # of an error that an incident keeps: sessions live long
+
+
+@dataclass(slots=True)
+class _Repair:
+    """What is being brought back, and how far that is.
+
+    Attributes:
+        lost: the workers to bring back; those that are dead are replaced.
+        error: why; None once all is where it should be.
+        cut: an environment whose episode is cut off in the process where it lives.
+        poison: environments whose step under way is not tried again.
+        incident: the record of `error`, None before it was counted.
+        due_s: until when the backoff lasts.
+        deaths: by environment, where its replays ended successors.
+    """
+
+    lost: list[Worker]
+    error: VecsessError | None
+    cut: int | None
+    poison: set[int]
+    incident: Incident | None = None
+    due_s: float = 0.0
+    deaths: dict[int, list[int]] = field(default_factory=dict)
 
 
 class Recovery:
@@ -66,6 +90,7 @@ class Recovery:
         self._reset: tuple[list[int], list[int | None], bytes] = ([], [], b"")
         self.incidents: list[Incident] = []
         self.quarantined: dict[int, str] = {}
+        self._repair: _Repair | None = None  # one that the caller had no time for
         self._restarts: dict[int, deque[float]] = {}
         # By worker and environment: how often in a row it failed without a step in between.
         self._failures: dict[tuple[int | None, int | None], int] = {}
@@ -90,11 +115,18 @@ class Recovery:
         if first is not None:
             self.ladder.root_seed = abs(first)
         self.lost.clear()
+        self._drop_repair()
         if not continued:
             self._journal.break_off()
             self._progress.meet()
         if self._fleet.renewable:
             self._revive(dict(zip(envs, seeds, strict=True)))
+
+    def _drop_repair(self) -> None:
+        """Leaves one that nobody waited for: those that were not brought back are replaced."""
+        repair, self._repair = self._repair, None
+        for worker in [] if repair is None else repair.lost:
+            worker.dead = True
 
     def _revive(self, seeds: dict[int, int | None]) -> None:
         """Replaces what an earlier failure has left dead, before it is reset."""
@@ -306,6 +338,9 @@ class Recovery:
 
     def _worker_lost(self, worker: Worker | None, error: WorkerError) -> None:
         """Brings a worker back and sends it what it was lost in, or raises; None for all."""
+        if self._repair is not None:
+            self._finish(self._repair)
+            return
         self._lost_again([] if worker is None else [worker], error)
 
     def _lost_again(self, lost: list[Worker], error: VecsessError) -> None:
@@ -324,34 +359,71 @@ class Recovery:
             error: why.
             cut: an environment whose episode is cut off in the process where it lives.
         """
-        began = time.monotonic()
-        poison = self._suspect(error)
-        deaths: dict[int, list[int]] = {}  # by environment: where its replays ended successors
-        again: VecsessError | None = error
-        while again is not None:
-            error, again = again, None
-            incident = self._record(error)
-            try:
-                self._spend(error, restart=cut is None)
-            except RestartLimitExceeded as limit:
-                lost, cut = self._without(lost, error, incident, limit), None
-            try:
-                if cut is None:
-                    self._restore(lost, incident, poison)
-                else:
-                    incident.outcomes[cut] = self.ladder.cut_off(cut, self.lost[cut])
-            except VecsessError as failure:
-                again = failure
-                if isinstance(failure, WorkerError) and self._reactions.on_crash == "raise":
-                    raise
-                if cut is None and failure.worker is not None:
-                    self._lockstep.workers[failure.worker].dead = True
-                elif isinstance(failure, WorkerError):  # lost in the reset that was to cut it off
-                    self._replace(lost[0])
-                    cut = None
-                poison = poison | _poisonous(failure, deaths, self._lockstep.views.replayed)
-        incident.duration_s = time.monotonic() - began
-        _LOG.warning("%s; %s", incident.what, incident.outcomes)
+        self._finish(_Repair(lost, error, cut, self._suspect(error)))
+
+    def _finish(self, repair: _Repair) -> None:
+        """Goes on with a repair until it is done.
+
+        Raises:
+            OutOfTimeError: the caller's time was up; the next wait goes on with it.
+        """
+        self._repair, began = None, time.monotonic()
+        incident = repair.incident
+        try:
+            while repair.error is not None:
+                incident = self._count(repair, repair.error)
+                self._wait(repair.due_s)
+                self._try(repair, incident)
+        except OutOfTimeError:
+            self._repair = repair
+            raise
+        finally:
+            if incident is not None:
+                incident.duration_s += time.monotonic() - began
+        if incident is not None:
+            _LOG.warning("%s; %s", incident.what, incident.outcomes)
+
+    def _count(self, repair: _Repair, error: VecsessError) -> Incident:
+        """Counts why there is a repair against the policy, once; returns the record of it."""
+        if repair.incident is not None:
+            return repair.incident
+        incident = repair.incident = self._record(error)
+        try:
+            repair.due_s = time.monotonic() + self._spend(error, restart=repair.cut is None)
+        except RestartLimitExceeded as limit:
+            repair.lost, repair.cut = self._without(repair.lost, error, incident, limit), None
+        return incident
+
+    def _try(self, repair: _Repair, incident: Incident) -> None:
+        """Tries once; what fails in it is why there is another."""
+        cut, error = repair.cut, repair.error
+        repair.error = repair.incident = None
+        try:
+            if cut is None:
+                self._restore(repair.lost, incident, repair.poison)
+            else:
+                incident.outcomes[cut] = self.ladder.cut_off(cut, self.lost[cut])
+        except OutOfTimeError:
+            repair.error, repair.incident = error, incident
+            raise
+        except VecsessError as failure:
+            repair.error = failure
+            if isinstance(failure, WorkerError) and self._reactions.on_crash == "raise":
+                raise
+            if cut is None and failure.worker is not None:
+                self._lockstep.workers[failure.worker].dead = True
+            elif isinstance(failure, WorkerError):  # lost in the reset that was to cut it off
+                self._replace(repair.lost[0])
+                repair.cut = None
+            repair.poison |= _poisonous(failure, repair.deaths, self._lockstep.views.replayed)
+
+    def _wait(self, due_s: float) -> None:
+        """Sleeps through a backoff, as far as the caller's time goes."""
+        until = self._lockstep.flight.until
+        wakes = due_s if until is None else min(due_s, until)
+        time.sleep(max(0.0, wakes - time.monotonic()))
+        if wakes < due_s:
+            raise OutOfTimeError("a lost worker waits to be replaced")
 
     def _restore(self, lost: list[Worker], incident: Incident, poison: set[int]) -> None:
         """Brings back the environments of workers, which are taken from `lost` one by one."""
@@ -382,8 +454,8 @@ class Recovery:
         self._suspects[env] = place
         return set()
 
-    def _spend(self, error: VecsessError, *, restart: bool) -> None:
-        """Counts a failure against the policy; waits where there were restarts lately."""
+    def _spend(self, error: VecsessError, *, restart: bool) -> float:
+        """Counts a failure against the policy; returns how long to wait before it is mended."""
         policy, now = self._policy, time.monotonic()
         most = _ANY_TRIES if policy.max_restarts is None else policy.max_restarts
         place = error.worker, error.env
@@ -397,12 +469,13 @@ class Recovery:
         if times > most:
             self._refuse(error, f"failed {times} times without a step in between")
         if not restart:
-            return
+            return 0.0
         in_a_row = sum(1 for since in recent if now - since < policy.max_backoff_s)
         recent.append(now)
         if in_a_row and policy.max_restarts is not None:
-            wait_s = min(policy.backoff_s * 2 ** (in_a_row - 1), policy.max_backoff_s)
-            time.sleep(wait_s * (1 + random.random() / 4))  # jitter, not a secret
+            wait_s: float = min(policy.backoff_s * 2 ** (in_a_row - 1), policy.max_backoff_s)
+            return wait_s * (1 + random.random() / 4)  # jitter, not a secret
+        return 0.0
 
     def _refuse(self, error: VecsessError, what: str) -> None:
         raise RestartLimitExceeded(
