@@ -370,10 +370,9 @@ class ForkServer:
         self._lingering.clear()
 
     def _end_all(self) -> None:
-        if self._spare is not None:
-            self._spare.dismiss()
-        for pid in self._children:
-            _kill_group(pid)
+        for child in self._children.values():
+            child.dismiss()
+            _kill_group(child.pid)
         self._children.clear()
         until = time.monotonic() + _END_S
         while _children_of(os.getpid()) and time.monotonic() < until:

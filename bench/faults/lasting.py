@@ -29,6 +29,7 @@ FAULTS = (
     "reset too slow",
     "reply too large",
 )
+SPANS = ("once", "steps", "resets", "replays")
 LENGTH = 6  # of an episode
 AT = 3  # the step of an episode at which it breaks
 _LARGE = 1 << 27  # bytes: more than a reply may have

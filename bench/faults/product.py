@@ -167,7 +167,7 @@ def _open(cell: Cell, folder: Path) -> VecCheckedSession:
         makers,
         N,
         workers=cell.workers,
-        autoreset_mode=cell.mode,
+        autoreset_mode=cell.mode,  # type: ignore[arg-type]  # one of its axis
         timeouts=Timeouts(start_s=60, reset_s=limit_s, step_s=limit_s, close_s=3),
         restart_policy=RestartPolicy(
             max_restarts=2, backoff_s=0.01, within_s=600, reproducer_dir=str(folder)
@@ -185,7 +185,13 @@ def _run(cell: Cell, vec: VecCheckedSession) -> None:
     ledger = _Ledger(vec, "same_step")
     policy = RandomPolicy(vec.single_action_space)
     for _ in range(2):
-        rollout = collect_rollout(vec, policy, STEPS // 2, seed=0, pace=cell.pace)
+        rollout = collect_rollout(
+            vec,
+            policy,
+            STEPS // 2,
+            seed=0,
+            pace=cell.pace,  # type: ignore[arg-type]  # one of its axis
+        )
         following = [*rollout.observations[1:], rollout.last_observations]
         for t, observations in enumerate(following):
             row = (rollout.rewards[t], rollout.terminated[t], rollout.truncated[t])

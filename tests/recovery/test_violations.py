@@ -13,7 +13,7 @@ import pytest
 from tests.envs import DiscreteObservationEnv, WideEnv, obedient
 from tests.faults import FAULTS, LIES
 from tests.sessions import open_session, zeros
-from vecsess import Contract, ContractViolation, EnvError, VecCheckedSession
+from vecsess import Contract, ContractViolation, VecCheckedSession
 
 N, GUILTY = 5, 3
 GROUPINGS = [pytest.param(0, id="in the trainer"), pytest.param(2, id="2 workers")]
@@ -146,8 +146,8 @@ def test_a_session_can_be_reset_after_a_violation(vec: VecCheckedSession) -> Non
     np.testing.assert_array_equal(before[1], after[1])
 
 
-def test_a_step_without_five_parts_is_the_environments_error(vec: VecCheckedSession) -> None:
-    with pytest.raises(EnvError, match="not enough values to unpack"):
+def test_a_step_without_five_parts_says_what_was_expected(vec: VecCheckedSession) -> None:
+    with pytest.raises(ContractViolation, match=r"expected \(observation, .*got tuple of 4"):
         lie(vec, "four parts")
 
 
@@ -296,7 +296,7 @@ class TestDiscreteObservations:
             assert observations.dtype == np.int64
             np.testing.assert_array_equal(observations, [7, 7])
 
-    @pytest.mark.parametrize("told", [7.0, True, None, "7", np.array([7]), 1 << 64], ids=repr)
+    @pytest.mark.parametrize("told", [7.0, None, "7", np.array([7]), 1 << 64], ids=repr)
     def test_nothing_else_will(self, told: Any) -> None:
         with open_session([partial(DiscreteObservationEnv, told)] * 2, 2, workers=0) as vec:
             with pytest.raises(ContractViolation, match="expected an integer of int64") as caught:
