@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from vecsess.tree import Tree, leaves
 from vecsess.wire.leaves import TRY_LENIENT
+from vecsess.wire.values import Array, Given
 
-Array = npt.NDArray[Any]
 Range = tuple[float, float]
 
 _NUMBERS, _NONE = (np.ndarray, np.generic, float), np.zeros(0)
@@ -93,14 +93,14 @@ class Transition:
 
     observation: Tree
     action: Tree
-    reward: Any
+    reward: Given
     next_observation: Tree
-    terminated: Any
-    truncated: Any
-    valid: Any = None
+    terminated: Given
+    truncated: Given
+    valid: Given = None
 
     @property
-    def done(self) -> Any:
+    def done(self) -> Given:
         """Whether the episode ended, either way."""
         return self.terminated | self.truncated
 
@@ -204,7 +204,7 @@ class ValueCheck:
         return check_observations(self._contract, arrays, self._fields)
 
 
-def _is_range(bounds: Any) -> bool:
+def _is_range(bounds: Given) -> bool:
     try:
         low, high = bounds
         return bool(-np.inf <= low <= high <= np.inf)

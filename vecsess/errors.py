@@ -6,9 +6,10 @@ import builtins
 import multiprocessing
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import gymnasium
+
+from vecsess.wire.values import Fields, Given
 
 
 class VecsessError(Exception):
@@ -112,7 +113,7 @@ class PendingCallError(StateError, gymnasium.error.AlreadyPendingCallError):
         name: what is under way: "step", "reset" or "call".
     """
 
-    def __init__(self, message: str, name: str = "step", **where: Any) -> None:
+    def __init__(self, message: str, name: str = "step", **where: Given) -> None:
         StateError.__init__(self, message, **where)
         self.name = name
 
@@ -124,7 +125,7 @@ class NoPendingCallError(StateError, gymnasium.error.NoAsyncCallError):
         name: what there is none of: "step", "reset" or "call".
     """
 
-    def __init__(self, message: str, name: str = "step", **where: Any) -> None:
+    def __init__(self, message: str, name: str = "step", **where: Given) -> None:
         StateError.__init__(self, message, **where)
         self.name = name
 
@@ -161,7 +162,7 @@ class EnvError(VecsessError):
     remote_type = ""
     remote_traceback = ""
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Given, ...]:
         """Pickles its class by what it is mixed with, since it has no place of its own."""
         builtin = None if type(self) is EnvError else type(self).__bases__[1]
         return _revive, (builtin, self.message, self.__dict__)
@@ -233,7 +234,7 @@ def _env_error_type(builtin: type[Exception]) -> type[EnvError]:
     return _env_error_types[builtin]
 
 
-def _revive(builtin: type[Exception] | None, message: str, state: dict[str, Any]) -> EnvError:
+def _revive(builtin: type[Exception] | None, message: str, state: Fields) -> EnvError:
     error = (EnvError if builtin is None else _env_error_type(builtin))(message)
     error.__dict__.update(state)
     return error

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+
+from vecsess.wire.values import Array, Given
 
 # An observation's nesting is known when the environment is, not before: the one place for `Any`.
 Tree: TypeAlias = Any
@@ -45,7 +46,7 @@ def map_leaves(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     return function(tree, *others)
 
 
-def leaves(tree: Tree) -> list[Any]:
+def leaves(tree: Tree) -> list[Given]:
     """Returns the leaves of `tree`, from left to right.
 
     Example:
@@ -59,7 +60,7 @@ def leaves(tree: Tree) -> list[Any]:
     return [tree]
 
 
-def row(tree: Tree, index: Any) -> Tree:
+def row(tree: Tree, index: Given) -> Tree:
     """Returns `leaf[index]` of each leaf: views, where the index is a number or a slice.
 
     Example:
@@ -96,7 +97,7 @@ def concatenate(trees: list[Tree]) -> Tree:
     return map_leaves(lambda *parts: np.concatenate(parts), *trees)
 
 
-def object_array(values: Iterable[Any]) -> NDArray[Any]:
+def object_array(values: Iterable[Given]) -> Array:
     """Returns an array `[N]` of objects; NumPy alone would look into tuples and lists.
 
     Example:
@@ -110,7 +111,7 @@ def object_array(values: Iterable[Any]) -> NDArray[Any]:
     return array
 
 
-def _copy_leaf(target: NDArray[Any], source: Any) -> None:
+def _copy_leaf(target: Array, source: Given) -> None:
     array = np.asarray(source)
     if array.shape != target.shape or array.dtype != target.dtype:
         raise ValueError(

@@ -9,20 +9,17 @@ from __future__ import annotations
 import mmap
 import pickle
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from vecsess.wire.broadcast import parts_of
-from vecsess.wire.leaves import Space
 from vecsess.wire.messages import Collected, Rollout
 from vecsess.wire.rollouts import RolloutLayout, RolloutViews
 from vecsess.wire.slab import Checksum, Layout, Views
+from vecsess.wire.values import Array, Space
 from vecsess.workers.env_host import NO_INFOS, EnvHost, Failures
 from vecsess.workers.outcomes import account_of, brief
-
-Array = npt.NDArray[Any]
 
 
 class Decider(Protocol):

@@ -10,7 +10,7 @@ import numpy as np
 
 from vecsess.wire.columns import INFO_BYTES, MAX_DEPTH, MAX_SCHEMAS, Schema
 from vecsess.wire.slab import Views
-from vecsess.wire.values import FrameError
+from vecsess.wire.values import FrameError, Given
 
 _MAX_SIGNATURES = 64
 _OWN = {bool: ("bool", "|b1"), int: ("int", "<i8"), float: ("float", "<f8")}
@@ -28,10 +28,10 @@ class InfoWriter:
 
     def __init__(self, views: Views, tell: Callable[[bytes], None]) -> None:
         self._numbers, self._tell = views.info_numbers[0], tell
-        self._number: Any = memoryview(self._numbers.reshape(-1))
+        self._number: Given = memoryview(self._numbers.reshape(-1))
         self._bytes = memoryview(views.infos[0].reshape(-1))
         self._known: dict[Any, Schema | None] = {}  # by signature; None where infos go by pipe
-        self._met: set[Any] = set()
+        self._met: set[Given] = set()
         self._described = 0
         self.wrote = False  # whether there are infos in the rows
 
@@ -40,7 +40,7 @@ class InfoWriter:
         self._numbers.fill(0)  # whoever wrote there
         self.wrote = False
 
-    def write(self, row: int, final: bool, info: dict[Any, Any]) -> bool:
+    def write(self, row: int, final: bool, info: dict[Given, Given]) -> bool:
         """Writes an info, or returns False where it has to go by pipe."""
         signature = (*info, *map(type, info.values()))
         schema, values = self._known.get(signature), None
@@ -60,7 +60,7 @@ class InfoWriter:
         self.wrote = True
         return True
 
-    def _look_closer(self, signature: Any, info: dict[Any, Any]) -> Schema | None:
+    def _look_closer(self, signature: Given, info: dict[Given, Given]) -> Schema | None:
         """Returns the schema of an info with arrays or dicts, or of one that is not known."""
         kinds = [*map(type, info.values())]
         if dict not in kinds and np.ndarray not in kinds:
@@ -72,7 +72,7 @@ class InfoWriter:
             self._known[signature] = schema  # the one to try first, next time
         return schema
 
-    def _meet(self, signature: Any, info: dict[Any, Any]) -> Schema | None:
+    def _meet(self, signature: Given, info: dict[Given, Given]) -> Schema | None:
         """Returns the schema of infos that are met for the second time, if they may have one."""
         if signature in self._known:
             return None
@@ -86,7 +86,7 @@ class InfoWriter:
         self._known[signature] = schema = self._describe(info)
         return schema
 
-    def _describe(self, info: dict[Any, Any]) -> Schema | None:
+    def _describe(self, info: dict[Given, Given]) -> Schema | None:
         if self._described == MAX_SCHEMAS:
             return None
         try:
@@ -98,7 +98,7 @@ class InfoWriter:
         return schema
 
 
-def _look_inside(info: dict[Any, Any], kinds: list[Any], depth: int) -> None:
+def _look_inside(info: dict[Given, Given], kinds: list[Given], depth: int) -> None:
     """Puts dtype and shape of arrays, and what is in dicts, in place of their types."""
     for index, value in enumerate(info.values()):
         kind = kinds[index]
@@ -110,7 +110,7 @@ def _look_inside(info: dict[Any, Any], kinds: list[Any], depth: int) -> None:
             kinds[index] = (*value, *inner)
 
 
-def _with_arrays(info: dict[Any, Any], schema: Schema) -> list[Any] | None:
+def _with_arrays(info: dict[Given, Given], schema: Schema) -> list[Given] | None:
     """Returns what `Schema.packer` takes, None where an array is of another form than its entry."""
     values = [*info.values()]
     for index, dtype, shape in schema.arrays:
@@ -121,9 +121,9 @@ def _with_arrays(info: dict[Any, Any], schema: Schema) -> list[Any] | None:
     return values
 
 
-def _all_values(info: dict[Any, Any]) -> list[Any]:
+def _all_values(info: dict[Given, Given]) -> list[Given]:
     """Returns what `Schema.packer` takes: numbers, and arrays as bytes."""
-    values: list[Any] = []
+    values: list[Given] = []
     for value in info.values():
         kind = type(value)
         if kind is np.ndarray:
@@ -135,7 +135,7 @@ def _all_values(info: dict[Any, Any]) -> list[Any]:
     return values
 
 
-def _description(info: dict[Any, Any], depth: int = 0) -> list[Any]:
+def _description(info: dict[Given, Given], depth: int = 0) -> list[Given]:
     """Returns what `Schema` takes.
 
     Raises:
@@ -143,7 +143,7 @@ def _description(info: dict[Any, Any], depth: int = 0) -> list[Any]:
     """
     if depth > MAX_DEPTH:
         raise TypeError("an info that is nested deeper goes by pipe")
-    items: list[Any] = []
+    items: list[Given] = []
     for key, value in info.items():
         kind = type(value)
         if kind in _OWN:

@@ -14,11 +14,11 @@ from typing import Any
 from numpy import float64
 
 from vecsess.wire.forms import Form
-from vecsess.wire.leaves import FormError, Space
+from vecsess.wire.leaves import FormError
 from vecsess.wire.slab import Layout, Views
-from vecsess.wire.values import pack_value
+from vecsess.wire.values import Env, Fields, Given, Space, pack_value
 from vecsess.workers.columns import InfoWriter
-from vecsess.workers.env_source import BuildError, Env, Maker, build
+from vecsess.workers.env_source import BuildError, Maker, build
 from vecsess.workers.episodes import Episodes, Words, load_rng
 from vecsess.workers.outcomes import (
     READS,
@@ -36,9 +36,9 @@ from vecsess.workers.rows import Rows
 
 NO_INFOS, FINAL_INFOS, ALL_INFOS = 0, 1, 2
 
-Values = list[list[Any]]  # [row, what, value as msgpack]
+Values = list[list[Given]]  # [row, what, value as msgpack]
 Writer = Callable[[Any], None]
-Failures = list[list[Any]]  # [row, kind, type or field, message, traceback]
+Failures = list[list[Given]]  # [row, kind, type or field, message, traceback]
 
 
 class EnvHost:
@@ -268,14 +268,14 @@ class EnvHost:
 
     # --- one environment -------------------------------------------------------------------------
 
-    def _reset(self, row: int, seed: int | None, options: Any) -> dict[str, Any]:
+    def _reset(self, row: int, seed: int | None, options: Given) -> Fields:
         """Resets a row and writes its observation; returns the info."""
         self._rows.running[0] = row + self._resetting  # another value than its step's: progress
         env = self.envs[row]
         if self._keep_rng:
             self._rows.rng[row].save(env)
         # As Gymnasium's own classes do: an environment need not know of what nobody says.
-        given: dict[str, Any] = {} if seed is None else {"seed": seed}
+        given: Fields = {} if seed is None else {"seed": seed}
         result = env.reset(**given) if options is None else env.reset(**given, options=options)
         if type(result) is not tuple or len(result) != 2:
             raise FormError("reset", f"expected (observation, info), got {type(result).__name__}")
@@ -286,9 +286,7 @@ class EnvHost:
             refuse_info(info)
         return info
 
-    def _end(
-        self, row: int, observation: Any, info: Any, values: Values, infos: int
-    ) -> dict[str, Any]:
+    def _end(self, row: int, observation: Given, info: Given, values: Values, infos: int) -> Fields:
         """Ends an episode; returns the info that belongs to the observation now in the row."""
         if not self._same_step:
             self._ended.add(row)
@@ -316,12 +314,12 @@ class EnvHost:
         if info and infos == ALL_INFOS:
             self._tell(row, "info", info, values)
 
-    def _tell(self, row: int, what: str, info: dict[str, Any], values: Values) -> None:
+    def _tell(self, row: int, what: str, info: Fields, values: Values) -> None:
         """Writes an info into the slab; what has no place there goes into `values`."""
         if not self.infos.write(row, what == "final_info", info):
             self._send(row, what, info, values)
 
-    def _send(self, row: int, what: str, info: dict[str, Any], values: Values) -> None:
+    def _send(self, row: int, what: str, info: Fields, values: Values) -> None:
         values.append([row, what, pack_info(info, partial(self._warn, row))])
 
     def _pipe(self, what: str, row: int, leaf: int, data: bytes) -> None:
@@ -333,7 +331,7 @@ class EnvHost:
             self._warned.add(text)
             self.asides.append([row, "warning", pack_value(text)])
 
-    def failure(self, row: int, error: Exception) -> list[Any]:
+    def failure(self, row: int, error: Exception) -> list[Given]:
         """Returns what is told of an exception of a row's environment."""
         self.last_exception = error
         if isinstance(error, FormError):

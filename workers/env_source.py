@@ -14,8 +14,8 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from vecsess.wire.leaves import UnsupportedSpaceError
+from vecsess.wire.values import Env, Fields, Given
 
-Env = gymnasium.Env[Any, Any]
 Maker = Callable[[], Env]
 
 
@@ -28,7 +28,7 @@ class BuildError(Exception):
         self.reason = reason
 
 
-def unpacked(source: bytes, fd: int, sizes: list[int]) -> Any:
+def unpacked(source: bytes, fd: int, sizes: list[int]) -> Given:
     """Returns what was pickled; its arrays stay in the memory that all workers share.
 
     What a worker writes to becomes its own, page by page.
@@ -47,7 +47,7 @@ def unpacked(source: bytes, fd: int, sizes: list[int]) -> Any:
     return pickle.loads(head, buffers=buffers)  # noqa: S301  # likewise
 
 
-def makers(source: Any, first_env: int, rows: int) -> list[Maker]:
+def makers(source: Given, first_env: int, rows: int) -> list[Maker]:
     """Returns one zero-argument callable per row.
 
     Args:
@@ -61,7 +61,7 @@ def makers(source: Any, first_env: int, rows: int) -> list[Maker]:
     return select(kind, parts, first_env, rows)
 
 
-def select(kind: str, parts: list[Any], first_env: int, rows: int) -> list[Maker]:
+def select(kind: str, parts: list[Given], first_env: int, rows: int) -> list[Maker]:
     """Returns the makers of these rows from a source that is not pickled."""
     if kind == "registered":
         register(*parts[0])
@@ -72,7 +72,7 @@ def select(kind: str, parts: list[Any], first_env: int, rows: int) -> list[Maker
     return [callables[env % len(callables)] for env in range(first_env, first_env + rows)]
 
 
-def register(plain: bytes, others: list[tuple[Any, ...]]) -> None:
+def register(plain: bytes, others: list[tuple[Given, ...]]) -> None:
     """Registers what the trainer has registered.
 
     Args:
@@ -100,16 +100,16 @@ class EntryPoint:
         self._id, self._packed, self._why = env_id, packed, why
 
     @property
-    def metadata(self) -> Any:
+    def metadata(self) -> Given:
         """What the class of the environments has as such, where `gymnasium.make` looks for it."""
         return self._load()[0].metadata
 
-    def __call__(self, **kwargs: Any) -> Env:
+    def __call__(self, **kwargs: Given) -> Env:
         """Returns an environment."""
         creator, defaults = self._load()
         return creator(**{**defaults, **kwargs})  # type: ignore[no-any-return]
 
-    def _load(self) -> tuple[Any, dict[str, Any]]:
+    def _load(self) -> tuple[Any, Fields]:
         if self._packed is None:
             raise TypeError(
                 f"the trainer has registered {self._id!r}, but what makes it can't be sent to a "
@@ -121,7 +121,7 @@ class EntryPoint:
         return creator, spec.kwargs
 
 
-def _make(env_id: str, spec: Any, kwargs: dict[str, Any]) -> Env:
+def _make(env_id: str, spec: Given, kwargs: Fields) -> Env:
     if env_id.startswith("ALE/") and env_id not in gymnasium.registry:
         # Atari registers its ids when it is asked to, not by being installed.
         gymnasium.register_envs(importlib.import_module("ale_py"))

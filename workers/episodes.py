@@ -12,10 +12,10 @@ from numpy.random import BitGenerator
 
 from vecsess.wire.episode_seeds import EpisodeSeed, episode_seed
 from vecsess.wire.generators import state_from, words_of
-from vecsess.workers.env_source import Env
+from vecsess.wire.values import Env, Fields, Given
 from vecsess.workers.particulars import shown
 
-Options = dict[str, Any] | None
+Options = Fields | None
 
 
 class Episodes:
@@ -43,7 +43,7 @@ class Episodes:
             self._seed_of = pickle.loads(seeds)  # noqa: S301  # from the manager
         elif seeds == "per_episode":
             self._seed_of = episode_seed
-        self._options: Any = pickle.loads(options) if options else None  # noqa: S301
+        self._options: Given = pickle.loads(options) if options else None  # noqa: S301
         self._seeds: list[int | None] = [None] * rows
         self._numbers = [0] * rows
 
@@ -89,9 +89,9 @@ class RngRecord:
     """
 
     def __init__(self, words: Words) -> None:
-        self._words: Any = words.data
-        self._generator: Any = None
-        self._source: Any = None
+        self._words: Given = words.data
+        self._generator: Given = None
+        self._source: Given = None
 
     def save(self, env: Env) -> None:
         """Writes the state; leaves 0 as the flag where it is no PCG64, Gymnasium's own."""
@@ -119,7 +119,7 @@ def load_rng(env: Env, words: Words) -> None:
     env.unwrapped.np_random.bit_generator.state = state_from(words[1:])
 
 
-def _memory_of(generator: Any) -> tuple[memoryview, Any] | None:
+def _memory_of(generator: Given) -> tuple[memoryview, Any] | None:
     """Returns the four words and the spare one where NumPy keeps them, None where that is not so.
 
     `state` builds dicts of Python integers: 2 us at each episode's start, five times what it

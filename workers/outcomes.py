@@ -7,27 +7,25 @@ import builtins
 import pickle
 import traceback
 from collections.abc import Callable
-from typing import Any
 
 import gymnasium
 import numpy as np
 
 from vecsess.wire.leaves import TRY_LENIENT, FormError
 from vecsess.wire.spaces import describe
-from vecsess.wire.values import FrameError, check_objects, pack_value
-from vecsess.workers.env_source import Env
+from vecsess.wire.values import Env, Fields, FrameError, Given, check_objects, pack_value
 
 _NUMBERS = (float, np.floating, np.integer)
 _FLOAT_BITS = 1024  # an int of fewer has a float
 
 
-def _scalar(value: Any, lenient: bool) -> Any:
+def _scalar(value: Given, lenient: bool) -> Given:
     """Returns the number in an array without axes; if `lenient`, in any array of one number."""
     single = isinstance(value, np.ndarray) and (value.shape == () or (lenient and value.size == 1))
     return value.reshape(())[()] if single else value
 
 
-def reward_of(value: Any, *, lenient: bool = False) -> float:
+def reward_of(value: Given, *, lenient: bool = False) -> float:
     """Returns a reward as float; a text, None, an array with axes, or a bool is none.
 
     Args:
@@ -48,7 +46,7 @@ def reward_of(value: Any, *, lenient: bool = False) -> float:
     raise FormError("reward", f"expected a number, got {got}")
 
 
-def flag_of(value: Any, name: str, *, lenient: bool = False) -> bool:
+def flag_of(value: Given, name: str, *, lenient: bool = False) -> bool:
     """Returns a done flag as bool; a number or a text is none, unless `lenient` takes 0 and 1."""
     scalar = _scalar(value, lenient)
     if isinstance(scalar, np.bool_ | bool):
@@ -61,12 +59,12 @@ def flag_of(value: Any, name: str, *, lenient: bool = False) -> bool:
     raise FormError(name, f"expected a bool, got {got}")
 
 
-def refuse_info(info: Any) -> None:
+def refuse_info(info: Given) -> None:
     """Raises the error for an info that is no dict."""
     raise FormError("info", f"expected a dict, got {type(info).__name__} {repr(info)[:80]}")
 
 
-def refuse_step(result: Any) -> None:
+def refuse_step(result: Given) -> None:
     """Raises the error for a step's result that is no tuple of five."""
     size = f" of {len(result)}" if isinstance(result, tuple | list) else ""
     old = "; this is an environment of the old Gym API: wrap it" if size == " of 4" else ""
@@ -77,7 +75,7 @@ def refuse_step(result: Any) -> None:
     ) from None
 
 
-def pack_info(info: dict[str, Any], warn: Callable[[str], None]) -> bytes:
+def pack_info(info: Fields, warn: Callable[[str], None]) -> bytes:
     """Returns an info as msgpack; to be done at once, since environments reuse their arrays.
 
     Args:
@@ -96,7 +94,9 @@ def pack_info(info: dict[str, Any], warn: Callable[[str], None]) -> bytes:
     return packed
 
 
-def _sendable(info: dict[Any, Any], name: str, warn: Callable[[str], None]) -> dict[Any, Any]:
+def _sendable(
+    info: dict[Given, Given], name: str, warn: Callable[[str], None]
+) -> dict[Given, Given]:
     """Returns what of a dict can be sent."""
     kept = {}
     for key, value in info.items():
@@ -113,7 +113,7 @@ def _sendable(info: dict[Any, Any], name: str, warn: Callable[[str], None]) -> d
     return kept
 
 
-def _is_unsendable(key: Any) -> bool:
+def _is_unsendable(key: Given) -> bool:
     try:
         pack_value(key)
     except (TypeError, ValueError):
@@ -136,7 +136,7 @@ def account_of(error: Exception) -> list[str]:
     return [type_of(error), told(error), _encodable(text)[-MAX_TRACEBACK:]]
 
 
-def brief(failure: list[Any]) -> list[Any]:
+def brief(failure: list[Given]) -> list[Given]:
     """Returns a failure without its traceback: many in one reply must fit into a frame."""
     row, kind, name, message, _ = failure
     return [row, kind, name, message[:MAX_BRIEF], ""]
@@ -179,12 +179,12 @@ def set_attribute(env: Env, name: str, packed: bytes) -> None:
     env.set_wrapper_attr(name, pickle.loads(packed))  # noqa: S301
 
 
-def get_attribute(env: Env, name: str, _packed: bytes) -> Any:
+def get_attribute(env: Env, name: str, _packed: bytes) -> Given:
     """Returns an attribute of an environment or of one of its wrappers."""
     return env.get_wrapper_attr(name)
 
 
-def call_method(env: Env, name: str, packed: bytes) -> Any:
+def call_method(env: Env, name: str, packed: bytes) -> Given:
     """Returns what a method returns, or an attribute that can't be called as it is."""
     value = env.get_wrapper_attr(name)
     if not callable(value):
@@ -211,7 +211,7 @@ def is_wrapped(env: Env, name: str, _packed: bytes) -> bool:
 READS = {"call": call_method, "read": call_method, "get": get_attribute, "wrapped": is_wrapped}
 
 
-def pack_result(result: Any, name: str) -> tuple[str, bytes]:
+def pack_result(result: Given, name: str) -> tuple[str, bytes]:
     """Returns what a result is, and the result as msgpack.
 
     Raises:

@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 
 from gymnasium.envs.registration import EnvSpec
 
-from vecsess.wire.values import pack_value
-from vecsess.workers.env_source import Env
+from vecsess.wire.values import Env, Fields, pack_value
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -45,7 +44,7 @@ def spec_json(env: Env) -> str:
     return shown(look, str, "")
 
 
-def plain_metadata(env: Env) -> dict[str, Any]:
+def plain_metadata(env: Env) -> Fields:
     """Returns the part of an environment's metadata that is plain data."""
     plain = {}
     for key, value in shown(lambda: dict(env.metadata), dict, {}).items():

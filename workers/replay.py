@@ -5,12 +5,12 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from vecsess.wire.messages import OVER_BUDGET, Replay, Replayed
 from vecsess.wire.slab import Checksum
+from vecsess.wire.values import Given
 from vecsess.workers.env_host import NO_INFOS, EnvHost, Failures
 from vecsess.workers.episodes import load_rng
 
@@ -56,16 +56,16 @@ class _Run:
         self._replayed[0] = 0
         self.checksums: list[int] = []
 
-    def reset(self, seed: int | None, options: bytes, rng: Any) -> Failures:
+    def reset(self, seed: int | None, options: bytes, rng: Given) -> Failures:
         if rng is not None:
             load_rng(self._host.envs[self._row], rng)
         _, failures = self._host.reset([self._row], [seed], options, NO_INFOS)
         return self._note(failures)
 
-    def begin_episode(self, number: int, rng: Any, seed: int | None) -> Failures:
+    def begin_episode(self, number: int, rng: Given, seed: int | None) -> Failures:
         return self._note(self._host.begin_episode(self._row, number, rng, seed))
 
-    def step(self, count: int, arrays: list[Any]) -> Failures:
+    def step(self, count: int, arrays: list[Given]) -> Failures:
         row, views = self._row, self._host.views
         for step in range(count):
             for field, column in zip(views.actions, arrays, strict=True):

@@ -8,9 +8,9 @@ from typing import Any
 from gymnasium import spaces
 
 from vecsess.wire.forms import unpack_piped
-from vecsess.wire.leaves import Array, Leaf, Space, all_leaves_of
+from vecsess.wire.leaves import Leaf, all_leaves_of
 from vecsess.wire.slab import Views
-from vecsess.workers.env_source import Env
+from vecsess.wire.values import Array, Env, Given, Space
 from vecsess.workers.episodes import RngRecord
 
 Reader = Callable[[int], Any]
@@ -29,10 +29,10 @@ class Rows:
 
     def __init__(self, views: Views, action_space: Space) -> None:
         # Memoryviews, the quickest for single numbers; what they hold has no type of its own.
-        self.running: Any = views.running.data
-        self.rewards: Any = views.rewards[0].data
-        self.terminated: Any = views.terminated[0].data
-        self.truncated: Any = views.truncated[0].data
+        self.running: Given = views.running.data
+        self.rewards: Given = views.rewards[0].data
+        self.terminated: Given = views.terminated[0].data
+        self.truncated: Given = views.truncated[0].data
         self.flags = views.flags[0]
         self.rng = [RngRecord(words) for words in views.rng[0]]
         self._array = views.actions[0][0] if isinstance(action_space, _ARRAYS) else None
@@ -41,10 +41,10 @@ class Rows:
         # environments keep their last action, and the slab is written again.
         self.actions = self._all_rows if self._array is None else self._array.copy
 
-    def _all_rows(self) -> Iterable[Any]:
+    def _all_rows(self) -> Iterable[Given]:
         return range(len(self.rewards))
 
-    def actions_of(self, only: list[int]) -> Iterable[Any]:
+    def actions_of(self, only: list[int]) -> Iterable[Given]:
         """Returns what `actions` returns, but of some rows."""
         return only if self._array is None else self._array[only]
 

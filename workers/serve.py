@@ -7,7 +7,7 @@ import os
 import random
 import sys
 from time import perf_counter_ns
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 
@@ -36,6 +36,7 @@ from vecsess.wire.messages import (
 )
 from vecsess.wire.slab import Layout
 from vecsess.wire.spaces import describe
+from vecsess.wire.values import Fields, Given
 from vecsess.workers.acting import Acting
 from vecsess.workers.env_host import NO_INFOS, EnvHost, Failures, Values
 from vecsess.workers.env_source import BuildError, makers, unpacked
@@ -205,7 +206,7 @@ def _build(channel: Channel, start: Start) -> EnvHost | None:
     return None
 
 
-def episodes_of(settings: dict[str, Any], first_env: int, rows: int) -> Episodes:
+def episodes_of(settings: Fields, first_env: int, rows: int) -> Episodes:
     """Returns how episodes begin that nobody asked for, as the message `Start` says."""
     seeds, options = settings.get("episode_seeds", "continue"), settings.get("episode_options", b"")
     return Episodes(rows, first_env, seeds, options)
@@ -213,7 +214,7 @@ def episodes_of(settings: dict[str, Any], first_env: int, rows: int) -> Episodes
 
 def describe_host(host: EnvHost, seq: int) -> Described:
     """Returns what the manager must know of these environments before the first reset."""
-    spaces: list[Any] = []
+    spaces: list[Given] = []
     first = host.envs[0]
     for env in host.envs:
         same = env.observation_space == first.observation_space
@@ -227,7 +228,7 @@ def describe_host(host: EnvHost, seq: int) -> Described:
     return Described(seq, spaces, *about, generators)
 
 
-def _attach(host: EnvHost, attach: Attach, slab_fd: int, settings: dict[str, Any]) -> Layout:
+def _attach(host: EnvHost, attach: Attach, slab_fd: int, settings: Fields) -> Layout:
     """Maps the slab and lets the environments write into it."""
     first = host.envs[0]
     layout = Layout(first.observation_space, first.action_space, attach.rows)

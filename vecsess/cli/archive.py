@@ -9,10 +9,8 @@ import os
 import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from vecsess._version import __version__
 from vecsess.cli.failures import CommandError
@@ -22,9 +20,7 @@ from vecsess.fleet.reports import printable
 from vecsess.integrations.json_values import require_plain
 from vecsess.integrations.transitions import save_transitions, transitions_of
 from vecsess.tree import Tree
-from vecsess.wire.leaves import Space
-
-Array = npt.NDArray[Any]
+from vecsess.wire.values import Array, Fields, Given, Space
 
 SUFFIXES = (".npz", ".json")
 _UNREADABLE = (
@@ -53,10 +49,10 @@ class Archive:
     """
 
     arrays: dict[str, Array]
-    about: dict[str, Any]
+    about: Fields
 
 
-def save(path: Path, rollout: Rollout, about: dict[str, Any]) -> None:
+def save(path: Path, rollout: Rollout, about: Fields) -> None:
     """Writes a rollout; a regular file is replaced only once the new one is whole.
 
     Args:
@@ -84,14 +80,14 @@ def save(path: Path, rollout: Rollout, about: dict[str, Any]) -> None:
         ) from error
 
 
-def _save_arrays(target: Path, rollout: Rollout, about: dict[str, Any]) -> None:
+def _save_arrays(target: Path, rollout: Rollout, about: Fields) -> None:
     named = arrays_of(rollout)
     named["about"] = np.array(json.dumps({"vecsess": __version__, **about}))
     with target.open("wb") as file:
         np.savez(file, **named)  # type: ignore[arg-type]  # its stub takes allow_pickle for one
 
 
-def _save_json(target: Path, rollout: Rollout, about: dict[str, Any]) -> None:
+def _save_json(target: Path, rollout: Rollout, about: Fields) -> None:
     meta = {
         "env_id": about.get("env"),
         "seed": about.get("seed"),
@@ -117,7 +113,7 @@ def arrays_of(rollout: Rollout) -> dict[str, Array]:
 
 
 def _add(named: dict[str, Array], name: str, tree: Tree) -> None:
-    parts: Any = ()
+    parts: Given = ()
     if isinstance(tree, dict):
         parts = tree.items()
     elif isinstance(tree, tuple):
@@ -175,7 +171,7 @@ def _require_honest(archive: zipfile.ZipFile, path: Path) -> None:
             raise ValueError(f"it has no room for an array of {shape}")
 
 
-def _require_form(arrays: dict[str, Array], about: Any) -> None:
+def _require_form(arrays: dict[str, Array], about: Given) -> None:
     """Refuses arrays that do not go together."""
     steps = arrays["rewards"].shape
     numbers = ("rewards", "valid", "episode_returns", "episode_lengths")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -17,7 +16,7 @@ from vecsess.contract import Contract
 from vecsess.errors import ContractViolation
 from vecsess.integrations.transitions import TransitionError, load_transitions_all
 from vecsess.session.client import Client
-from vecsess.wire.leaves import Space
+from vecsess.wire.values import Fields, Space
 
 BAD = 1
 SHOWN = 8
@@ -32,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--obs-shape", metavar="A,B,..", help="in place of --env: an array; '' for a number")
     add("--obs-dtype", default="float32", metavar="DTYPE", help="of that array (float32)")
     add("--n-actions", type=positive, metavar="N", help="in place of --env: actions 0 to N - 1")
-    two: dict[str, Any] = {"nargs": 2, "type": float, "metavar": ("LOW", "HIGH")}
+    two: Fields = {"nargs": 2, "type": float, "metavar": ("LOW", "HIGH")}
     add("--obs-range", **two, help="closed interval for each number of an observation")
     add("--reward-range", **two, help="closed interval for each reward")
     add("--exclusive-done-flags", action="store_true", help="never terminated and truncated")

@@ -8,7 +8,6 @@ import shlex
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -22,6 +21,7 @@ from vecsess.collect.policies import Decision, RandomPolicy
 from vecsess.collect.rollout import Rollout
 from vecsess.collect.sources import collect_rollout
 from vecsess.session.vector import VecCheckedSession
+from vecsess.wire.values import Given
 
 INTERRUPTED = 130
 LOOK_EVERY_S = 0.1
@@ -154,12 +154,12 @@ class _Collection:
 class _Watched:
     """A policy that lets somebody look now and then how far the rollout is."""
 
-    def __init__(self, policy: RandomPolicy, look: Any, show: Show) -> None:
+    def __init__(self, policy: RandomPolicy, look: Given, show: Show) -> None:
         self.noise_size = policy.noise_size
         self._policy, self._look, self._show = policy, look, show
         self.asked, self._looked_s = 0, 0.0
 
-    def act(self, observations: Any, **where: Any) -> Decision:
+    def act(self, observations: Given, **where: Given) -> Decision:
         """See `Policy.act`."""
         now_s = time.monotonic()
         if now_s - self._looked_s > LOOK_EVERY_S:
@@ -168,6 +168,6 @@ class _Watched:
         self.asked += 1
         return self._policy.act(observations, **where)
 
-    def value(self, observations: Any, *, envs: Any) -> Any:
+    def value(self, observations: Given, *, envs: Given) -> Given:
         """See `Policy.value`."""
         return self._policy.value(observations, envs=envs)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -17,8 +15,7 @@ from vecsess.cli.archive import Archive, load
 from vecsess.cli.figures import short
 from vecsess.cli.tables import fitted, spread
 from vecsess.fleet.reports import printable
-
-Array = npt.NDArray[Any]
+from vecsess.wire.values import Array
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import pickle
 import random
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -15,6 +14,7 @@ from vecsess.cli.figures import plural
 from vecsess.fleet.in_process import replay_here
 from vecsess.fleet.reports import printable
 from vecsess.recovery.reproducer import read_reproducer
+from vecsess.wire.values import Fields, Given
 
 NOT_REPRODUCED = 1
 
@@ -48,13 +48,13 @@ def run(options: argparse.Namespace) -> int:
     return _conclude(console, _replayed(content))
 
 
-def _replayed(content: dict[str, Any]) -> list[Any]:
+def _replayed(content: Fields) -> list[Given]:
     source = pickle.loads(content["source"])  # noqa: S301  # from a file that the user trusts
     reply = replay_here(source, content["env"], content["settings"], content["script"])
     return reply.failures
 
 
-def _conclude(console: Console, failures: list[Any]) -> int:
+def _conclude(console: Console, failures: list[Given]) -> int:
     """Says what happened, where this process has lived on."""
     for _, kind, name, message, trace in failures:
         console.print(printable(trace or f"{kind}: {name}: {message}"), markup=False)

@@ -6,11 +6,11 @@ import argparse
 import importlib.util
 import json
 import math
-from typing import Any
 
 from vecsess.cli.failures import CommandError
 from vecsess.fleet.worker import Timeouts
 from vecsess.session.vector import VecCheckedSession
+from vecsess.wire.values import Fields
 
 
 def add_session_options(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +115,7 @@ def _workers(text: str) -> int | str:
     return int(text)
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def _json_object(text: str) -> Fields:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:

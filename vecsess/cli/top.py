@@ -13,7 +13,6 @@ import tty
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -27,6 +26,7 @@ from vecsess.cli.tables import workers_table
 from vecsess.fleet.health import NAME, read_health
 from vecsess.fleet.reports import printable
 from vecsess.fleet.surroundings import is_marked
+from vecsess.wire.values import Fields
 
 KEYS = "q ends, any other key looks again"
 ENDING, ESCAPE = set("qQ\x04"), "\x1b"  # also Ctrl-D; an arrow key begins with Escape
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def sessions(pid: int | None = None) -> list[dict[str, Any]]:
+def sessions(pid: int | None = None) -> list[Fields]:
     """Returns what each running session says of itself.
 
     Args:
@@ -85,7 +85,7 @@ def sessions(pid: int | None = None) -> list[dict[str, Any]]:
     return [content for pid in pids for content in _of_process(pid)]
 
 
-def _of_process(pid: int) -> Iterator[dict[str, Any]]:
+def _of_process(pid: int) -> Iterator[Fields]:
     with contextlib.suppress(OSError):  # ended meanwhile, or another user's
         if Path(f"/proc/{pid}").stat().st_uid != os.getuid() or is_marked(pid):
             return  # another user's, or a worker, which may say anything
@@ -97,7 +97,7 @@ def _of_process(pid: int) -> Iterator[dict[str, Any]]:
                 yield content
 
 
-def _read(link: Path) -> dict[str, Any] | None:
+def _read(link: Path) -> Fields | None:
     fd = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
     try:
         for _ in range(_TRIES):
@@ -109,7 +109,7 @@ def _read(link: Path) -> dict[str, Any] | None:
         os.close(fd)
 
 
-def session_table(console: Console, content: dict[str, Any]) -> Table:
+def session_table(console: Console, content: Fields) -> Table:
     """Returns a session's table, a row per worker."""
     age_s = max(0.0, time.time() - content["time_s"])
     title = (

@@ -10,7 +10,6 @@ quarantine and marked truncations have one home. What an error is to be raised f
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,11 +46,10 @@ from vecsess.session.engine import Engine
 from vecsess.tree import Tree
 from vecsess.wire.broadcast import parts_of
 from vecsess.wire.leaves import assemble
+from vecsess.wire.values import Array, Given
 
-Array = NDArray[Any]
 
-
-def acting_of(session: Any) -> Acting | None:
+def acting_of(session: Given) -> Acting | None:
     """Returns what has a session's workers act by themselves, None where they can't."""
     if getattr(session, "acting", None) is None:
         session.acting = Acting(session.engine)
@@ -75,7 +73,7 @@ class Collecting:
 
     def __init__(
         self,
-        session: Any,
+        session: Given,
         books: Books,
         policy: AnyPolicy,
         horizon: int,

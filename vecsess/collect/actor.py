@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +17,8 @@ from vecsess.collect.policies import Dtypes, Policy, dtypes_of, fitting, noise_f
 from vecsess.contract import Contract
 from vecsess.session.actions import ActionCheck
 from vecsess.tree import Tree
-from vecsess.wire.leaves import Space, all_leaves_of, assemble, pick
-
-Array = NDArray[Any]
+from vecsess.wire.leaves import all_leaves_of, assemble, pick
+from vecsess.wire.values import Array, Space
 
 
 @dataclass(eq=False)

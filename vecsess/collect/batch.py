@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vecsess import tree
 from vecsess.tree import Tree
+from vecsess.wire.values import Array
 
 # Keeps equal advantages at 0 instead of 0 / 0; the value that PPO implementations share.
 _EPSILON = 1e-8
@@ -83,7 +84,7 @@ def minibatch_rows(
         yield order[begin : begin + size]
 
 
-def z_scores(values: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+def z_scores(values: Array, valid: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Scales to mean 0 and (population) standard deviation 1 over the valid entries; 0 elsewhere.
 
     Args:
@@ -169,7 +170,7 @@ def generalized_advantages(
     return _discounted_sums(np.where(dropped, 0.0, deltas), gamma * lam * ~cut)
 
 
-def _discounted_sums(deltas: NDArray[np.float64], decay: NDArray[Any]) -> NDArray[np.float64]:
+def _discounted_sums(deltas: NDArray[np.float64], decay: Array) -> NDArray[np.float64]:
     """Solves `A_t = delta_t + decay_t A_{t+1}` backwards, `[T, N]`, with `A_T = 0`."""
     sums = deltas
     for t in range(len(sums) - 2, -1, -1):

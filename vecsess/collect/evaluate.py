@@ -6,9 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
@@ -29,12 +27,13 @@ from vecsess.contract import Transition
 from vecsess.errors import VecsessError
 from vecsess.session.checked import CheckedSession
 from vecsess.tree import Tree
+from vecsess.wire.values import Array, Given, Space
 
 # Locksteps collected between two looks at what has ended: few enough to waste little at the end.
 _BLOCK = 32
 
 
-def greedy_action(logits: ArrayLike) -> Any:
+def greedy_action(logits: ArrayLike) -> Given:
     """Returns the index of the largest logit, the first of equal ones.
 
     Args:
@@ -90,7 +89,7 @@ def episode_path(
     max_steps: int = 1000,
     *,
     seed: int | None = None,
-) -> list[Any]:
+) -> list[Given]:
     """Plays one greedy episode; returns the states of the session, that of the start included.
 
     Args:
@@ -175,13 +174,13 @@ class _GreedyPolicy:
 
     noise_size = 0
 
-    def __init__(self, predict_logits: Predictor, action_space: gymnasium.Space[Any]) -> None:
+    def __init__(self, predict_logits: Predictor, action_space: Space) -> None:
         if not isinstance(action_space, spaces.Discrete):
             raise TypeError(f"logits decide for Discrete action spaces, got {action_space}")
         self._predict_logits = predict_logits
         self._space = action_space
 
-    def actions(self, observations: Tree, rows: int) -> NDArray[Any]:
+    def actions(self, observations: Tree, rows: int) -> Array:
         """Returns `[rows]` actions of the space's dtype."""
         logits = np.asarray(self._predict_logits(observations))
         expected = (rows, int(self._space.n))
@@ -213,7 +212,7 @@ class _GreedyPolicy:
 
 
 def evaluate(
-    session: Any,
+    session: Given,
     policy: AnyPolicy | Predictor,
     episodes: int,
     *,
@@ -271,7 +270,7 @@ def evaluate(
     )
 
 
-def _actor(policy: Any, action_space: gymnasium.Space[Any], greedy: bool) -> Policy:
+def _actor(policy: Given, action_space: Space, greedy: bool) -> Policy:
     if hasattr(policy, "act"):
         return as_policy(policy, action_space)
     if callable(policy) and not hasattr(policy, "predict_logits"):
@@ -283,7 +282,7 @@ def _actor(policy: Any, action_space: gymnasium.Space[Any], greedy: bool) -> Pol
 
 
 def _play(
-    session: Any, actor: Policy, quotas: list[int], seed: int | None, max_steps: int
+    session: Given, actor: Policy, quotas: list[int], seed: int | None, max_steps: int
 ) -> list[Episode]:
     """Plays until each environment has met its quota; returns those episodes, by environment."""
     played: list[list[Episode]] = [[] for _ in quotas]

@@ -9,9 +9,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
-import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,6 +28,7 @@ from vecsess.collect.policies import (
 from vecsess.collect.rollout import Episode, Rollout, reuse_or_allocate
 from vecsess.contract import Finals, StepRows
 from vecsess.tree import Tree
+from vecsess.wire.values import Array, Given, Space
 
 # Noise is made for many locksteps at once, as long as it stays small: 1 MiB of float64.
 _NOISE_BLOCK = 2**17
@@ -44,7 +44,7 @@ class LockstepSource(Protocol):
     """
 
     num_envs: int
-    single_action_space: gymnasium.Space[Any]
+    single_action_space: Space
 
     @property
     def started(self) -> bool: ...  # noqa: D102
@@ -141,7 +141,7 @@ def fill_rollout(
     return rollout
 
 
-def envs_of(source: Any) -> NDArray[np.int64]:
+def envs_of(source: Given) -> NDArray[np.int64]:
     """Returns the environments' indices, `[N]`: in the whole session where this is a part of one.
 
     The noise and a policy's places go by these, so that a part gets what the whole would.
@@ -235,7 +235,7 @@ def store(rollout: Rollout, t: int, decision: Decision, envs: slice = slice(None
     return row
 
 
-def _put(name: str, given: Any, row: NDArray[Any]) -> None:
+def _put(name: str, given: Given, row: Array) -> None:
     """Copies what the policy gave, where that is no broadcast and loses nothing."""
     row[...] = fitting(name, given, row.shape, row.dtype)
 

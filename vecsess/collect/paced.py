@@ -11,7 +11,7 @@ each row by itself; a matrix product may round differently with another number o
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ from vecsess.fleet.lockstep import Lockstep
 from vecsess.fleet.plan import cores
 from vecsess.session.actions import ActionCheck
 from vecsess.tree import Tree
+from vecsess.wire.values import Array, Given
 
 Pace = Literal["lockstep", "pipelined", "free"]
 PACES: tuple[Pace, ...] = get_args(Pace)
@@ -58,7 +59,7 @@ class Paced:
         workers: only these, at the pace "free"; None for all.
     """
 
-    def __init__(self, session: Any, pace: Pace, workers: list[int] | None = None) -> None:
+    def __init__(self, session: Given, pace: Pace, workers: list[int] | None = None) -> None:
         self._engine = engine = session.engine
         self._lockstep: Lockstep = engine.lockstep
         groups = groups_for(pace, len(self._lockstep.workers))
@@ -72,7 +73,7 @@ class Paced:
         sizes = [part.rows.envs.stop - part.rows.envs.start for part in self.parts]
         self._checks = [ActionCheck(space, size, contract) for size in sizes]
 
-    def check(self, index: int, actions: Tree) -> list[NDArray[Any]]:
+    def check(self, index: int, actions: Tree) -> list[Array]:
         """Returns one part's actions, `[n, *action]`, as they can be sent."""
         try:
             return self._checks[index](actions)
@@ -81,7 +82,7 @@ class Paced:
             error.env = None if error.env is None else error.env + first
             raise
 
-    def begin(self, index: int, checked: list[NDArray[Any]]) -> None:
+    def begin(self, index: int, checked: list[Array]) -> None:
         """Sends one part its actions."""
         self._engine.begin_part(self.parts[index], checked)
 
@@ -118,7 +119,7 @@ class Paced:
 
 
 def fill_paced(
-    session: Any,
+    session: Given,
     books: Books,
     policy: AnyPolicy,
     horizon: int,

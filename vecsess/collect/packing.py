@@ -15,6 +15,7 @@ from typing import Any
 
 from vecsess.errors import PolicyError
 from vecsess.wire.code import CodePickler
+from vecsess.wire.values import Given
 
 _DEEP = 6  # how far into a policy is looked for what can't be pickled
 
@@ -38,7 +39,7 @@ class Packed:
     buffers: list[memoryview]
 
 
-def pack(policy: Any) -> Packed:
+def pack(policy: Given) -> Packed:
     """Packs a policy; nothing of its arrays is copied, so they must not change meanwhile.
 
     Raises:
@@ -60,7 +61,7 @@ def pack(policy: Any) -> Packed:
     return Packed(stream.getvalue(), buffers)
 
 
-def unpack(head: bytes, buffers: Iterable[Any]) -> Any:
+def unpack(head: bytes, buffers: Iterable[Given]) -> Given:
     """Returns the policy; its arrays lie in `buffers`, so these must be writable where it writes.
 
     Example:
@@ -78,14 +79,14 @@ class _Pickler(CodePickler):
         super().__init__(stream, protocol=5, buffer_callback=keep)
         self._torch = sys.modules.get("torch")
 
-    def reducer_override(self, obj: Any) -> Any:
+    def reducer_override(self, obj: Given) -> Given:
         torch = self._torch
         if torch is not None and type(obj) is torch.Tensor and _is_plain(torch, obj):
             return torch.from_numpy, (obj.numpy(),)
         return super().reducer_override(obj)
 
 
-def _is_plain(torch: Any, tensor: Any) -> bool:
+def _is_plain(torch: Given, tensor: Given) -> bool:
     """Whether a tensor is no more than an array: on the CPU, dense, of a dtype that NumPy has."""
     if tensor.device.type != "cpu" or tensor.layout is not torch.strided or tensor.requires_grad:
         return False
@@ -96,7 +97,7 @@ def _is_plain(torch: Any, tensor: Any) -> bool:
     return bool(whole) and tensor.dtype != torch.bfloat16 and tensor.dtype.itemsize <= 8
 
 
-def _refused(policy: Any, error: Exception) -> PolicyError:
+def _refused(policy: Given, error: Exception) -> PolicyError:
     place, reason = _guilty(policy, "policy", _DEEP, error)
     return PolicyError(
         f"expected a policy that can be pickled, got one whose {place} can't be: {reason}. Leave "
@@ -105,7 +106,7 @@ def _refused(policy: Any, error: Exception) -> PolicyError:
     )
 
 
-def _guilty(part: Any, place: str, depth: int, error: Exception) -> tuple[str, Exception]:
+def _guilty(part: Given, place: str, depth: int, error: Exception) -> tuple[str, Exception]:
     """Returns the innermost part that can't be pickled, and why."""
     for name, inner in _parts(part) if depth else ():
         try:
@@ -115,7 +116,7 @@ def _guilty(part: Any, place: str, depth: int, error: Exception) -> tuple[str, E
     return place, error
 
 
-def _parts(part: Any) -> Iterator[tuple[str, Any]]:
+def _parts(part: Given) -> Iterator[tuple[str, Any]]:
     """Yields what a part consists of, named as one would write it behind the part's name."""
     if isinstance(part, dict):
         yield from ((f"[{key!r}]", value) for key, value in part.items())

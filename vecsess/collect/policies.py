@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
@@ -21,11 +20,12 @@ from vecsess.collect.splitmix import sample_first_above, splitmix_noise
 from vecsess.collect.tiles import Tiled
 from vecsess.errors import SpaceError
 from vecsess.tree import Tree, object_array
+from vecsess.wire.values import Array, Given, Space
 
 Predictor: TypeAlias = Callable[[Tree], Any]
 Decision: TypeAlias = tuple[Any, Any, Any]
 Dtypes: TypeAlias = tuple[np.dtype[Any], np.dtype[Any]]
-Draw: TypeAlias = Callable[[NDArray[np.float64]], tuple[NDArray[Any], NDArray[np.float32]]]
+Draw: TypeAlias = Callable[[NDArray[np.float64]], tuple[Array, NDArray[np.float32]]]
 
 NOISE_KINDS = ("uniform", "normal", "splitmix64")
 
@@ -83,7 +83,7 @@ class Policy(Protocol):
         """
         ...  # pragma: no cover
 
-    def value(self, observations: Tree, *, envs: NDArray[np.int64]) -> Any:
+    def value(self, observations: Tree, *, envs: NDArray[np.int64]) -> Given:
         """Returns `V(s)` `[rows]`; must leave the state of a recurrent policy as it is.
 
         Args:
@@ -96,11 +96,11 @@ class Policy(Protocol):
 class Predicting(Protocol):
     """What may be given for a policy where actions are Discrete."""
 
-    def predict_logits(self, observations: Tree, /) -> Any:
+    def predict_logits(self, observations: Tree, /) -> Given:
         """Returns logits `[rows, A]`, for observations `[rows, *obs]`."""
         ...  # pragma: no cover
 
-    def predict_value(self, observations: Tree, /) -> Any:
+    def predict_value(self, observations: Tree, /) -> Given:
         """Returns `V(s)` `[rows]`."""
         ...  # pragma: no cover
 
@@ -108,7 +108,7 @@ class Predicting(Protocol):
 AnyPolicy: TypeAlias = Policy | Predicting | tuple[Predictor, Predictor]
 
 
-def as_policy(policy: AnyPolicy, action_space: gymnasium.Space[Any]) -> Policy:
+def as_policy(policy: AnyPolicy, action_space: Space) -> Policy:
     """Returns `policy` as the collector's `Policy`.
 
     Args:
@@ -130,7 +130,7 @@ def as_policy(policy: AnyPolicy, action_space: gymnasium.Space[Any]) -> Policy:
     return found if act_rows is None else Tiled(found, act_rows, action_space)
 
 
-def state_keeper(actor: Policy) -> Any:
+def state_keeper(actor: Policy) -> Given:
     """Returns what has `get_state` and `set_state`, None where nothing is kept.
 
     Raises:
@@ -145,7 +145,7 @@ def state_keeper(actor: Policy) -> Any:
     return policy if getter else None
 
 
-def _decider(policy: Any, action_space: gymnasium.Space[Any]) -> Policy:
+def _decider(policy: Given, action_space: Space) -> Policy:
     """Returns an object with `act`, `value` and `noise_size`."""
     if hasattr(policy, "act"):
         _require(policy, "value", "noise_size")
@@ -160,7 +160,7 @@ def _decider(policy: Any, action_space: gymnasium.Space[Any]) -> Policy:
     return CategoricalPolicy(policy.predict_logits, policy.predict_value, action_space)
 
 
-def _require(policy: Any, *names: str) -> None:
+def _require(policy: Given, *names: str) -> None:
     missing = [name for name in names if not hasattr(policy, name)]
     if missing:
         raise TypeError(
@@ -200,7 +200,7 @@ def noise_for(
     return normal_noise(pairs)[..., :size]
 
 
-def dtypes_of(decision: Any) -> Dtypes:
+def dtypes_of(decision: Given) -> Dtypes:
     """Returns the dtypes of the log-probabilities and the values that a policy gave.
 
     Raises:
@@ -218,7 +218,7 @@ def dtypes_of(decision: Any) -> Dtypes:
     return log_probs, values
 
 
-def fitting(name: str, given: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+def fitting(name: str, given: Given, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Returns what a policy gave as an array that can be copied without a loss.
 
     Raises:
@@ -267,7 +267,7 @@ class CategoricalPolicy:
         self,
         predict_logits: Predictor,
         predict_value: Predictor,
-        action_space: gymnasium.Space[Any],
+        action_space: Space,
         noise_kind: str = "uniform",
     ) -> None:
         if noise_kind not in ("uniform", "splitmix64"):
@@ -308,7 +308,7 @@ class CategoricalPolicy:
         actions = (choices + self._first).astype(self._dtype, copy=False)
         return actions, log_probs, self.predict_value(observations)
 
-    def value(self, observations: Tree, *, envs: NDArray[np.int64]) -> Any:
+    def value(self, observations: Tree, *, envs: NDArray[np.int64]) -> Given:
         """See `Policy.value`."""
         del envs
         return self.predict_value(observations)
@@ -331,7 +331,7 @@ class RandomPolicy:
         [[0.0], [2.0]]
     """
 
-    def __init__(self, space: gymnasium.Space[Any]) -> None:
+    def __init__(self, space: Space) -> None:
         self.noise_size, self._draw = _drawing(space)
 
     def act(
@@ -353,7 +353,7 @@ class RandomPolicy:
         return np.zeros(len(envs), dtype=np.float32)
 
 
-def _drawing(space: gymnasium.Space[Any]) -> tuple[int, Draw]:
+def _drawing(space: Space) -> tuple[int, Draw]:
     """Returns how much noise a row needs, and what turns it into actions and log-probabilities."""
     if isinstance(space, spaces.Discrete):
         return _integers(space, np.asarray(space.start), np.asarray(space.n))
@@ -372,16 +372,14 @@ def _drawing(space: gymnasium.Space[Any]) -> tuple[int, Draw]:
     )
 
 
-def _integers(
-    space: gymnasium.Space[Any], low: NDArray[Any], count: NDArray[Any]
-) -> tuple[int, Draw]:
+def _integers(space: Space, low: Array, count: Array) -> tuple[int, Draw]:
     if np.any(count > 2.0**53):
         raise SpaceError(f"expected at most 2**53 choices for each element, got {space}")
     sizes, first = count.reshape(-1).astype(np.float64), low.reshape(-1).astype(np.int64)
     shape = space.shape or ()
     log_prob = -float(np.log(sizes).sum())
 
-    def draw(noise: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    def draw(noise: NDArray[np.float64]) -> tuple[Array, NDArray[np.float32]]:
         rows = len(noise)
         actions = (noise * sizes).astype(np.int64) + first
         log_probs = np.full(rows, log_prob, dtype=np.float32)
@@ -395,7 +393,7 @@ def _uniform(space: spaces.Box) -> tuple[int, Draw]:
     width = high / 2 - low / 2  # halves, since the whole may overflow
     log_prob = -float((np.log(width[width > 0]) + math.log(2)).sum())
 
-    def draw(noise: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    def draw(noise: NDArray[np.float64]) -> tuple[Array, NDArray[np.float32]]:
         actions = _as_actions(low * (1 - noise) + high * noise, space)
         return actions, np.full(len(noise), log_prob, dtype=np.float32)
 
@@ -412,7 +410,7 @@ def _partly_unbounded(space: spaces.Box) -> tuple[int, Draw]:
     part = spaces.Box(low[bounded], high[bounded], dtype=np.float64)
     _, draw_part = _uniform(part)
 
-    def draw(noise: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    def draw(noise: NDArray[np.float64]) -> tuple[Array, NDArray[np.float32]]:
         uniform, second = noise[:, : low.size], noise[:, low.size :]
         values = np.empty(uniform.shape)
         values[:, bounded], log_probs = draw_part(uniform[:, bounded])
@@ -431,6 +429,6 @@ def _flat_bounds(space: spaces.Box) -> tuple[NDArray[np.float64], NDArray[np.flo
     return space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
 
 
-def _as_actions(values: NDArray[np.float64], space: spaces.Box) -> NDArray[Any]:
+def _as_actions(values: NDArray[np.float64], space: spaces.Box) -> Array:
     shaped = values.reshape(len(values), *space.shape)
     return np.clip(shaped, space.low, space.high).astype(space.dtype)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vecsess.collect.batch import minibatch_rows
 from vecsess.errors import extra
 from vecsess.tree import Tree, map_leaves
+from vecsess.wire.values import Given
 
 with extra("train", needed_by="rollout.to_torch"):
     import torch
@@ -97,7 +98,7 @@ class TorchRollout:
     returns: torch.Tensor
 
     @classmethod
-    def of(cls, rollout: Rollout, device: Any, gamma: float, lam: float) -> TorchRollout:
+    def of(cls, rollout: Rollout, device: Given, gamma: float, lam: float) -> TorchRollout:
         """Returns the tensors of a rollout; see `Rollout.to_torch`."""
         computed = {
             "advantages": rollout.advantages(gamma, lam),
@@ -129,7 +130,7 @@ class TorchRollout:
             index = torch.from_numpy(rows).to(self.valid.device)
             yield self._minibatch(lambda leaf, index=index: leaf.flatten(0, 1)[index])
 
-    def of_envs(self, envs: Any) -> Minibatch:
+    def of_envs(self, envs: Given) -> Minibatch:
         """Returns the valid rows of some environments, in time-major order.
 
         A recurrent agent runs over the whole sequences `[T, len(envs)]`, and then picks what it
@@ -141,7 +142,7 @@ class TorchRollout:
         valid = self.valid[:, envs]
         return self._minibatch(lambda leaf: leaf[:, envs][valid])
 
-    def _minibatch(self, pick: Any) -> Minibatch:
+    def _minibatch(self, pick: Given) -> Minibatch:
         return Minibatch(
             **{f.name: map_leaves(pick, getattr(self, f.name)) for f in fields(Minibatch)}
         )

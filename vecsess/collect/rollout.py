@@ -19,6 +19,7 @@ from vecsess.collect.batch import ActorCriticBatch, generalized_advantages, one_
 from vecsess.contract import StepRows
 from vecsess.tree import Tree
 from vecsess.wire.leaves import all_leaves_of, assemble
+from vecsess.wire.values import Array, Given, Space
 
 if TYPE_CHECKING:
     from vecsess.collect.pytorch import TorchRollout
@@ -90,7 +91,7 @@ class Rollout:
     final_envs: NDArray[np.int64]
     episodes: list[Episode]
     counter: int
-    action_space: gymnasium.Space[Any]
+    action_space: Space
 
     def __repr__(self) -> str:
         observations = tree.map_leaves(
@@ -107,8 +108,8 @@ class Rollout:
         cls,
         horizon: int,
         num_envs: int,
-        observation_space: gymnasium.Space[Any] | Tree,
-        action_space: gymnasium.Space[Any],
+        observation_space: Space | Tree,
+        action_space: Space,
         *,
         log_prob_dtype: DTypeLike = np.float32,
         value_dtype: DTypeLike = np.float32,
@@ -224,7 +225,7 @@ class Rollout:
         )
 
     def to_torch(
-        self, device: Any = "cpu", *, gamma: float = 0.99, lam: float = 0.95
+        self, device: Given = "cpu", *, gamma: float = 0.99, lam: float = 0.95
     ) -> TorchRollout:
         """Returns the rollout as PyTorch tensors; on the CPU they share its memory.
 
@@ -258,7 +259,7 @@ def _flat(rows: Tree) -> Tree:
     return tree.map_leaves(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rows)
 
 
-def _allocate(like: Any, lead: tuple[int, ...]) -> Tree:
+def _allocate(like: Given, lead: tuple[int, ...]) -> Tree:
     """Returns zeros, `[*lead, *shape]`: fresh pages are zero anyway, so they cost no more."""
     if isinstance(like, gymnasium.Space):
         parts = all_leaves_of(like)
@@ -296,7 +297,7 @@ def reuse_or_allocate(out: Rollout | None, fresh: Rollout) -> Rollout:
     return out
 
 
-def _same_layout(name: str, wanted: NDArray[Any], given: Any) -> None:
+def _same_layout(name: str, wanted: Array, given: Given) -> None:
     if (wanted.shape, wanted.dtype) != (given.shape, given.dtype):
         raise ValueError(
             f"`out` does not fit: expected {name} {list(wanted.shape)} {wanted.dtype}, "

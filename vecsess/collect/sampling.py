@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vecsess.errors import VecsessError
+from vecsess.wire.values import Array
 
 _WORD = 0xFFFFFFFF
 _ROUNDS = 10
@@ -75,7 +76,7 @@ def _checked(name: str, value: int, end: int) -> int:
     return number
 
 
-def _counters(counter: int, steps: int, envs: NDArray[Any], pairs: int) -> NDArray[np.uint32]:
+def _counters(counter: int, steps: int, envs: Array, pairs: int) -> NDArray[np.uint32]:
     """Returns Philox counters `[4, steps * rows * pairs]` uint32."""
     numbers = np.arange(steps, dtype=np.uint64) + np.uint64(counter)
     words = np.empty((4, steps, envs.size, pairs), dtype=np.uint32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import gymnasium
 from gymnasium.spaces.utils import is_space_dtype_shape_equiv
@@ -14,10 +14,10 @@ from vecsess.errors import ProtocolError, SpaceMismatchError, VecsessError
 from vecsess.fleet.reports import MAX_BRIEF, printable, spec_of
 from vecsess.fleet.worker import Worker
 from vecsess.wire.generators import seed_space
-from vecsess.wire.leaves import Space, UnsupportedSpaceError, all_leaves_of
+from vecsess.wire.leaves import UnsupportedSpaceError, all_leaves_of
 from vecsess.wire.messages import Described
 from vecsess.wire.spaces import build_space, check_bytes
-from vecsess.wire.values import FrameError, pack_value
+from vecsess.wire.values import Fields, FrameError, Plain, Space, pack_value
 
 ObservationMode = Literal["same", "different"] | tuple[Space, Space]
 
@@ -39,11 +39,11 @@ class Description:
     action_space: Space
     observation_batch: Space
     spec: gymnasium.envs.registration.EnvSpec | None
-    metadata: dict[str, Any]
+    metadata: Fields
     render_mode: str | None
 
 
-def check_observation_mode(mode: Any) -> None:
+def check_observation_mode(mode: Plain) -> None:
     """Refuses what is no observation mode, in Gymnasium's words.
 
     Raises:
@@ -105,7 +105,7 @@ def _agree(workers: list[Worker], described: list[Described], mode: ObservationM
 T = TypeVar("T")
 
 
-def _told_by(worker: Worker, read: Callable[..., T], *told: Any) -> T:
+def _told_by(worker: Worker, read: Callable[..., T], *told: Plain) -> T:
     """Returns what `read` makes of what a worker told; what it refuses, the worker is to blame."""
     try:
         return read(*told)
@@ -134,7 +134,7 @@ def _each(workers: list[Worker], described: list[Described]) -> list[tuple[Space
     return pairs
 
 
-def _seed(observation_space: Space, action_space: Space, generators: list[Any]) -> None:
+def _seed(observation_space: Space, action_space: Space, generators: list[Plain]) -> None:
     """Gives the spaces of environment 0 the generators that it has, as a maker may have seeded."""
     if len(generators) != 2 or not all(type(states) is list for states in generators):
         raise FrameError("expected the generators of two spaces")
@@ -182,10 +182,10 @@ def _equivalent(space: Space, other: Space) -> bool:
         return True  # their leaves are compared anyway
 
 
-def _leaves(space: Space) -> list[Any]:
+def _leaves(space: Space) -> list[Plain]:
     """Returns what decides the layout: the order of keys too, though equal Dicts may differ."""
     return list(all_leaves_of(space))
 
 
-def _spec(text: str) -> Any:
+def _spec(text: str) -> Plain:
     return spec_of(text) if text else None

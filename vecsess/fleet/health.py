@@ -13,7 +13,7 @@ import weakref
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ import psutil
 
 from vecsess.fleet.lockstep import Lockstep
 from vecsess.fleet.worker import Worker
-from vecsess.wire.values import FrameError, pack_value, unpack_value
+from vecsess.wire.values import Array, Fields, FrameError, Plain, pack_value, unpack_value
 
 NAME = "vecsess-health"
 MAX_BYTES = 1 << 22
@@ -92,9 +92,7 @@ class Health:
         locksteps: returns how many there were so far.
     """
 
-    def __init__(
-        self, lockstep: Lockstep, about: dict[str, Any], locksteps: Callable[[], int]
-    ) -> None:
+    def __init__(self, lockstep: Lockstep, about: Fields, locksteps: Callable[[], int]) -> None:
         self._lockstep, self._about, self._locksteps = lockstep, about, locksteps
         self._seen = [_Seen() for _ in lockstep.workers]
         self._next_s = 0.0
@@ -237,7 +235,7 @@ def unique_bytes(pid: int) -> int | None:
     return int(memory.rss - getattr(memory, "shared", 0))
 
 
-def quantile_s(counts: npt.NDArray[Any], share: float) -> float | None:
+def quantile_s(counts: Array, share: float) -> float | None:
     """Returns a quantile of step times from counts by bit length of their nanoseconds.
 
     Args:
@@ -257,7 +255,7 @@ def quantile_s(counts: npt.NDArray[Any], share: float) -> float | None:
     return float(2.0**bits * 0.75e-9)
 
 
-def read_health(fd: int) -> dict[str, Any] | None:
+def read_health(fd: int) -> Fields | None:
     """Returns what `Health.publish` wrote last; None where nothing was, or it is being written.
 
     Args:
@@ -281,7 +279,7 @@ _ABOUT = {"pid": "int", "time_s": "float", "locksteps": "int", "n": "int", "env"
 _KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
 
 
-def _is_form(content: Any) -> bool:
+def _is_form(content: Plain) -> bool:
     """Whether this is what a session publishes: any process may call its memory by that name."""
     if type(content) is not dict or not _fit(content, _ABOUT):
         return False
@@ -289,11 +287,11 @@ def _is_form(content: Any) -> bool:
     return type(workers) is list and all(type(w) is dict and _fit(w, types) for w in workers)
 
 
-def _fit(told: dict[str, Any], types: dict[str, str]) -> bool:
+def _fit(told: Fields, types: dict[str, str]) -> bool:
     return all(name in told and _is_a(told[name], kind) for name, kind in types.items())
 
 
-def _is_a(value: Any, kind: str) -> bool:
+def _is_a(value: Plain, kind: str) -> bool:
     name, _, optional = kind.partition(" | ")
     if value is None:
         return bool(optional)

@@ -7,7 +7,6 @@ an environment that hangs or crashes takes the trainer with it, and a breakpoint
 from __future__ import annotations
 
 import mmap
-from typing import Any
 
 from vecsess.fleet.reports import start_error
 from vecsess.wire.channel import CONTROL_BYTES, HEADER, Channel
@@ -20,6 +19,7 @@ from vecsess.wire.messages import (
     decode,
 )
 from vecsess.wire.slab import Layout, Views
+from vecsess.wire.values import Fields, Plain
 from vecsess.workers.env_host import EnvHost
 from vecsess.workers.env_source import BuildError, select
 from vecsess.workers.outcomes import account_of
@@ -81,7 +81,7 @@ class LocalChannel(Channel):
 
 
 def replay_here(
-    source: tuple[Any, ...], env: int, settings: dict[str, Any], script: list[Any]
+    source: tuple[Plain, ...], env: int, settings: Fields, script: list[Plain]
 ) -> Replayed:
     """Replays one environment in this process, which may well end it.
 
@@ -112,7 +112,7 @@ class LocalHost:
     """
 
     def __init__(
-        self, source: tuple[Any, ...], n: int, settings: dict[str, Any], first_env: int = 0
+        self, source: tuple[Plain, ...], n: int, settings: Fields, first_env: int = 0
     ) -> None:
         kind, *parts = source
         makers = select(kind, parts, first_env, n)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from vecsess.contract import Finals
 from vecsess.fleet.reports import SCHEMA, values_of
@@ -18,11 +16,10 @@ from vecsess.wire.columns import MAX_SCHEMAS, Entry, Schema, records
 from vecsess.wire.leaves import assemble
 from vecsess.wire.messages import Done
 from vecsess.wire.slab import Layout, Views
-from vecsess.wire.values import FrameError
+from vecsess.wire.values import Array, Fields, FrameError, Plain
 
-Array = npt.NDArray[Any]
-Infos = dict[str, Any]
-AddInfo = Callable[[Infos, dict[str, Any], int], Infos]
+Infos = Fields
+AddInfo = Callable[[Infos, Fields, int], Infos]
 
 _WHATS = ("info", "final_info")
 _BOXED = np.array([np.False_, np.True_], object)  # NumPy's bool is an object to Gymnasium
@@ -139,16 +136,14 @@ class InfoReader:
         self._blocks.gather(field, rows)
         return Part(_WHATS[which], schema, envs, rows if envs is None else rows[envs])
 
-    def of_each(
-        self, answers: dict[int, Done]
-    ) -> tuple[list[dict[str, Any]], dict[int, dict[str, Any]]]:
+    def of_each(self, answers: dict[int, Done]) -> tuple[list[Fields], dict[int, Fields]]:
         """Returns each environment's info `[N]`, {} where it has none, and the final ones.
 
         Args:
             answers: what came beside the slab, by worker.
         """
-        infos: list[dict[str, Any]] = []
-        finals: dict[int, dict[str, Any]] = {}
+        infos: list[Fields] = []
+        finals: dict[int, Fields] = {}
         for part in self.parts:
             told = records(part.schema.entries, part.rows)
             if part.envs is None and part.what == "info":
@@ -200,7 +195,7 @@ class InfoReader:
         """Returns the infos without a look at single environments: all of them lie in columns."""
         infos: Infos = {}
         if finals is None and len(self.parts) == 1 and self.parts[0].plain:
-            values: list[Any] = self.parts[0].schema.keys.copy()
+            values: list[Plain] = self.parts[0].schema.keys.copy()
             values[::2] = self.parts[0].columns()
             masks = np.empty((len(values) // 2, self._n), np.bool_)
             masks.fill(True)  # a fourth of what `np.ones` costs
@@ -249,7 +244,7 @@ class InfoReader:
                 infos[key] = self._spread(column, part.envs, infos.get(key))
             infos[mask] = self._mask(part.envs, infos.get(mask))
 
-    def _spread(self, column: Array, envs: Array | None, whole: Any) -> Array:
+    def _spread(self, column: Array, envs: Array | None, whole: Plain) -> Array:
         """Returns an array of all environments, with those of a column `[K, ...]` written in."""
         if whole is None:
             if envs is None:
@@ -266,22 +261,22 @@ class InfoReader:
         whole[slice(None) if envs is None else envs] = column
         return whole  # type: ignore[no-any-return]
 
-    def _mask(self, envs: Array | None, mask: Any = None) -> Array:
+    def _mask(self, envs: Array | None, mask: Plain = None) -> Array:
         if envs is None and mask is None:
             return np.ones(self._n, np.bool_)
         mask = np.zeros(self._n, np.bool_) if mask is None else mask
         return self._spread(np.ones(1, np.bool_), envs, mask)
 
-    def _one_of(self, finals: Finals, k: int) -> Any:
+    def _one_of(self, finals: Finals, k: int) -> Plain:
         """Returns a final observation as environments give it: what is discrete as an int."""
         if type(finals.observations) is np.ndarray and not self._leaves[0].discrete:
             return finals.observations[k]
         parts = zip(self._leaves, leaves(finals.observations), strict=True)
-        ones: list[Any] = [int(array[k]) if leaf.discrete else array[k] for leaf, array in parts]
+        ones: list[Plain] = [int(array[k]) if leaf.discrete else array[k] for leaf, array in parts]
         return assemble(self._space, iter(ones))
 
 
-def add_info(add: AddInfo, infos: Infos, info: dict[Any, Any], env: int) -> None:
+def add_info(add: AddInfo, infos: Infos, info: dict[Plain, Plain], env: int) -> None:
     """Adds an environment's info; what does not fit beside the others' is kept as an object.
 
     Gymnasium's own raises there, such as for another shape than before, or an integer of more
@@ -298,12 +293,12 @@ def add_info(add: AddInfo, infos: Infos, info: dict[Any, Any], env: int) -> None
                 _keep_object(add, infos, key, value, env)
 
 
-def _keep_object(add: AddInfo, infos: Infos, key: Any, value: Any, env: int) -> None:
+def _keep_object(add: AddInfo, infos: Infos, key: Plain, value: Plain, env: int) -> None:
     mask = f"_{key}"
     fresh = add({}, {key: None}, env)  # an array of objects, and which of them are told
     whole, told = fresh[key], fresh[mask]
-    before: Any = infos.get(key)
-    known: Any = infos.get(mask)
+    before: Plain = infos.get(key)
+    known: Plain = infos.get(mask)
     fits = type(known) is np.ndarray and known.dtype == np.bool_ and known.shape == told.shape
     if fits and type(before) is np.ndarray:  # else an info's own key is that of the mask
         for other in np.flatnonzero(known).tolist():

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
-
-import numpy.typing as npt
 
 from vecsess.fleet.flight import Flight
 from vecsess.fleet.rows import Rows
@@ -18,8 +15,7 @@ from vecsess.fleet.supervisor import Supervisor
 from vecsess.fleet.worker import Timeouts, Worker
 from vecsess.wire.messages import StepWith
 from vecsess.wire.slab import Layout, Views
-
-Array = npt.NDArray[Any]
+from vecsess.wire.values import Array
 
 
 class Lockstep:

@@ -6,16 +6,15 @@ import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import gymnasium
 
 from vecsess.errors import SpawnError
 from vecsess.fleet.quota import own_limits, usable_cores
 from vecsess.wire.code import dumps
-from vecsess.wire.values import pack_value
+from vecsess.wire.values import Env, Fields, Plain, pack_value
 
-Env = gymnasium.Env[Any, Any]
 EnvSpec = gymnasium.envs.registration.EnvSpec
 EnvLike = str | EnvSpec | Callable[[], Env] | Sequence[Callable[[], Env]]
 
@@ -53,11 +52,11 @@ def group(n: int, workers: int | str | None) -> list[tuple[int, int]]:
 class Source:
     """Where environments come from, and what of the trainer's the workers need for them."""
 
-    parts: tuple[Any, ...]
+    parts: tuple[Plain, ...]
     modules: tuple[str, ...]
 
     @classmethod
-    def of(cls, env: EnvLike, make_kwargs: dict[str, Any] | None, n: int) -> Source:
+    def of(cls, env: EnvLike, make_kwargs: Fields | None, n: int) -> Source:
         """Returns the source for an id or a spec, a callable, or a sequence of n callables."""
         if isinstance(env, EnvSpec):
             return cls(("id", env.id, env, make_kwargs or {}), _modules_of_id(env.id, env))
@@ -66,7 +65,7 @@ class Source:
             return cls(("id", env, spec, make_kwargs or {}), _modules_of_id(env, spec))
         if make_kwargs:
             raise TypeError("make_kwargs go with an id; bind a callable's with functools.partial")
-        given: Any = env  # whatever a caller passes
+        given: Plain = env  # whatever a caller passes
         makers = [given] if callable(given) else list(given) if _is_sequence(given) else []
         if len(makers) not in (1, n) or not all(callable(maker) for maker in makers):
             got = f"{len(makers)} of them" if makers and all(map(callable, makers)) else f"{env!r}"
@@ -96,7 +95,7 @@ class Source:
             ) from error
 
 
-def registrations() -> tuple[bytes, list[tuple[Any, ...]]]:
+def registrations() -> tuple[bytes, list[tuple[Plain, ...]]]:
     """Returns what Gymnasium's registry holds here, for workers, which have not seen it filled.
 
     Returns:
@@ -104,7 +103,7 @@ def registrations() -> tuple[bytes, list[tuple[Any, ...]]]:
         pickle of it or None, and why it can't be pickled.
     """
     plain: list[EnvSpec] = []
-    others: list[tuple[Any, ...]] = []
+    others: list[tuple[Plain, ...]] = []
     for spec in gymnasium.registry.values():
         if _is_plain(spec):
             plain.append(spec)
@@ -144,11 +143,11 @@ def _is_plain(spec: EnvSpec) -> bool:
     return True
 
 
-def _is_sequence(given: Any) -> bool:
+def _is_sequence(given: Plain) -> bool:
     return isinstance(given, Sequence)
 
 
-def _modules_of_id(env_id: str, spec: Any) -> tuple[str, ...]:
+def _modules_of_id(env_id: str, spec: Plain) -> tuple[str, ...]:
     module, _, rest = env_id.rpartition(":")
     if module:
         return (module,)
@@ -193,7 +192,7 @@ class Variables:
 
 
 def _texts(given: Mapping[str, str]) -> dict[str, str]:
-    each: Any = given  # whatever a caller passes
+    each: Plain = given  # whatever a caller passes
     if not isinstance(each, Mapping) or not all(
         isinstance(part, str) for pair in each.items() for part in pair
     ):
@@ -265,7 +264,7 @@ class WorkerSettings:
     niceness: int
     spin_ns: int
 
-    def for_worker(self, index: int) -> dict[str, Any]:
+    def for_worker(self, index: int) -> Fields:
         """Returns them as plain data, for one worker."""
         names = (
             *("autoreset_mode", "episode_seeds", "episode_options"),

@@ -28,22 +28,18 @@ from vecsess.errors import (
 from vecsess.fleet.worker import Worker
 from vecsess.wire.columns import Schema
 from vecsess.wire.forms import unpack_piped
-from vecsess.wire.leaves import (
-    FormError,
-    Space,
-    all_leaves_of,
-    field_name,
-    part_at,
-    told,
-)
+from vecsess.wire.leaves import FormError, all_leaves_of, field_name, part_at, told
 from vecsess.wire.messages import Described, Done, Failed, Replayed, Reply
 from vecsess.wire.slab import Views
 from vecsess.wire.spaces import build_space, check_bytes
 from vecsess.wire.values import (
     EncodingError,
     FieldCountError,
+    Fields,
     FieldTypeError,
     FrameError,
+    Plain,
+    Space,
     check_objects,
     unpack_value,
 )
@@ -115,7 +111,7 @@ class Reports:
         if not isinstance(reply, kind):
             raise FrameError(f"expected {kind.__name__}, got {type(reply).__name__}")
         try:
-            checked: dict[str, Any] = {}
+            checked: Fields = {}
             if isinstance(reply, Done | Replayed):
                 checked["failures"] = _failures(worker, reply.failures)
             if isinstance(reply, Done):
@@ -128,7 +124,7 @@ class Reports:
         except Exception as error:  # whatever it tripped over, it came from the worker
             raise FrameError(f"expected values that can be read, got {error!r:.200}") from error
 
-    def _values(self, worker: Worker, entries: list[Any]) -> list[tuple[int, str, Any]]:
+    def _values(self, worker: Worker, entries: list[Plain]) -> list[tuple[int, str, Any]]:
         for entry in entries:
             _require(worker, entry, [int, str, bytes])
         check_objects([data for _, _, data in entries])
@@ -148,7 +144,7 @@ class Reports:
         return [entry for entry in values if entry[1] not in self._places]
 
 
-def _checked(what: str, value: Any) -> Any:
+def _checked(what: str, value: Plain) -> Plain:
     """Returns what a worker sent under that name, if it is such a thing."""
     match what:
         case "info" | "final_info":
@@ -172,7 +168,7 @@ def _checked(what: str, value: Any) -> Any:
     return value
 
 
-def _failures(worker: Worker, entries: list[Any]) -> list[Any]:
+def _failures(worker: Worker, entries: list[Plain]) -> list[Plain]:
     if len(entries) > 2 * worker.rows:
         raise FrameError(f"expected a failure for each of {worker.rows} rows, got {len(entries)}")
     for entry in entries:
@@ -183,7 +179,7 @@ def _failures(worker: Worker, entries: list[Any]) -> list[Any]:
     ]
 
 
-def _require(worker: Worker, entry: Any, shape: list[type]) -> None:
+def _require(worker: Worker, entry: Plain, shape: list[type]) -> None:
     fits = type(entry) is list and [type(part) for part in entry] == shape
     if not fits or not 0 <= entry[0] < worker.rows:
         names = ", ".join(kind.__name__ for kind in shape)
@@ -249,7 +245,7 @@ def check_description(worker: Worker, described: Described) -> None:
         raise ProtocolError("expected the spaces of each environment", worker=worker.index)
 
 
-def spec_of(text: Any) -> gymnasium.envs.registration.EnvSpec:
+def spec_of(text: Plain) -> gymnasium.envs.registration.EnvSpec:
     """Returns the spec that a worker told of as JSON; nothing that it names is imported.
 
     Raises:
@@ -275,7 +271,7 @@ _MOST = {
 }
 
 
-def _generator(state: Any) -> np.random.Generator:
+def _generator(state: Plain) -> np.random.Generator:
     """Returns a generator in the state that a worker told of."""
     name = state.get("bit_generator") if type(state) is dict else None
     if name not in _BIT_GENERATORS:
@@ -287,7 +283,7 @@ def _generator(state: Any) -> np.random.Generator:
     return np.random.Generator(bit_generator)
 
 
-def _is_state(state: Any, like: Any, name: str) -> bool:
+def _is_state(state: Plain, like: Plain, name: str) -> bool:
     """Whether a state has the parts of another one, in their bounds."""
     if type(state) is not type(like):
         return False

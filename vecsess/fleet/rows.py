@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from vecsess.contract import StepRows
 from vecsess.fleet.worker import Worker
 from vecsess.wire.slab import Layout, Views
-
-Array = npt.NDArray[Any]
+from vecsess.wire.values import Array, Plain
 
 
 class Blocks:
@@ -98,12 +95,12 @@ class Rows:
         for field, part in zip(self._views.actions, action, strict=True):
             field[self._places[env]] = part
 
-    def dump_piped(self) -> list[list[Any]]:
+    def dump_piped(self) -> list[list[Plain]]:
         """Returns the parts of observations that have no place in shared memory, `[n]` a leaf."""
         fields = [field for field in self._own.observations if field.dtype == object]
         return [[field[place] for place in self._places] for field in fields]
 
-    def load_piped(self, parts: list[list[Any]], without: set[int]) -> None:
+    def load_piped(self, parts: list[list[Plain]], without: set[int]) -> None:
         """Puts back what `dump_piped` returned, but for the environments in `without`."""
         fields = [field for field in self._own.observations if field.dtype == object]
         for field, values in zip(fields, parts, strict=True):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
 
 from vecsess.errors import SpaceError
 from vecsess.tree import Tree, object_array
-from vecsess.wire.leaves import FormError, Leaf, Space, all_leaves_of, field_name, part_at
+from vecsess.wire.leaves import FormError, Leaf, all_leaves_of, field_name, part_at
+from vecsess.wire.values import Array, Given, Space
 
 
 def require_plain(space: Space) -> None:
@@ -30,7 +29,7 @@ def require_plain(space: Space) -> None:
             )
 
 
-def value_from(space: Space, plain: Any, field: str) -> Tree:
+def value_from(space: Space, plain: Given, field: str) -> Tree:
     """Returns plain data as a value of the space.
 
     Raises:
@@ -63,18 +62,18 @@ def value_from(space: Space, plain: Any, field: str) -> Tree:
             return array[()] if leaf.discrete else array
 
 
-def _text(space: Space, plain: Any, field: str) -> str:
+def _text(space: Space, plain: Given, field: str) -> str:
     if not isinstance(plain, str) or not space.contains(plain):
         raise FormError(field, f"expected a text in {space}, got {in_short(plain)}")
     return plain
 
 
-def number_from(plain: Any, field: str) -> float:
+def number_from(plain: Given, field: str) -> float:
     """Returns a finite number as a float."""
     return float(_array(_FLOAT, plain, field))
 
 
-def flag_from(plain: Any, field: str) -> bool:
+def flag_from(plain: Given, field: str) -> bool:
     """Returns true or false as they stand there, and nothing else."""
     if not isinstance(plain, bool):
         raise FormError(field, f"expected true or false, got {in_short(plain)}")
@@ -85,7 +84,7 @@ _FLOAT = Leaf((), (), np.dtype(np.float64), discrete=False)
 _WORDS = {"b": "true or false", "i": "an integer", "u": "an integer", "f": "a finite number"}
 
 
-def _array(leaf: Leaf, plain: Any, field: str) -> NDArray[Any]:
+def _array(leaf: Leaf, plain: Given, field: str) -> Array:
     """Returns nested lists of numbers as an array, without any silent change of a number's kind."""
     found = object_array([plain]) if not leaf.shape else np.array(plain, dtype=object)
     # What is empty ends where its lists do: `[]` may be of the shape [0, 3].
@@ -103,7 +102,7 @@ def _array(leaf: Leaf, plain: Any, field: str) -> NDArray[Any]:
         raise FormError(field, f"expected numbers that fit {leaf.dtype}: {error}") from error
 
 
-def _number(kind: str, plain: Any, field: str) -> Any:
+def _number(kind: str, plain: Given, field: str) -> Given:
     """Returns a number of the dtype's kind; json reads NaN, Infinity and 1e999 as floats."""
     if type(plain) is float:
         good = plain.is_integer() if kind in "iu" else kind == "f" and math.isfinite(plain)
@@ -114,7 +113,7 @@ def _number(kind: str, plain: Any, field: str) -> Any:
     return int(plain) if kind in "iu" else plain
 
 
-def in_short(plain: Any) -> str:
+def in_short(plain: Given) -> str:
     """Returns a value as it stands in the file, shortened."""
     text = json.dumps(plain)
     return text if len(text) <= 80 else text[:77] + "..."

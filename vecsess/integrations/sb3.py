@@ -19,6 +19,7 @@ from vecsess.session.gym_vector import refuse_own_verbs
 from vecsess.session.vector import VecCheckedSession
 from vecsess.tree import Tree, row
 from vecsess.wire.code import dumps
+from vecsess.wire.values import Array, Fields, Given
 
 with extra("sb3", needed_by="vecsess.integrations.sb3"):
     from stable_baselines3.common.vec_env.base_vec_env import VecEnv
@@ -61,7 +62,7 @@ class SB3VecEnv(VecEnv):
         *,
         infos: InfoLevel | None = None,
         pure_calls: Sequence[str] = ("action_masks",),
-        **arguments: Any,
+        **arguments: Given,
     ) -> None:
         if not isinstance(vec, VecCheckedSession):
             vec = VecCheckedSession(vec, **{"workers": "auto", **arguments})
@@ -96,14 +97,14 @@ class SB3VecEnv(VecEnv):
         self._reset_options()
         return observations
 
-    def step_async(self, actions: Any) -> None:
+    def step_async(self, actions: Tree) -> None:
         """Sends an action to each environment: a batch, or a list of N.
 
         What SB3's policies give for a MultiBinary space are floats, 0 and 1.
         """
         space = self.session.single_action_space
         if isinstance(space, spaces.Dict | spaces.Tuple) and isinstance(actions, list | np.ndarray):
-            out: Any = create_empty_array(space, self.num_envs)
+            out: Given = create_empty_array(space, self.num_envs)
             actions = concatenate(space, actions, out)
         elif isinstance(space, spaces.MultiBinary) and np.asarray(actions).dtype.kind == "f":
             actions = whole_numbers(np.asarray(actions))
@@ -111,7 +112,7 @@ class SB3VecEnv(VecEnv):
         with engine.gate.during("step_async"):
             engine.begin_step(actions, self._level)
 
-    def step_wait(self) -> tuple[Tree, np.ndarray[Any, Any], np.ndarray[Any, Any], list[Any]]:
+    def step_wait(self) -> tuple[Tree, Array, Array, list[Given]]:
         """Waits for the step; returns observations, rewards, dones and infos."""
         engine = self.session.engine
         rows = engine.new_rows()
@@ -128,16 +129,14 @@ class SB3VecEnv(VecEnv):
         dones = rows.terminated | rows.truncated
         return rows.next_observations, rows.rewards.astype(np.float32), dones, infos
 
-    def _end_episodes(
-        self, infos: list[dict[str, Any]], finals: Finals, last: dict[int, dict[str, Any]]
-    ) -> None:
+    def _end_episodes(self, infos: list[Fields], finals: Finals, last: dict[int, Fields]) -> None:
         """Parts the last step's info from the reset's, which came in the same step."""
         for k, env in enumerate(finals.envs.tolist()):
             self.reset_infos[env] = infos[env]
             infos[env] = last.get(env, {})
             infos[env]["terminal_observation"] = row(finals.observations, k)
 
-    def _told(self) -> tuple[list[dict[str, Any]], dict[int, dict[str, Any]]]:
+    def _told(self) -> tuple[list[Fields], dict[int, Fields]]:
         """Returns each environment's info as it was, and by environment those of ended episodes."""
         flight = self.session.engine.lockstep.flight
         return flight.infos.of_each(flight.answers)
@@ -148,7 +147,7 @@ class SB3VecEnv(VecEnv):
 
     # --- attributes and methods ------------------------------------------------------------------
 
-    def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
+    def get_attr(self, attr_name: str, indices: Indices = None) -> list[Given]:
         """Returns an attribute of the environments, which is plain data."""
         return self._ask("get", attr_name, indices)
 
@@ -156,14 +155,14 @@ class SB3VecEnv(VecEnv):
         """Returns whether every environment has an attribute, of any type."""
         return all(self._read("has_wrapper_attr", None, attr_name))
 
-    def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
+    def set_attr(self, attr_name: str, value: Given, indices: Indices = None) -> None:
         """Sets an attribute of the environments to one value."""
         envs = list(self._get_indices(indices))
         self.session.set_attr(attr_name, [value] * len(envs), indices=envs)
 
     def env_method(
-        self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any
-    ) -> list[Any]:
+        self, method_name: str, *method_args: Given, indices: Indices = None, **method_kwargs: Given
+    ) -> list[Given]:
         """Calls a method of the environments; the results are plain data."""
         if method_name in self._pure_calls:
             return self._read(method_name, indices, *method_args, **method_kwargs)
@@ -178,7 +177,7 @@ class SB3VecEnv(VecEnv):
         name = f"{wrapper_class.__module__}.{wrapper_class.__qualname__}"
         return self._ask("wrapped", name, indices)
 
-    def get_images(self) -> Sequence[Any]:
+    def get_images(self) -> Sequence[Given]:
         """Returns a frame of each environment, where they render as `rgb_array`."""
         if self.render_mode != "rgb_array":
             warnings.warn(
@@ -189,24 +188,24 @@ class SB3VecEnv(VecEnv):
             return [None] * self.num_envs
         return list(self.session.render())
 
-    def _read(self, name: str, indices: Indices, *args: Any, **kwargs: Any) -> list[Any]:
+    def _read(self, name: str, indices: Indices, *args: Given, **kwargs: Given) -> list[Given]:
         """Calls a method that changes nothing."""
         return self._ask("read", name, indices, dumps((args, kwargs)))
 
-    def _ask(self, verb: str, name: str, indices: Indices, packed: bytes = b"") -> list[Any]:
+    def _ask(self, verb: str, name: str, indices: Indices, packed: bytes = b"") -> list[Given]:
         return list(self.session.ask(verb, name, list(self._get_indices(indices)), packed))
 
 
-def whole_numbers(actions: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def whole_numbers(actions: Array) -> Array:
     """Returns floats as int8 where nothing is lost, else as they are: they are refused then."""
     with np.errstate(invalid="ignore"):  # NaN is no number of any kind
         whole = actions.astype(np.int8)
     return whole if np.array_equal(whole, actions) else actions
 
 
-def _groups(options: list[dict[str, Any]]) -> list[tuple[dict[str, Any], list[int]]]:
+def _groups(options: list[Fields]) -> list[tuple[Fields, list[int]]]:
     """Returns the environments that share their options; one reset serves each group."""
-    groups: list[tuple[dict[str, Any], list[int]]] = []
+    groups: list[tuple[Fields, list[int]]] = []
     for env, own in enumerate(options):
         for shared, envs in groups:
             if _same(shared, own):
@@ -217,7 +216,7 @@ def _groups(options: list[dict[str, Any]]) -> list[tuple[dict[str, Any], list[in
     return groups
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(one: Given, other: Given) -> bool:
     """Whether two options are the same; arrays in them are compared as a whole."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)

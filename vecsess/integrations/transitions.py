@@ -12,9 +12,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
 
@@ -38,6 +36,7 @@ from vecsess.integrations.json_values import (
 )
 from vecsess.tree import Tree
 from vecsess.wire.leaves import FormError, all_leaves_of, field_name
+from vecsess.wire.values import Fields, Given, Space
 
 # Name in the file -> name in a Transition, in the order in which they are saved.
 _NAMES = {
@@ -71,8 +70,8 @@ class TransitionError(ContractViolation):
 def load_transitions(
     source: str | os.PathLike[str],
     contract: Contract,
-    observation_space: gymnasium.Space[Any],
-    action_space: gymnasium.Space[Any],
+    observation_space: Space,
+    action_space: Space,
 ) -> list[Transition]:
     """Loads transitions, and stops at the first bad one.
 
@@ -102,8 +101,8 @@ def load_transitions(
 def load_transitions_all(
     source: str | os.PathLike[str],
     contract: Contract,
-    observation_space: gymnasium.Space[Any],
-    action_space: gymnasium.Space[Any],
+    observation_space: Space,
+    action_space: Space,
 ) -> list[Transition | TransitionError]:
     """Loads each transition, or the error that says why it is none, in the order of the file.
 
@@ -131,7 +130,7 @@ def load_transitions_all(
     return results
 
 
-def dump_transitions(transitions: Iterable[Transition], meta: dict[str, Any] | None = None) -> str:
+def dump_transitions(transitions: Iterable[Transition], meta: Fields | None = None) -> str:
     """Returns transitions as JSON, one a line; loading it gives the same numbers, bit for bit.
 
     Args:
@@ -158,7 +157,7 @@ def dump_transitions(transitions: Iterable[Transition], meta: dict[str, Any] | N
 def save_transitions(
     path: str | os.PathLike[str],
     transitions: Iterable[Transition],
-    meta: dict[str, Any] | None = None,
+    meta: Fields | None = None,
 ) -> None:
     """Writes `dump_transitions(transitions, meta)` to a file, which is replaced.
 
@@ -203,7 +202,7 @@ def transitions_of(rollout: Rollout) -> Iterator[Transition]:
         )
 
 
-def _plain_transition(index: int, transition: Transition) -> dict[str, Any]:
+def _plain_transition(index: int, transition: Transition) -> Fields:
     if transition.valid is not None:
         raise ValueError("expected transitions of one environment, got a batch: pick its rows")
     return {
@@ -211,7 +210,7 @@ def _plain_transition(index: int, transition: Transition) -> dict[str, Any]:
     }
 
 
-def _plain(value: Tree, index: int, field: str) -> Any:
+def _plain(value: Tree, index: int, field: str) -> Given:
     if isinstance(value, dict):
         return {key: _plain(part, index, f"{field}[{key!r}]") for key, part in value.items()}
     if isinstance(value, tuple):
@@ -224,7 +223,7 @@ def _plain(value: Tree, index: int, field: str) -> Any:
     return array.tolist()
 
 
-def _records(source: str | os.PathLike[str]) -> list[Any]:
+def _records(source: str | os.PathLike[str]) -> list[Given]:
     is_text = isinstance(source, str) and source.lstrip().startswith("{")
     data = str(source).encode() if is_text else Path(source).read_bytes()
     try:
@@ -246,8 +245,8 @@ class _Reader:
     def __init__(
         self,
         contract: Contract,
-        observation_space: gymnasium.Space[Any],
-        action_space: gymnasium.Space[Any],
+        observation_space: Space,
+        action_space: Space,
     ) -> None:
         self._contract = contract
         self._observations, self._actions = observation_space, action_space
@@ -255,13 +254,13 @@ class _Reader:
             require_plain(space)
         self._paths = [leaf.path for leaf in all_leaves_of(observation_space)]
 
-    def read(self, index: int, record: Any) -> Transition:
+    def read(self, index: int, record: Given) -> Transition:
         try:
             return self._read(record)
         except FormError as error:
             raise TransitionError(index, error.field, str(error)) from error
 
-    def _read(self, record: Any) -> Transition:
+    def _read(self, record: Given) -> Transition:
         """Reads and checks one field after another: the order is the reference system's."""
         if not isinstance(record, dict):
             raise FormError("transition", f"expected an object, got {in_short(record)}")
@@ -277,7 +276,7 @@ class _Reader:
         following = self._observation(record["next_obs"], "next_observation")
         return Transition(observation, action, reward, following, *flags)
 
-    def _action(self, plain: Any) -> Tree:
+    def _action(self, plain: Given) -> Tree:
         space = self._actions
         action = value_from(space, plain, "action")
         # Where out-of-range actions are clipped or allowed, the file holds what was chosen.
@@ -286,7 +285,7 @@ class _Reader:
             raise FormError("action", f"expected an action in {space}, got {action}")
         return action
 
-    def _observation(self, plain: Any, field: str) -> Tree:
+    def _observation(self, plain: Given, field: str) -> Tree:
         observation = value_from(self._observations, plain, field)
         batch = [np.asarray(leaf)[None] for leaf in tree.leaves(observation)]
         names = [field_name(field, path) for path in self._paths]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
-Script = list[list[Any]]
+from vecsess.wire.values import Array, Plain
+
+Script = list[list[Plain]]
 EVENT_BYTES = 512  # about as much as an event takes, without what is in it
 
 
@@ -21,7 +20,7 @@ class Event:
 
     at: int
     verb: str
-    arguments: tuple[Any, ...] = ()
+    arguments: tuple[Plain, ...] = ()
     checksum: int | None = None
 
     @property
@@ -46,7 +45,7 @@ class _Start:
 
     rung: str
     at: int
-    command: list[Any]
+    command: list[Plain]
     checksum: int | None
     event: Event | None = None  # that it is
 
@@ -74,7 +73,7 @@ class Past:
     first_checksum: int
     end: int
     reaches: Callable[[int], bool]
-    steps: Callable[[int, int], tuple[list[Any], list[int]]]
+    steps: Callable[[int, int], tuple[list[Plain], list[int]]]
 
     def accounts(self) -> list[Account]:
         """Returns the ways to bring the environment back, the quickest first.
@@ -152,7 +151,7 @@ class Past:
             expected += checksums
 
 
-def join_pieces(pieces: list[list[Array]]) -> list[Any]:
+def join_pieces(pieces: list[list[Array]]) -> list[Plain]:
     """Returns the pieces of each leaf's actions as one, as they can be sent."""
     columns = [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
     # What goes by pipe is msgpack already, in an array of objects.

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from vecsess.errors import StateError
 from vecsess.recovery.accounts import EVENT_BYTES, Account, Event, Past, join_pieces
 from vecsess.recovery.progress import Progress
 from vecsess.wire.slab import Checksum, Layout, Views
-
-Array = npt.NDArray[Any]
+from vecsess.wire.values import Array, Fields, Plain
 
 CHUNK_STEPS = 256
 _ALL = slice(None)
@@ -256,7 +254,7 @@ class Journal:
 
     def _steps(
         self, env: int, worker: int, row: int, begin: int, end: int
-    ) -> tuple[list[Any], list[int]]:
+    ) -> tuple[list[Plain], list[int]]:
         """Returns an environment's actions and checksums from one lockstep to another."""
         pieces: list[list[Array]] = []
         checksums: list[int] = []
@@ -270,7 +268,7 @@ class Journal:
 
     # --- plain data ------------------------------------------------------------------------------
 
-    def dump(self, workers: Array, rows: Array) -> dict[str, Any]:
+    def dump(self, workers: Array, rows: Array) -> Fields:
         """Returns the whole log as plain data, whatever the grouping.
 
         Args:
@@ -297,7 +295,7 @@ class Journal:
             "chunks": chunks,
         }
 
-    def load(self, plain: dict[str, Any], workers: Array, rows: Array) -> None:
+    def load(self, plain: Fields, workers: Array, rows: Array) -> None:
         """Takes what `dump` returned as its own."""
         self._rng[:], self._firsts[:] = plain["rng"], plain["firsts"]
         self._events = [
@@ -441,10 +439,10 @@ class NoJournal:
         """There are no attributes to set again."""
         return Account([], [], "attributes", 0)
 
-    def dump(self, workers: Array, rows: Array) -> dict[str, Any]:
+    def dump(self, workers: Array, rows: Array) -> Fields:
         """Refuses: a checkpoint is made of a log."""
         raise StateError("expected on_crash='replay', whose log is what a checkpoint is made of")
 
-    def load(self, plain: dict[str, Any], workers: Array, rows: Array) -> None:
+    def load(self, plain: Fields, workers: Array, rows: Array) -> None:
         """Refuses, likewise."""
         raise StateError("expected on_crash='replay', as the checkpoint was taken with it")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import secrets
 import warnings
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from vecsess.recovery.policy import RestartPolicy
 from vecsess.recovery.progress import Progress
 from vecsess.recovery.reproducer import write_reproducer
 from vecsess.wire.messages import OVER_BUDGET, Done, Replay, Replayed, Reset, Step, StepWith
+from vecsess.wire.values import Plain
 
 
 class Ladder:
@@ -236,5 +236,5 @@ class Ladder:
         return all(accounts) and worker in self._lockstep.flight.active
 
 
-def _column(action: list[Any]) -> list[Any]:
+def _column(action: list[Plain]) -> list[Plain]:
     return [np.asarray(part)[None] for part in action]

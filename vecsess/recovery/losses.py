@@ -13,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +26,7 @@ from vecsess.recovery.ladder import Ladder
 from vecsess.recovery.policy import Incident, Reactions, RestartPolicy
 from vecsess.recovery.progress import Progress
 from vecsess.wire.messages import Close, Done, Step, StepWith
+from vecsess.wire.values import Fields, Plain
 
 _LOG = logging.getLogger("vecsess")
 _ANY_TRIES = 64  # in a row, where any number of restarts is allowed: an end nevertheless
@@ -149,7 +149,7 @@ class Recovery:
         self._progress.reset(self._reset[0])
         self._journal.reset(*self._reset)
 
-    def begin_step(self, actions: list[Any]) -> None:
+    def begin_step(self, actions: list[Plain]) -> None:
         """Logs the actions of a lockstep that is about to be sent."""
         if self.lost:
             self.lost.clear()
@@ -157,13 +157,13 @@ class Recovery:
             self.lost.update(self.quarantined)
         self._journal.note(actions)
 
-    def complete_step(self, ended: Any) -> None:
+    def complete_step(self, ended: Plain) -> None:
         """Logs what came of the lockstep; `ended [K]` are the environments whose episode did."""
         self._journal.complete(self._progress.complete(ended))
         if self._failures:
             self._count_progress(self._lockstep)
 
-    def begin_part(self, part: Lockstep, actions: list[Any]) -> None:
+    def begin_part(self, part: Lockstep, actions: list[Plain]) -> None:
         """Does what `begin_step` does, for workers that go at their own pace."""
         for env in range(part.rows.envs.start, part.rows.envs.stop):
             self.lost.pop(env, None)
@@ -171,7 +171,7 @@ class Recovery:
                 self.lost[env] = self.quarantined[env]
         self._journal.note(actions, part.rows.envs, part.own.start)
 
-    def complete_part(self, part: Lockstep, ended: Any) -> None:
+    def complete_part(self, part: Lockstep, ended: Plain) -> None:
         """Does what `complete_step` does, for workers that go at their own pace."""
         self._journal.complete_part(self._progress.complete_part(ended, part.own), part.own)
         self._count_progress(part)
@@ -191,7 +191,7 @@ class Recovery:
         self.lost.update(self.quarantined)
 
     def complete_rollout(
-        self, worker: Worker, actions: list[Any], done: Any, checksums: Any, firsts: Any
+        self, worker: Worker, actions: list[Plain], done: Plain, checksums: Plain, firsts: Plain
     ) -> None:
         """Logs all steps of a worker's part of a rollout.
 
@@ -206,7 +206,7 @@ class Recovery:
         self._journal.add_rollout(worker.index, envs, actions, checksums, firsts, done.any(axis=0))
         self._progress.complete_rollout(worker.index, worker.first_env, done)
 
-    def suspect(self, env: int, done: Any) -> None:
+    def suspect(self, env: int, done: Plain) -> None:
         """Notes at which step of a rollout an environment ended its worker; once more is poison.
 
         Args:
@@ -299,7 +299,7 @@ class Recovery:
 
     # --- checkpoints -----------------------------------------------------------------------------
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self) -> Fields:
         """Returns the log and what else later recoveries depend on, as plain data.
 
         Raises:
@@ -314,7 +314,7 @@ class Recovery:
             "unreplayable": sorted(self.ladder.unreplayable),
         }
 
-    def load(self, plain: dict[str, Any]) -> dict[int, str]:
+    def load(self, plain: Fields) -> dict[int, str]:
         """Brings every environment to where `dump` found it.
 
         Returns:

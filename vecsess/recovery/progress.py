@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from vecsess.wire.values import Array, Fields
 
 
 class Progress:
@@ -115,12 +113,12 @@ class Progress:
                 self.episodes[env] += 1
         return envs
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self) -> Fields:
         """Returns the table as plain data."""
         names = ("t", "begun", "episodes", "ended")
         return {name: getattr(self, name) for name in names}
 
-    def load(self, plain: dict[str, Any]) -> None:
+    def load(self, plain: Fields) -> None:
         """Takes what `dump` returned as its own."""
         self.t, self.begun, self.episodes = plain["t"], plain["begun"], plain["episodes"]
         self.ended[:] = plain["ended"]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from vecsess.fleet.health import unique_bytes
 from vecsess.fleet.lockstep import Lockstep
 from vecsess.fleet.worker import Worker
+from vecsess.wire.values import Array
 
 
 def check_limits(*, processes: bool, **limits: int | None) -> bool:
@@ -54,7 +53,7 @@ class Recycling:
         self._large: dict[int, int] = {}  # by worker: a generation that was born too large
         self._due: dict[int, str] = {}
 
-    def note(self, ended: npt.NDArray[Any]) -> None:
+    def note(self, ended: Array) -> None:
         """Looks at the workers in which an episode has ended; `ended [K]` are environments."""
         workers, counts = np.unique(self._lockstep.rows.worker_of[ended], return_counts=True)
         self._episodes[workers] += counts

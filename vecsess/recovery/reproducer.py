@@ -7,10 +7,9 @@ import os
 import stat
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from vecsess.recovery.accounts import Script
-from vecsess.wire.values import FrameError, pack_value, unpack_value
+from vecsess.wire.values import Fields, FrameError, Plain, pack_value, unpack_value
 
 FORMAT = 1
 MAX_BYTES = 1 << 30
@@ -18,7 +17,7 @@ MAX_FILES = 20  # in the folder of the user's own, of all runs
 
 
 def write_reproducer(
-    folder: str | None, source: bytes, settings: dict[str, Any], env: int, script: Script
+    folder: str | None, source: bytes, settings: Fields, env: int, script: Script
 ) -> str:
     """Writes a reproducer and returns its path, or why there is none: no loss depends on it.
 
@@ -81,7 +80,7 @@ def is_own_folder(folder: Path) -> bool:
     return own and not status.st_mode & 0o77
 
 
-def read_reproducer(path: str) -> dict[str, Any]:
+def read_reproducer(path: str) -> Fields:
     """Returns what `write_reproducer` wrote.
 
     Raises:
@@ -104,7 +103,7 @@ def read_reproducer(path: str) -> dict[str, Any]:
     return content
 
 
-def _is_entry(entry: Any) -> bool:
+def _is_entry(entry: Plain) -> bool:
     """Whether this is an entry of a script, as far as it is looked at before it is run."""
     if type(entry) is not list or not entry or type(entry[0]) is not str:
         return False

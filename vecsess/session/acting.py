@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from vecsess.errors import PolicyError, ServerDied, VecsessError, WorkerError, WorkerTimeout
 from vecsess.fleet.reports import failures_of, printable, warn_once
@@ -20,8 +19,7 @@ from vecsess.session.engine import Engine
 from vecsess.wire.messages import Collected, Rollout
 from vecsess.wire.rollouts import RolloutLayout, RolloutViews, Shape
 from vecsess.wire.slab import map_behind
-
-Array = npt.NDArray[Any]
+from vecsess.wire.values import Given
 
 _DTYPES = "efd"  # what fits into a float64
 
@@ -72,7 +70,7 @@ class Acting:
         logged = engine.terms.reactions.on_crash == "replay"
         return supervisor is not None and supervisor.broadcast.usable and logged and not piped
 
-    def begin(self, parts: list[Any], horizon: int, state: list[Shape]) -> list[int]:
+    def begin(self, parts: list[Given], horizon: int, state: list[Shape]) -> list[int]:
         """Sends what decides to all workers, and has them begin.
 
         Args:
@@ -138,7 +136,7 @@ class Acting:
                 f"the policy was deciding: {error.message}", worker=worker.index
             )
 
-    def _take(self, outcome: Outcome, reply: Any) -> None:
+    def _take(self, outcome: Outcome, reply: Given) -> None:
         """Takes what a worker told; what can't be makes it a lost one."""
         worker = outcome.worker
         if not isinstance(reply, Collected) or not _is_sound(reply, self._horizon):

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 from gymnasium import spaces
 
 from vecsess.contract import Contract
 from vecsess.errors import ActionError, ActionTypeError
-from vecsess.tree import leaves, object_array
+from vecsess.tree import Tree, leaves, object_array
 from vecsess.wire.forms import pack_piped
-from vecsess.wire.leaves import (
-    FormError,
-    Leaf,
-    Space,
-    all_leaves_of,
-    field_name,
-    part_at,
-    pick,
-    told,
-)
+from vecsess.wire.leaves import FormError, Leaf, all_leaves_of, field_name, part_at, pick, told
 from vecsess.wire.spaces import is_custom
-
-Array = npt.NDArray[Any]
+from vecsess.wire.values import Array, Given, Space
 
 _OTHERS = "'clip' them, or 'allow' them as Gymnasium's own classes do"
 _OTHER_RANGES = ("clip", "allow")
@@ -48,7 +35,7 @@ class ActionCheck:
         ]
         self._single = len(self._leaves) == 1 and not self._leaves[0].leaf.path
 
-    def __call__(self, actions: Any) -> list[Array]:
+    def __call__(self, actions: Tree) -> list[Array]:
         """Returns one array `[N, *leaf]` of the space's dtype per leaf.
 
         Raises:
@@ -77,7 +64,7 @@ class _LeafCheck:
         self.shape = (n, *leaf.shape)
         self.field = field_name("actions", leaf.path)
 
-    def __call__(self, actions: Any) -> Array:
+    def __call__(self, actions: Tree) -> Array:
         # The usual case first: exactly what is expected needs no conversion.
         if not (
             type(actions) is np.ndarray
@@ -90,7 +77,7 @@ class _LeafCheck:
     def check_values(self, actions: Array) -> Array:
         raise NotImplementedError("check_values(actions [N, *leaf]) -> actions")
 
-    def _convert(self, actions: Any) -> Array:
+    def _convert(self, actions: Tree) -> Array:
         dtype = self.leaf.dtype
         try:
             array = np.asarray(actions)
@@ -193,7 +180,7 @@ class _PipedCheck(_LeafCheck):
         # What is in a space of their own only the environments know: `contains` may be a stub.
         self._look = action_range == "raise" and not is_custom(space)
 
-    def __call__(self, actions: Any) -> Array:
+    def __call__(self, actions: Tree) -> Array:
         """Returns `[N]` objects, each the msgpack of one action."""
         sequence = isinstance(actions, tuple | list | np.ndarray)
         if not sequence or len(actions) != self.shape[0]:
@@ -203,7 +190,7 @@ class _PipedCheck(_LeafCheck):
             )
         return object_array(self._pack(*pair) for pair in enumerate(actions))
 
-    def _pack(self, env: int, action: Any) -> bytes:
+    def _pack(self, env: int, action: Tree) -> bytes:
         try:
             packed = pack_piped(self._space, action, self.field, exact=False, warn=_cast)
         except FormError as error:
@@ -215,7 +202,7 @@ class _PipedCheck(_LeafCheck):
         return packed
 
 
-def _is_float(part: Any) -> bool:
+def _is_float(part: Given) -> bool:
     return isinstance(part, np.ndarray | np.generic | float) and np.asarray(part).dtype.kind == "f"
 
 

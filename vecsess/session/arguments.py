@@ -9,6 +9,7 @@ import gymnasium
 from vecsess.contract import Contract
 from vecsess.fleet.worker import Timeouts
 from vecsess.recovery.policy import RestartPolicy
+from vecsess.wire.values import Given
 
 _EXAMPLES = {
     "contract": "Contract(reward_range=(-1, 1))",
@@ -35,11 +36,11 @@ class AsyncArguments(TypedDict, total=False):
     shared_memory: bool
     daemon: bool
     max_concurrency: int | None
-    worker: Any
+    worker: Given
 
 
 def taken_as_ours(
-    given: AsyncArguments, workers: Any, start_method: StartMethod | None
+    given: AsyncArguments, workers: Given, start_method: StartMethod | None
 ) -> tuple[Any, str]:
     """Returns `workers` and `start_method` with what `AsyncVectorEnv`'s arguments say of them.
 
@@ -63,7 +64,7 @@ def taken_as_ours(
 
 
 def check_arguments(
-    env: Any, contract: Any, timeouts: Any, restart_policy: Any, preload: Any
+    env: Given, contract: Given, timeouts: Given, restart_policy: Given, preload: Given
 ) -> None:
     """Refuses what is of another type.
 

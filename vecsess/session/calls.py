@@ -9,6 +9,7 @@ from vecsess.fleet.reports import RESULTS, failures_of, values_of
 from vecsess.fleet.worker import Worker
 from vecsess.session.engine import Engine
 from vecsess.wire.messages import Call
+from vecsess.wire.values import Given
 
 
 class Calls:
@@ -49,7 +50,7 @@ class Calls:
         self._envs = envs
         engine.lockstep.flight.begin(message, engine.terms.timeouts.step_s)
 
-    def finish(self, timeout_s: float | None) -> tuple[Any, ...]:
+    def finish(self, timeout_s: float | None) -> tuple[Given, ...]:
         """Waits for the results, one for each environment."""
         engine = self._engine
         engine.gather(engine.lockstep, timeout_s)

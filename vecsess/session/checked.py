@@ -14,10 +14,10 @@ from typing import Any, Protocol, TypeVar, overload
 from vecsess.contract import Contract, Transition
 from vecsess.errors import ActionError, ClosedError, StateError
 from vecsess.fleet.worker import Timeouts
-from vecsess.session.client import Client, Env
+from vecsess.session.client import Client
 from vecsess.session.native import NativeEnv, NativeHost
 from vecsess.tree import Tree, map_leaves
-from vecsess.wire.spaces import Space
+from vecsess.wire.values import Env, Fields, Given, Space
 
 S = TypeVar("S", bound="CheckedSession")
 
@@ -57,7 +57,7 @@ class CheckedSession(ABC):
         """
 
     @abstractmethod
-    def step_checked(self, action: Any, reset_on_done: bool | None = None) -> Transition:
+    def step_checked(self, action: Tree, reset_on_done: bool | None = None) -> Transition:
         """Steps once; returns the checked transition.
 
         Args:
@@ -75,7 +75,7 @@ class CheckedSession(ABC):
 
     @property
     @abstractmethod
-    def state(self) -> Any:
+    def state(self) -> Given:
         """Where the session is: a value that later steps do not change."""
 
     @abstractmethod
@@ -210,7 +210,7 @@ class Session(CheckedSession):
         obs_shape: Sequence[int] | None = None,
         n_actions: int | None = None,
         contract: Contract | None = None,
-        make_kwargs: dict[str, Any] | None = None,
+        make_kwargs: Fields | None = None,
         timeouts: Timeouts | None = None,
     ) -> Session:
         """Spawns a client and starts a session on it; use it in a `with`, which closes both.
@@ -254,7 +254,7 @@ class Session(CheckedSession):
         self._require_started()
         return _copied(self._observation)
 
-    def step_checked(self, action: Any, reset_on_done: bool | None = None) -> Transition:
+    def step_checked(self, action: Tree, reset_on_done: bool | None = None) -> Transition:
         """Steps once; returns the checked transition.
 
         Args:
@@ -286,7 +286,7 @@ class Session(CheckedSession):
         return transition
 
     @property
-    def state(self) -> Any:
+    def state(self) -> Given:
         """The stored observation; an environment elsewhere does not show its own state."""
         return self.observe()
 
@@ -329,7 +329,7 @@ class _NativeSession(Session):
         self._host = host
 
     @property
-    def state(self) -> Any:
+    def state(self) -> Given:
         """The native environment's own state."""
         self._require_started()
         return self._host.state

@@ -12,7 +12,7 @@ from vecsess.fleet.worker import Timeouts
 from vecsess.recovery.journal import CHUNK_STEPS
 from vecsess.recovery.policy import RestartPolicy
 from vecsess.session.signature import signed
-from vecsess.wire.values import FrameError, pack_value, unpack_value
+from vecsess.wire.values import Fields, FrameError, Given, pack_value, unpack_value
 
 if TYPE_CHECKING:
     from vecsess.session.vector import VecCheckedSession
@@ -21,7 +21,7 @@ FORMAT = 4
 _CLASSES = {"contract": Contract, "timeouts": Timeouts, "restart_policy": RestartPolicy}
 
 
-def write_recipe(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def write_recipe(arguments: Mapping[str, Any]) -> Fields:
     """Returns how to make a session again: what is plain data, and the names of what is not.
 
     Args:
@@ -38,7 +38,7 @@ def write_recipe(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {"given": given, "missing": missing}
 
 
-def read_recipe(data: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+def read_recipe(data: Given, settings: Mapping[str, Any]) -> Fields:
     """Returns the arguments of the session in a checkpoint, with `settings` instead of its own.
 
     Raises:
@@ -69,9 +69,7 @@ def read_recipe(data: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**given, **settings}
 
 
-def pack_session(
-    session: VecCheckedSession, recipe: dict[str, Any], *, trim: bool = False
-) -> dict[str, Any]:
+def pack_session(session: VecCheckedSession, recipe: Fields, *, trim: bool = False) -> Fields:
     """Returns a session as plain data.
 
     Args:
@@ -89,20 +87,20 @@ def pack_session(
     return signed({"format": FORMAT, "recipe": recipe, "state": pack_value(state)})
 
 
-def state_of(data: dict[str, Any]) -> dict[str, Any]:
+def state_of(data: Fields) -> Fields:
     """Returns what `pack_session` packed.
 
     Raises:
         StateError: it is damaged.
     """
     try:
-        state: dict[str, Any] = unpack_value(data["state"], max_objects=None)  # ours, long logs
+        state: Fields = unpack_value(data["state"], max_objects=None)  # ours, long logs
     except FrameError as error:
         raise StateError(f"expected a checkpoint, got a damaged one: {error}") from error
     return state
 
 
-def unpack_session(session: VecCheckedSession, data: dict[str, Any]) -> dict[int, str]:
+def unpack_session(session: VecCheckedSession, data: Fields) -> dict[int, str]:
     """Puts a new session into the state of a checkpoint.
 
     Returns:
@@ -118,7 +116,7 @@ def unpack_session(session: VecCheckedSession, data: dict[str, Any]) -> dict[int
     return failed
 
 
-def trim_log(recovery: dict[str, Any]) -> dict[str, Any]:
+def trim_log(recovery: Fields) -> Fields:
     """Returns a log without what came before the episodes that are under way.
 
     Where an episode can't be begun from its own RNG state or seed, what leads to it stays.

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import gymnasium
 from gymnasium import spaces
 
 from vecsess.contract import Contract
@@ -18,9 +17,8 @@ from vecsess.errors import SpaceError, StateError
 from vecsess.fleet.worker import Timeouts
 from vecsess.session.vector import VecCheckedSession
 from vecsess.tree import Tree, leaves
-from vecsess.wire.spaces import Space, assemble, leaves_of
-
-Env = gymnasium.Env[Any, Any]
+from vecsess.wire.spaces import assemble, leaves_of
+from vecsess.wire.values import Env, Fields, Given, Space
 
 
 class Step(NamedTuple):
@@ -95,7 +93,7 @@ class Client:
         obs_shape: Sequence[int] | None = None,
         n_actions: int | None = None,
         contract: Contract | None = None,
-        make_kwargs: dict[str, Any] | None = None,
+        make_kwargs: Fields | None = None,
         timeouts: Timeouts | None = None,
     ) -> Client:
         """Starts a worker process with one environment, and compares it with what is expected.
@@ -194,7 +192,7 @@ class Client:
         self._resets_first = ""
         return self._only(observations)
 
-    def step_raw(self, action: Any) -> Step:
+    def step_raw(self, action: Tree) -> Step:
         """Steps the environment; nothing is reset where that ends the episode.
 
         Args:
@@ -249,14 +247,14 @@ class Client:
 
 
 # A client raises what a vector session could repair: its caller has one environment to look after.
-_RAW: dict[str, Any] = {"autoreset_mode": "disabled", "on_crash": "raise"}
+_RAW: Fields = {"autoreset_mode": "disabled", "on_crash": "raise"}
 
 
-def _found(value: Any, space: Space) -> str:
+def _found(value: Given, space: Space) -> str:
     return f"{value} from the environment" if value is not None else f"{space}, which has none"
 
 
-def _batch_of_one(space: Space, action: Any) -> Any:
+def _batch_of_one(space: Space, action: Tree) -> Given:
     """Returns `action` with a leading axis of 1; what does not fit, the check will name."""
     if isinstance(space, spaces.Dict) and isinstance(action, dict):
         parts = space.spaces.items()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,8 @@ from vecsess.contract import Contract, Transition
 from vecsess.errors import ActionError, ContractViolation, StateError
 from vecsess.session.checked import CheckedSession
 from vecsess.tree import Tree, leaves, map_leaves
-from vecsess.wire.spaces import Space, leaves_of
+from vecsess.wire.spaces import leaves_of
+from vecsess.wire.values import Given, Space
 
 _IMPOSSIBLE = {
     "reward": Contract(reward_range=(1e30, 1e31)),
@@ -289,13 +289,13 @@ def _require_form(space: Space, value: Tree, name: str) -> None:
         assert got == expected, f"{name}: expected {expected}, got {got}"
 
 
-def _require_same(expected: Any, got: Any, name: str) -> None:
+def _require_same(expected: Given, got: Given, name: str) -> None:
     pairs = list(zip(leaves(expected), leaves(got), strict=True))
     same = all(np.array_equal(a, b, equal_nan=np.asarray(a).dtype.kind == "f") for a, b in pairs)
     assert same, f"{name}: expected {expected}, got {got}"
 
 
-def _require_raises(kind: type[Exception], function: Any, *arguments: Any) -> Any:
+def _require_raises(kind: type[Exception], function: Given, *arguments: Given) -> Given:
     """Returns the error, which must be of this kind."""
     try:
         result = function(*arguments)
@@ -304,7 +304,7 @@ def _require_raises(kind: type[Exception], function: Any, *arguments: Any) -> An
     raise AssertionError(f"expected {kind.__name__}, got {result!r}")
 
 
-def _spoil(leaf: Any) -> None:
+def _spoil(leaf: Given) -> None:
     if isinstance(leaf, np.ndarray):
         leaf.fill(99)
 

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,10 @@ from vecsess.errors import SpawnError
 from vecsess.fleet.description import ObservationMode, check_observation_mode
 from vecsess.wire.code import dumps
 from vecsess.wire.episode_seeds import EpisodeSeed, episode_seed, of_part
+from vecsess.wire.values import Fields
 
 EpisodeSeeds = Literal["continue", "per_episode"] | EpisodeSeed
-EpisodeOptions = dict[str, Any] | Callable[[int, int], dict[str, Any] | None] | None
+EpisodeOptions = Fields | Callable[[int, int], Fields | None] | None
 InfoLevel = Literal["none", "final", "all"]
 AutoresetName = Literal["next_step", "same_step", "disabled", "NextStep", "SameStep", "Disabled"]
 
@@ -80,7 +81,7 @@ class Conventions:
         seed_of = self.episode_seeds if callable(self.episode_seeds) else episode_seed
         return partial(of_part, seed_of, self.first_env) if self.first_env else seed_of
 
-    def for_workers(self) -> dict[str, Any]:
+    def for_workers(self) -> Fields:
         """Returns what workers must know of them, as plain data and pickles.
 
         Raises:
@@ -132,8 +133,8 @@ def warn_of_second_reset(envs: list[int], warned: set[str]) -> None:
 
 
 def split_options(
-    options: dict[str, Any] | None, n: int
-) -> tuple[npt.NDArray[np.bool_] | None, dict[str, Any] | None]:
+    options: Fields | None, n: int
+) -> tuple[npt.NDArray[np.bool_] | None, Fields | None]:
     """Returns the mask of `reset_mask`, `[N]` bool, and the options for the environments.
 
     The caller's dict stays as it is. The errors are those of Gymnasium's `SyncVectorEnv`.

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
 from vecsess.contract import Contract, Finals, StepRows, ValueCheck, Violation, check_observations
@@ -40,8 +39,8 @@ from vecsess.tree import Tree, leaves
 from vecsess.wire.code import dumps
 from vecsess.wire.leaves import all_leaves_of, assemble, field_name
 from vecsess.wire.messages import Reset, Rollout
+from vecsess.wire.values import Array, Fields
 
-Array = npt.NDArray[Any]
 E = TypeVar("E", bound=VecsessError)
 
 _TICK_MASK = 255  # steps between two looks at the clock of health, less one
@@ -127,9 +126,7 @@ class Engine:
 
     # --- one reset -------------------------------------------------------------------------------
 
-    def begin_reset(
-        self, verb: str, seed: Seed, options: dict[str, Any] | None, infos: int
-    ) -> None:
+    def begin_reset(self, verb: str, seed: Seed, options: Fields | None, infos: int) -> None:
         """Sends a reset to all environments, or to those of `options["reset_mask"]`."""
         seeds = spread(seed, self.n, self.terms.conventions.first_env)
         mask, options = split_options(options, self.n)
@@ -167,7 +164,7 @@ class Engine:
 
     # --- one step --------------------------------------------------------------------------------
 
-    def begin_step(self, actions: Any, infos: int) -> None:
+    def begin_step(self, actions: Tree, infos: int) -> None:
         """Checks the actions, notes them, and sends them."""
         checked = self._check_actions(actions)
         self.gate.tell()
@@ -409,7 +406,7 @@ class Engine:
 
     # --- checkpoints -----------------------------------------------------------------------------
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self) -> Fields:
         """Returns what later steps and recoveries depend on, as plain data.
 
         Raises:
@@ -422,7 +419,7 @@ class Engine:
             "piped": self.lockstep.rows.dump_piped(),
         }
 
-    def load(self, plain: dict[str, Any]) -> dict[int, str]:
+    def load(self, plain: Fields) -> dict[int, str]:
         """Brings every environment to where `dump` found it.
 
         Returns:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 
@@ -18,8 +17,8 @@ from vecsess.session.conventions import NO_INFOS, Seed
 from vecsess.session.engine import Engine
 from vecsess.tree import Tree, leaves, map_leaves
 from vecsess.wire.code import dumps
+from vecsess.wire.values import Array, Fields, Given
 
-Array = npt.NDArray[Any]
 StepResult = tuple[Tree, Array, Array, Array, Infos]
 
 # `call` would take them past the session, which would not know what state it is in.
@@ -53,9 +52,7 @@ class GymVector(VectorEnv[Any, Any, Any]):
 
     # --- reset and step --------------------------------------------------------------------------
 
-    def reset(
-        self, *, seed: Seed = None, options: dict[str, Any] | None = None
-    ) -> tuple[Tree, Infos]:
+    def reset(self, *, seed: Seed = None, options: Fields | None = None) -> tuple[Tree, Infos]:
         """Resets every environment, or some of them; abandons what is under way.
 
         Args:
@@ -75,7 +72,7 @@ class GymVector(VectorEnv[Any, Any, Any]):
             self.engine.begin_reset("reset", seed, options, self._conventions.info_level)
             return self._given_reset(None)
 
-    def reset_async(self, seed: Seed = None, options: dict[str, Any] | None = None) -> None:
+    def reset_async(self, seed: Seed = None, options: Fields | None = None) -> None:
         """Sends what `reset` sends, without waiting.
 
         Raises:
@@ -97,7 +94,7 @@ class GymVector(VectorEnv[Any, Any, Any]):
         with self._gate.during("reset_wait"):
             return self._given_reset(timeout)
 
-    def step(self, actions: Any) -> StepResult:
+    def step(self, actions: Tree) -> StepResult:
         """Steps every environment; what follows the end of an episode, `autoreset_mode` says.
 
         Args:
@@ -118,7 +115,7 @@ class GymVector(VectorEnv[Any, Any, Any]):
             self.engine.begin_step(actions, self._conventions.info_level)
             return self._given_step(None)
 
-    def step_async(self, actions: Any) -> None:
+    def step_async(self, actions: Tree) -> None:
         """Sends the actions without waiting for what comes of them.
 
         Raises:
@@ -190,8 +187,8 @@ class GymVector(VectorEnv[Any, Any, Any]):
     # --- calls -----------------------------------------------------------------------------------
 
     def call(
-        self, name: str, *args: Any, indices: Sequence[int] | None = None, **kwargs: Any
-    ) -> tuple[Any, ...]:
+        self, name: str, *args: Given, indices: Sequence[int] | None = None, **kwargs: Given
+    ) -> tuple[Given, ...]:
         """Calls a method of every environment, or of some.
 
         Args:
@@ -212,7 +209,7 @@ class GymVector(VectorEnv[Any, Any, Any]):
         return self.ask("call", name, indices, dumps((args, kwargs)))
 
     def call_async(
-        self, name: str, /, *args: Any, indices: Sequence[int] | None = None, **kwargs: Any
+        self, name: str, /, *args: Given, indices: Sequence[int] | None = None, **kwargs: Given
     ) -> None:
         """Sends what `call` sends, without waiting."""
         refuse_own_verbs(name)
@@ -221,7 +218,7 @@ class GymVector(VectorEnv[Any, Any, Any]):
         with self._gate.during("call_async"):
             self._calls.begin("call", name, envs, packed)
 
-    def call_wait(self, timeout: float | None = None) -> tuple[Any, ...]:
+    def call_wait(self, timeout: float | None = None) -> tuple[Given, ...]:
         """Waits for what `call_async` began; returns as `call` does.
 
         Args:
@@ -234,7 +231,7 @@ class GymVector(VectorEnv[Any, Any, Any]):
         with self._gate.during("call_wait"):
             return self._calls.finish(timeout)
 
-    def get_attr(self, name: str, indices: Sequence[int] | None = None) -> tuple[Any, ...]:
+    def get_attr(self, name: str, indices: Sequence[int] | None = None) -> tuple[Given, ...]:
         """Returns an attribute of every environment, or of some: plain data.
 
         Args:
@@ -247,7 +244,7 @@ class GymVector(VectorEnv[Any, Any, Any]):
     def set_attr(
         self,
         name: str,
-        values: list[Any] | tuple[Any, ...] | Any,
+        values: list[Given] | tuple[Given, ...] | Any,
         indices: Sequence[int] | None = None,
     ) -> None:
         """Sets an attribute of every environment, or of some; it outlives a restart too.
@@ -271,7 +268,7 @@ class GymVector(VectorEnv[Any, Any, Any]):
         with self._gate.during("set_attr"):
             self._calls.set(name, envs, packed)
 
-    def render(self) -> tuple[Any, ...]:
+    def render(self) -> tuple[Given, ...]:
         """Returns a frame of every environment, as its `render_mode` has it."""
         return self.ask("read", "render", None, dumps(((), {})))
 
@@ -287,7 +284,7 @@ class GymVector(VectorEnv[Any, Any, Any]):
 
     def ask(
         self, verb: str, name: str, indices: Sequence[int] | None, packed: bytes
-    ) -> tuple[Any, ...]:
+    ) -> tuple[Given, ...]:
         """Makes a call of one of the message's verbs; returns a result for each environment."""
         envs = self._calls.chosen(indices)
         with self._gate.during("call"):
@@ -303,6 +300,6 @@ def refuse_own_verbs(name: str) -> None:
         )
 
 
-def _as_tuple(leaf: Array) -> Any:
+def _as_tuple(leaf: Array) -> Given:
     """Returns a leaf as Gymnasium has it: a tuple of N where its values have no fixed shape."""
     return tuple(copy.deepcopy(list(leaf))) if leaf.dtype == object else leaf

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
-import gymnasium
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
 from vecsess.tree import Tree
-from vecsess.wire.spaces import FormError, Space
+from vecsess.wire.spaces import FormError
+from vecsess.wire.values import Env, Fields, Given, Space
 
 State = TypeVar("State")
 
@@ -39,12 +39,12 @@ class NativeEnv(Protocol[State]):
         """Returns the observation `[*obs]` of a state."""
         ...
 
-    def step(self, state: State, action: Any) -> tuple[State, float, bool, bool]:
+    def step(self, state: State, action: Tree) -> tuple[State, float, bool, bool]:
         """Returns the state after the action, the reward, terminated, truncated."""
         ...
 
 
-class NativeHost(gymnasium.Env[Any, Any], Generic[State]):
+class NativeHost(Env, Generic[State]):
     """A native environment and its state, in Gymnasium's shape.
 
     Args:
@@ -54,21 +54,21 @@ class NativeHost(gymnasium.Env[Any, Any], Generic[State]):
     def __init__(self, env: NativeEnv[State]) -> None:
         self._env = env
         self.observation_space, self.action_space = env.observation_space, env.action_space
-        self.state: Any = None  # until the first reset
+        self.state: Given = None  # until the first reset
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Tree, dict[str, Any]]:
+        self, *, seed: int | None = None, options: Fields | None = None
+    ) -> tuple[Tree, Fields]:
         """Begins an episode."""
         del options  # a pure environment has nowhere to keep them
         super().reset(seed=seed)
-        start: Any = self._env.initial_state
+        start: Given = self._env.initial_state
         self.state = start(seed) if callable(start) else start
         return self._env.observe(self.state), {}
 
-    def step(self, action: Any) -> tuple[Tree, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Tree) -> tuple[Tree, float, bool, bool, Fields]:
         """Steps from the state that is held."""
-        result: Any = self._env.step(self.state, action)
+        result: Given = self._env.step(self.state, action)
         if not isinstance(result, tuple) or len(result) != 4:
             raise FormError(
                 "step",
@@ -129,7 +129,7 @@ class GridWorld:
         observation[state.row * self.columns + state.column] = 1.0
         return observation
 
-    def step(self, state: Cell, action: Any) -> tuple[Cell, float, bool, bool]:
+    def step(self, state: Cell, action: Tree) -> tuple[Cell, float, bool, bool]:
         """Returns the next state, the reward -1, terminated, truncated."""
         down, right = _MOVES[int(action)]
         row = min(max(state.row + down, 0), self.rows - 1)

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
 
 import numpy as np
 
 from vecsess.errors import StateError
 from vecsess.session.checkpoint import state_of
-from vecsess.wire.values import pack_value
-
-Plain = dict[str, Any]
+from vecsess.wire.values import Given, Plain, pack_value
 
 
 def join_checkpoints(parts: Sequence[Plain], noise: tuple[int, int] | None = None) -> Plain:
@@ -135,25 +132,25 @@ def _join_journals(parts: list[Plain], sizes: list[int]) -> Plain:
     }
 
 
-def _joined(parts: list[list[Any] | None]) -> list[Any] | None:
+def _joined(parts: list[list[Given] | None]) -> list[Given] | None:
     return None if parts[0] is None else [each for part in parts for each in part or []]
 
 
-def _columns(column: Any, own: slice) -> Any:
+def _columns(column: Given, own: slice) -> Given:
     """Returns some environments of `[T, N, ...]`, an array or, for what goes by pipe, lists."""
     if isinstance(column, list):
         return [row[own] for row in column]
     return np.ascontiguousarray(column[:, own])
 
 
-def _side_by_side(columns: Sequence[Any]) -> Any:
+def _side_by_side(columns: Sequence[Given]) -> Given:
     if isinstance(columns[0], list):
         return [list(chain.from_iterable(rows)) for rows in zip(*columns, strict=True)]
     return np.concatenate(columns, axis=1)
 
 
-def _forgotten(known: list[Any], size: int) -> list[Any]:
-    def none(column: Any) -> Any:
+def _forgotten(known: list[Given], size: int) -> list[Given]:
+    def none(column: Given) -> Given:
         if isinstance(column, list):
             return [[b""] * size for _ in column]
         return np.zeros((len(column), size, *column.shape[2:]), column.dtype)

@@ -12,22 +12,21 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from vecsess.errors import StateError
 from vecsess.recovery.reproducer import is_own_folder
-from vecsess.wire.values import FrameError, pack_value, unpack_value
+from vecsess.wire.values import Fields, FrameError, pack_value, unpack_value
 
 _KEY_BYTES = 32
 _VARIABLES = ("worker_env", "pass_env")  # LD_PRELOAD runs code, too
 
 
-def signed(data: dict[str, Any]) -> dict[str, Any]:
+def signed(data: Fields) -> Fields:
     """Returns a checkpoint with this user's signature, instead of any other."""
     return {**data, "signature": _signature(data)}
 
 
-def check_origin(data: dict[str, Any]) -> None:
+def check_origin(data: Fields) -> None:
     """Refuses what another user, or nobody, has signed, where it holds what is run.
 
     Args:
@@ -51,7 +50,7 @@ def check_origin(data: dict[str, Any]) -> None:
         )
 
 
-def _what_runs(data: dict[str, Any]) -> Iterator[str]:
+def _what_runs(data: Fields) -> Iterator[str]:
     """Yields what of a checkpoint is code, or as good as that."""
     given = data["recipe"]["given"]
     yield from (name for name in _VARIABLES if name in given and unpack_value(given[name]))
@@ -64,7 +63,7 @@ def _what_runs(data: dict[str, Any]) -> Iterator[str]:
                 yield "pickles of options"
 
 
-def _signature(data: dict[str, Any]) -> bytes:
+def _signature(data: Fields) -> bytes:
     """Returns what this user's signature is: of recipe and state, in whatever order they come."""
     recipe = data["recipe"]
     given = [list(item) for item in sorted(recipe["given"].items())]

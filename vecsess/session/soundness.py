@@ -13,8 +13,7 @@ import numpy as np
 
 from vecsess.contract import Contract
 from vecsess.session.vector import VecCheckedSession
-
-Env = gymnasium.Env[Any, Any]
+from vecsess.wire.values import Env, Given
 
 
 class _Unclosed(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -103,7 +102,7 @@ def first_difference(one: list[str], other: list[str]) -> int | None:
     return next((step for step, (a, b) in pairs if a != b), None)
 
 
-def _digest(value: Any) -> str:
+def _digest(value: Given) -> str:
     """Returns a digest of nested values; bytes decide, so NaN equals NaN."""
     if isinstance(value, dict):
         return _digest([_digest(value[key]) for key in sorted(value)])

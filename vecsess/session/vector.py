@@ -50,6 +50,7 @@ from vecsess.session.gym_vector import GymVector
 from vecsess.session.signature import check_origin
 from vecsess.tree import Tree, leaves, map_leaves
 from vecsess.wire.channel import SPIN_NS
+from vecsess.wire.values import Fields, Given
 
 
 class VecCheckedSession(GymVector, VectorEnv[Any, Any, Any]):  # skrl looks at the direct bases
@@ -120,7 +121,7 @@ class VecCheckedSession(GymVector, VectorEnv[Any, Any, Any]):  # skrl looks at t
         env: EnvLike = "CartPole-v1",
         n: int | None = None,
         *,
-        make_kwargs: dict[str, Any] | None = None,
+        make_kwargs: Fields | None = None,
         workers: int | Literal["auto"] | None = None,
         contract: Contract | None = None,
         autoreset_mode: AutoresetMode | AutoresetName = AutoresetMode.SAME_STEP,
@@ -260,7 +261,7 @@ class VecCheckedSession(GymVector, VectorEnv[Any, Any, Any]):  # skrl looks at t
         with self._gate.during("observe"):
             return self.engine.read_observations()
 
-    def step_checked(self, actions: Any) -> Transition:
+    def step_checked(self, actions: Tree) -> Transition:
         """Steps every environment and returns the whole transition.
 
         Args:
@@ -292,7 +293,7 @@ class VecCheckedSession(GymVector, VectorEnv[Any, Any, Any]):  # skrl looks at t
             rows.valid,
         )
 
-    def step_into(self, actions: Any, rows: StepRows) -> Finals | None:
+    def step_into(self, actions: Tree, rows: StepRows) -> Finals | None:
         """Steps every environment, straight into the caller's arrays: what collection runs on.
 
         Args:
@@ -353,7 +354,7 @@ class VecCheckedSession(GymVector, VectorEnv[Any, Any, Any]):  # skrl looks at t
 
     # --- checkpoints -----------------------------------------------------------------------------
 
-    def checkpoint(self, *, trim: bool = False) -> dict[str, Any]:
+    def checkpoint(self, *, trim: bool = False) -> Fields:
         """Returns the session as plain data, which msgpack can pack: see `restore`.
 
         It holds the log of resets, actions and checksums, not the environments' memory, so it is
@@ -372,11 +373,11 @@ class VecCheckedSession(GymVector, VectorEnv[Any, Any, Any]):  # skrl looks at t
     @classmethod
     def restore(
         cls,
-        data: dict[str, Any],
+        data: Fields,
         env: EnvLike | None = None,
         *,
         trusted: bool = False,
-        **settings: Any,
+        **settings: Given,
     ) -> VecCheckedSession:
         """Returns a session like the one that `checkpoint` was taken of, mid-episode.
 
@@ -417,7 +418,7 @@ class VecCheckedSession(GymVector, VectorEnv[Any, Any, Any]):  # skrl looks at t
         """The environments that `restore` could not bring back, and why."""
         return self._unrestored
 
-    def _resume(self, data: dict[str, Any]) -> None:
+    def _resume(self, data: Fields) -> None:
         self._gate.tell()
         self._unrestored = unpack_session(self, data)
         if self._unrestored:
@@ -452,7 +453,7 @@ class VecCheckedSession(GymVector, VectorEnv[Any, Any, Any]):  # skrl looks at t
                 f"Calling `close` while waiting for a pending call to `{pending}` to complete."
             )
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> Given:
         raise TypeError(
             "a session can't be pickled or copied: it holds processes. Make another one, or "
             "restore() what checkpoint() returns"

@@ -6,9 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,6 +23,7 @@ from vecsess.collect.sources import collect_rollout
 from vecsess.session.vector import VecCheckedSession
 from vecsess.tree import Tree
 from vecsess.tuning.step_cost import StepCost
+from vecsess.wire.values import Given, Space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,23 +61,21 @@ class LayoutFigures:
 class TimedPolicy:
     """A policy, or a stand-in that sleeps as long as one would take; counts its time."""
 
-    def __init__(
-        self, policy: AnyPolicy | None, space: gymnasium.Space[Any], call_s: float, row_s: float
-    ) -> None:
+    def __init__(self, policy: AnyPolicy | None, space: Space, call_s: float, row_s: float) -> None:
         self._policy: Policy = RandomPolicy(space) if policy is None else as_policy(policy, space)
         self.noise_size = self._policy.noise_size
         self.noise_kind = noise_kind_of(self._policy)
         self._call_s, self._row_s = call_s, row_s
         self.spent_s = 0.0
 
-    def act(self, observations: Tree, *, envs: NDArray[np.int64], **given: Any) -> Decision:
+    def act(self, observations: Tree, *, envs: NDArray[np.int64], **given: Given) -> Decision:
         """Decides as the policy does."""
         began_s = time.perf_counter()
         decision = self._policy.act(observations, envs=envs, **given)
         self._spend(began_s, len(envs))
         return decision
 
-    def value(self, observations: Tree, *, envs: NDArray[np.int64]) -> Any:
+    def value(self, observations: Tree, *, envs: NDArray[np.int64]) -> Given:
         """Values as the policy does."""
         began_s = time.perf_counter()
         values = self._policy.value(observations, envs=envs)

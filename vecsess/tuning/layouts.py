@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 from vecsess.collect.paced import PACES
 from vecsess.collect.policies import AnyPolicy
@@ -15,6 +14,7 @@ from vecsess.fleet.worker import Timeouts
 from vecsess.session.vector import VecCheckedSession
 from vecsess.tuning.lanes import Lane, LayoutFigures, TimedPolicy, open_lanes, run_lanes
 from vecsess.tuning.step_cost import StepCost, measure_step
+from vecsess.wire.values import Fields
 
 TIE = 0.97  # rates this close are equal, and then the stronger isolation and the simpler pace win
 MAX_WORKERS = 64  # a process for each of more environments is only tried where they sleep
@@ -45,7 +45,7 @@ def autotune(
     env: EnvLike,
     n: int = 16,
     *,
-    make_kwargs: dict[str, Any] | None = None,
+    make_kwargs: Fields | None = None,
     policy: AnyPolicy | None = None,
     policy_s: float = 0.0,
     policy_row_s: float = 0.0,
@@ -86,7 +86,7 @@ def autotune(
         True
     """
     _require_sense(n, policy_s, policy_row_s, slice_s, rounds, workers)
-    settings: dict[str, Any] = {"contract": contract, "timeouts": timeouts}
+    settings: Fields = {"contract": contract, "timeouts": timeouts}
     tell("one environment by itself")
     step = measure_step(env, make_kwargs, settings)
     settings["make_kwargs"] = make_kwargs

@@ -12,8 +12,10 @@ import numpy as np
 
 from vecsess.collect.policies import RandomPolicy
 from vecsess.collect.sources import collect_rollout
-from vecsess.fleet.plan import Env, EnvLike, EnvSpec
+from vecsess.fleet.plan import EnvLike, EnvSpec
 from vecsess.session.vector import VecCheckedSession
+from vecsess.tree import Tree
+from vecsess.wire.values import Env, Fields, Given
 
 _PROBE_S = 0.3
 _MIN_STEPS, _MAX_STEPS = 20, 20_000
@@ -46,9 +48,7 @@ class StepCost:
         return self.p99_s > 4 * self.p50_s and self.p99_s > 2e-4
 
 
-def measure_step(
-    env: EnvLike, make_kwargs: dict[str, Any] | None, settings: dict[str, Any]
-) -> StepCost:
+def measure_step(env: EnvLike, make_kwargs: Fields | None, settings: Fields) -> StepCost:
     """Times the steps of one environment in a worker of its own, for `_PROBE_S`."""
     maker = _maker(env, make_kwargs)
     with VecCheckedSession(_clocked(maker), 1, workers=1, **settings) as vec:
@@ -63,7 +63,7 @@ def measure_step(
     return StepCost(mean_s=mean_s, p50_s=p50_s, p99_s=p99_s, cpu_share=min(1.0, cpu_s / mean_s))
 
 
-def _maker(env: EnvLike, make_kwargs: dict[str, Any] | None) -> Callable[[], Env]:
+def _maker(env: EnvLike, make_kwargs: Fields | None) -> Callable[[], Env]:
     """Returns what builds one environment, wherever it is called."""
     if isinstance(env, str | EnvSpec):
         spec = gymnasium.registry.get(env, env) if isinstance(env, str) else env
@@ -82,7 +82,7 @@ def _clocked(maker: Callable[[], Env]) -> Callable[[], Env]:
             wall_s: list[float] = []  # noqa: RUF012  # there is one environment of this class
             rest_s = cpu_s = 0.0
 
-            def step(self, action: Any) -> Any:
+            def step(self, action: Tree) -> Given:
                 began_s, began_cpu_s = time.perf_counter(), time.thread_time()
                 try:
                     return self.env.step(action)
@@ -90,7 +90,7 @@ def _clocked(maker: Callable[[], Env]) -> Callable[[], Env]:
                     self.cpu_s += time.thread_time() - began_cpu_s
                     self.wall_s.append(time.perf_counter() - began_s)
 
-            def reset(self, **given: Any) -> Any:
+            def reset(self, **given: Given) -> Given:
                 began_s, began_cpu_s = time.perf_counter(), time.thread_time()
                 try:
                     return self.env.reset(**given)

@@ -13,9 +13,9 @@ import mmap
 import os
 import weakref
 from collections.abc import Iterator
-from typing import Any
 
 from vecsess.wire.slab import LIBC, LINE, create_memfd
+from vecsess.wire.values import Plain
 
 _ADD_SEALS = 1033
 _SEALS = 0x1 | 0x2 | 0x10  # seal, shrink, future writes
@@ -49,7 +49,7 @@ class Broadcast:
         """Whether something can be sent this way."""
         return self._memory is not None
 
-    def write(self, parts: list[Any]) -> list[int]:
+    def write(self, parts: list[Plain]) -> list[int]:
         """Writes the parts one behind the other; nobody may be reading any more.
 
         Args:

@@ -16,6 +16,8 @@ from typing import Any
 
 import cloudpickle
 
+from vecsess.wire.values import Plain
+
 _MOST = 1 << 20  # characters of source in a pickle
 
 
@@ -32,7 +34,7 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # it ships no typ
         self._origins: dict[str, tuple[str, str]] = {}
         self._left = _MOST
 
-    def reducer_override(self, obj: Any) -> Any:
+    def reducer_override(self, obj: Plain) -> Plain:
         """Returns how an object is pickled, as the module `pickle` asks for it."""
         if type(obj) is types.CodeType:
             make, parts = self.dispatch_table[types.CodeType](obj)
@@ -50,7 +52,9 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # it ships no typ
         return self._origins[name]
 
 
-def dumps(value: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None) -> bytes:
+def dumps(
+    value: Plain, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None
+) -> bytes:
     """Returns a pickle, for `pickle.loads` in another process.
 
     Args:
@@ -67,7 +71,7 @@ def dumps(value: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | No
     return stream.getvalue()
 
 
-def _code(origin: tuple[str, str], make: Callable[..., types.CodeType], parts: Any) -> Any:
+def _code(origin: tuple[str, str], make: Callable[..., types.CodeType], parts: Plain) -> Plain:
     """Returns code, under the name of its file, with its source where that came along."""
     name, source = origin
     if source and name not in linecache.cache:

@@ -16,11 +16,8 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from vecsess.wire.values import FrameError, pack_value
-
-Array = npt.NDArray[Any]
+from vecsess.wire.values import Array, Fields, FrameError, Plain, pack_value
 
 INFO_BYTES = 960  # of one info; an odd number of cache lines, so that rows do not share few sets
 MAX_SCHEMAS = 16  # that one worker may describe
@@ -77,7 +74,7 @@ class Entry:
         # A worker may have written anything: as a bool it is True or False here.
         return view.view(np.uint8) != 0 if self.dtype.kind == "b" else view.copy()
 
-    def values(self, rows: Array) -> list[Any]:
+    def values(self, rows: Array) -> list[Plain]:
         """Returns this entry in each of some rows, of the type that it had in its info."""
         if self.kind == "dict":
             return records(self.entries, rows)
@@ -89,7 +86,7 @@ class Entry:
         return list(column)
 
 
-def records(entries: tuple[Entry, ...], rows: Array) -> list[dict[str, Any]]:
+def records(entries: tuple[Entry, ...], rows: Array) -> list[Fields]:
     """Returns the infos in some rows `[K, bytes]`, as the environments gave them."""
     keys = [entry.key for entry in entries]
     if not keys:
@@ -118,7 +115,7 @@ class Schema:
         FrameError: it is no description, or has no room in a row.
     """
 
-    def __init__(self, description: Any) -> None:
+    def __init__(self, description: Plain) -> None:
         _check(description, 0)
         self.packed = pack_value(description)
         digest = hashlib.blake2b(self.packed, digest_size=8).digest()
@@ -141,7 +138,7 @@ class Schema:
         self.keys = [name for entry in self.entries for name in (entry.key, f"_{entry.key}")]
         self._runs = list(self._alike())
 
-    def _placed(self, items: list[Any]) -> tuple[Entry, ...]:
+    def _placed(self, items: list[Plain]) -> tuple[Entry, ...]:
         """Returns the entries, each behind all that came before."""
         made = []
         for key, kind, *rest in items:
@@ -183,7 +180,7 @@ class Schema:
         return columns
 
 
-def _check(items: Any, depth: int) -> None:
+def _check(items: Plain, depth: int) -> None:
     """Refuses what does not describe an info."""
     if type(items) is not list or depth > MAX_DEPTH:
         raise FrameError(f"expected a list of the entries of an info, at most {MAX_DEPTH} deep")
@@ -203,7 +200,7 @@ def _check(items: Any, depth: int) -> None:
             _check_leaf(*item[1:])
 
 
-def _check_leaf(kind: Any, dtype: Any, shape: Any) -> None:
+def _check_leaf(kind: Plain, dtype: Plain, shape: Plain) -> None:
     if type(dtype) is not str or dtype[:1] not in ("<", ">", "|"):
         raise FrameError(f"expected a dtype, got {dtype!r}")
     codes = _ARRAY_CODES if kind == "array" else _CODES

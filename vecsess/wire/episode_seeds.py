@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from vecsess.wire.values import Plain
+
 # Takes (seed, env, episode) like `episode_seed`; None lets the environment's stream go on.
 EpisodeSeed = Callable[[int, int, int], int | None]
 
@@ -29,7 +31,7 @@ def episode_seed(seed: int, env: int, episode: int) -> int:
     return int(sequence.generate_state(1)[0])
 
 
-def of_part(function: Callable[..., Any], first_env: int, *place: int) -> Any:
+def of_part(function: Callable[..., Any], first_env: int, *place: int) -> Plain:
     """Calls a function of `(..., env, episode)` for a session that is a part of a larger one.
 
     Args:

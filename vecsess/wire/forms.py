@@ -17,10 +17,8 @@ from gymnasium import spaces
 
 from vecsess.wire.leaves import (
     TRY_LENIENT,
-    Array,
     FormError,
     Leaf,
-    Space,
     all_leaves_of,
     coerce,
     field_name,
@@ -28,7 +26,7 @@ from vecsess.wire.leaves import (
     pick,
     told,
 )
-from vecsess.wire.values import pack_value, unpack_value
+from vecsess.wire.values import Array, Plain, Space, pack_value, unpack_value
 
 
 class Form:
@@ -60,7 +58,7 @@ class Form:
         self._exact, self._lenient, self._warn, self._pipe = exact, lenient, warn, pipe
         self._leaves = list(all_leaves_of(space))
 
-    def write(self, row: int, value: Any) -> None:
+    def write(self, row: int, value: Plain) -> None:
         """Writes `value` into `row`, whatever the space; see `writer` for the fast way.
 
         Raises:
@@ -78,7 +76,7 @@ class Form:
                 )
                 self._arrays[index][row] = array
 
-    def _write_piped(self, row: int, index: int, value: Any, field: str) -> None:
+    def _write_piped(self, row: int, index: int, value: Plain, field: str) -> None:
         """Hands a value over to the pipe; its digest, for checksums to see, goes into the row."""
         space = part_at(self._space, self._leaves[index].path)
         data = pack_piped(space, value, field, exact=self._exact, warn=self._warn)
@@ -99,18 +97,18 @@ class Form:
             int_like = (int, dtype.type)
             low, high = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
 
-            def write_integer(value: Any) -> None:
+            def write_integer(value: Plain) -> None:
                 if type(value) in int_like and low <= value <= high:
                     array[row] = value
                 else:
                     slow(row, value)
 
             return write_integer
-        target: Any = array[row, ...]
+        target: Plain = array[row, ...]
         if target.ndim == 1 and target.size:
             return self._vector_writer(row, target.data)
 
-        def write_array(value: Any) -> None:
+        def write_array(value: Plain) -> None:
             # NumPy has one object for each of its own dtypes; `write` takes an equal one, too.
             if type(value) is ndarray and value.dtype is dtype and value.shape == shape:
                 target[...] = value
@@ -119,11 +117,11 @@ class Form:
 
         return write_array
 
-    def _vector_writer(self, row: int, target: Any) -> Callable[[Any], None]:
+    def _vector_writer(self, row: int, target: Plain) -> Callable[[Any], None]:
         """Returns the `writer` of arrays with one axis."""
         slow, ndarray = self.write, np.ndarray
 
-        def write_vector(value: Any) -> None:
+        def write_vector(value: Plain) -> None:
             if type(value) is ndarray:
                 try:
                     target[:] = value  # refuses another format or length: quicker than to look
@@ -134,7 +132,7 @@ class Form:
 
         return write_vector
 
-    def _check_containers(self, space: Space, value: Any, field: str) -> None:
+    def _check_containers(self, space: Space, value: Plain, field: str) -> None:
         if isinstance(space, spaces.Dict):
             more = isinstance(value, dict) and value.keys() >= space.spaces.keys()
             if not more or (value.keys() != space.spaces.keys() and not self._lenient):
@@ -156,7 +154,7 @@ class Form:
 Warn = Callable[[str], None]
 
 
-def pack_piped(space: Space, value: Any, field: str, *, exact: bool, warn: Warn) -> bytes:
+def pack_piped(space: Space, value: Plain, field: str, *, exact: bool, warn: Warn) -> bytes:
     """Returns a value of the space as msgpack.
 
     Raises:
@@ -173,7 +171,7 @@ def pack_piped(space: Space, value: Any, field: str, *, exact: bool, warn: Warn)
         ) from error
 
 
-def unpack_piped(space: Space, data: bytes, field: str) -> Any:
+def unpack_piped(space: Space, data: bytes, field: str) -> Plain:
     """Returns the value that `pack_piped` packed, from untrusted bytes.
 
     Raises:
@@ -199,7 +197,7 @@ class _Former:
     exact: bool
     warn: Warn
 
-    def form(self, space: Space, value: Any, field: str) -> Any:
+    def form(self, space: Space, value: Plain, field: str) -> Plain:
         match space:
             case spaces.Text():
                 _require(isinstance(value, str), field, "a text", value)
@@ -222,17 +220,17 @@ class _Former:
                     return value  # of a custom space: whatever is plain data
                 return self._array(leaf, value, field)
 
-    def _array(self, leaf: Leaf, value: Any, field: str) -> Any:
+    def _array(self, leaf: Leaf, value: Plain, field: str) -> Plain:
         array = coerce(value, leaf, field, exact=self.exact, warn=self.warn)
         return np.asarray(array)[()] if leaf.discrete else array
 
-    def _tuple(self, feature_space: Space, value: Any, field: str) -> Any:
+    def _tuple(self, feature_space: Space, value: Plain, field: str) -> Plain:
         _require(isinstance(value, tuple), field, "a tuple", value)
         return tuple(
             self.form(feature_space, part, f"{field}[{index}]") for index, part in enumerate(value)
         )
 
-    def _stacked(self, space: Space, value: Any, field: str) -> Any:
+    def _stacked(self, space: Space, value: Plain, field: str) -> Plain:
         """Returns a batch of the space's values, of any length."""
         if isinstance(space, spaces.Dict):
             return self._dict(space, value, field, self._stacked)
@@ -245,7 +243,7 @@ class _Former:
         batch = replace(leaf, shape=(len(value), *leaf.shape), discrete=False)
         return coerce(value, batch, field, exact=self.exact, warn=self.warn)
 
-    def _graph(self, space: spaces.Graph, value: Any, field: str) -> Any:
+    def _graph(self, space: spaces.Graph, value: Plain, field: str) -> Plain:
         _require(isinstance(value, tuple) and len(value) == 3, field, "a GraphInstance", value)
         nodes, edges, links = value
         nodes = self._stacked(space.node_space, nodes, f"{field}.nodes")
@@ -258,26 +256,28 @@ class _Former:
             _require(fits, f"{field}.edge_links", "an array of integers [edges, 2]", links)
         return spaces.GraphInstance(nodes, edges, links)
 
-    def _choice(self, space: spaces.OneOf[Any], value: Any, field: str) -> Any:
+    def _choice(self, space: spaces.OneOf[Any], value: Plain, field: str) -> Plain:
         whole = isinstance(value, tuple) and len(value) == 2
         whole = whole and isinstance(value[0], int | np.integer)
         whole = whole and 0 <= value[0] < len(space.spaces)
         _require(whole, field, f"(index below {len(space.spaces)}, value)", value)
         return value[0], self.form(space.spaces[int(value[0])], value[1], f"{field}[1]")
 
-    def _dict(self, space: spaces.Dict, value: Any, field: str, form: Any) -> Any:
+    def _dict(self, space: spaces.Dict, value: Plain, field: str, form: Plain) -> Plain:
         whole = isinstance(value, dict) and value.keys() == space.spaces.keys()
         _require(whole, field, f"a dict with {list(space.spaces)}", value)
         parts = space.spaces.items()
         return {key: form(part, value[key], f"{field}[{key!r}]") for key, part in parts}
 
-    def _fixed_tuple(self, space: spaces.Tuple[Any], value: Any, field: str, form: Any) -> Any:
+    def _fixed_tuple(
+        self, space: spaces.Tuple[Any], value: Plain, field: str, form: Plain
+    ) -> Plain:
         whole = isinstance(value, tuple) and len(value) == len(space.spaces)
         _require(whole, field, f"a tuple of {len(space.spaces)}", value)
         pairs = enumerate(zip(space.spaces, value, strict=True))
         return tuple(form(part, one, f"{field}[{index}]") for index, (part, one) in pairs)
 
 
-def _require(fits: bool, field: str, expected: str, value: Any) -> None:
+def _require(fits: bool, field: str, expected: str, value: Plain) -> None:
     if not fits:
         raise FormError(field, f"expected {expected}, got {told(value)}")

@@ -6,13 +6,11 @@ Any five words make a state, so those of a worker can be taken as they come.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from vecsess.wire.leaves import Space
-from vecsess.wire.values import FrameError
+from vecsess.wire.values import FrameError, Plain, Space
 
 WORDS = 5
 _LOW = (1 << 64) - 1
@@ -25,7 +23,7 @@ def words_of(generator: np.random.BitGenerator) -> list[int] | None:
         >>> len(words_of(np.random.PCG64(0)))
         5
     """
-    state: Any = generator.state
+    state: Plain = generator.state
     if type(generator) is not np.random.PCG64:
         return None
     now, increment = state["state"]["state"], state["state"]["inc"]
@@ -33,7 +31,7 @@ def words_of(generator: np.random.BitGenerator) -> list[int] | None:
     return [now & _LOW, now >> 64, increment & _LOW, increment >> 64, spare]
 
 
-def state_from(words: Iterable[Any]) -> Any:
+def state_from(words: Iterable[Plain]) -> Plain:
     """Returns the state whose words these are, as `BitGenerator.state` takes it."""
     low, high, inc_low, inc_high, spare = (int(word) for word in words)
     return {
@@ -47,13 +45,13 @@ def state_from(words: Iterable[Any]) -> Any:
 
 def space_generators(space: Space) -> list[list[int] | None]:
     """Returns the state of a space's generator and of each of its parts', None where unseeded."""
-    generators: list[Any] = [part._np_random for part in _parts(space)]  # None until it is seeded
+    generators: list[Plain] = [part._np_random for part in _parts(space)]  # None until it is seeded
     return [
         None if generator is None else words_of(generator.bit_generator) for generator in generators
     ]
 
 
-def seed_space(space: Space, states: list[Any]) -> None:
+def seed_space(space: Space, states: list[Plain]) -> None:
     """Gives a space's generators the states that `space_generators` told, from untrusted data.
 
     Raises:

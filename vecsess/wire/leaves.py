@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from gymnasium import spaces
 
-Array = npt.NDArray[Any]
-Space = spaces.Space[Any]
+from vecsess.wire.values import Array, Plain, Space
+
 Path = tuple[str | int, ...]
 
 MAX_LEAF_BYTES = 1 << 28  # of one row; also the most that a worker's words can make us allocate
@@ -98,14 +97,14 @@ def part_at(space: Space, path: Path) -> Space:
     return space
 
 
-def pick(value: Any, path: Path) -> Any:
+def pick(value: Plain, path: Path) -> Plain:
     """Returns the part of a nested value that lies at `path`."""
     for key in path:
         value = value[key]
     return value
 
 
-def assemble(space: Space, arrays: Iterator[Array]) -> Any:
+def assemble(space: Space, arrays: Iterator[Array]) -> Plain:
     """Returns the nested value whose leaves are `arrays`, in the order of `leaves_of`."""
     match space:
         case spaces.Dict():
@@ -128,14 +127,14 @@ TRY_LENIENT = "; with Contract(form='lenient') it is taken"
 
 
 def coerce(
-    value: Any,
+    value: Plain,
     leaf: Leaf,
     field: str,
     *,
     exact: bool,
     warn: Callable[[str], None],
     lenient: bool = False,
-) -> Any:
+) -> Plain:
     """Returns `value` as the leaf holds it, or says why it can't be.
 
     Accepted are arrays of the leaf's shape, NumPy scalars and 0-d arrays for a scalar leaf, and
@@ -172,14 +171,14 @@ def coerce(
     return cast
 
 
-def _as_array(value: Any, field: str) -> Array:
+def _as_array(value: Plain, field: str) -> Array:
     try:
         return np.asarray(value)
     except ValueError as error:  # lists of unequal lengths
         raise FormError(field, f"expected an array, got {told(value)}: {error}") from error
 
 
-def told(value: Any) -> str:
+def told(value: Plain) -> str:
     """Returns a short account of a wrong value, safe to print and quick to make."""
     text = _REPR.repr(value)
     return f"{type(value).__name__} {text if len(text) <= 80 else text[:77] + '...'}"

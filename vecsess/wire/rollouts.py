@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from vecsess.wire.slab import LINE, Layout
+from vecsess.wire.values import Array, Plain
 
-Array = npt.NDArray[Any]
 Shape = tuple[tuple[int, ...], np.dtype[Any]]
 
 _WORD, _FLOAT = np.dtype(np.uint64), np.dtype(np.float64)
@@ -81,7 +80,7 @@ class RolloutLayout:
             end = -(-(end + size) // LINE) * LINE
         self.size_bytes = max(-(-end // mmap.PAGESIZE), 1) * mmap.PAGESIZE
 
-    def views(self, buffer: Any) -> RolloutViews:
+    def views(self, buffer: Plain) -> RolloutViews:
         """Returns the fields in a buffer of `size_bytes`."""
         offsets = iter(self._offsets)
         groups = [list(_arrays(group, offsets, buffer)) for group in self._shapes]
@@ -101,7 +100,7 @@ class RolloutLayout:
         )
 
 
-def _arrays(shapes: list[Shape], offsets: Iterator[int], buffer: Any) -> Iterator[Array]:
+def _arrays(shapes: list[Shape], offsets: Iterator[int], buffer: Plain) -> Iterator[Array]:
     for shape, dtype in shapes:
         offset = next(offsets)
         yield np.ndarray(shape, dtype, buffer, offset) if 0 not in shape else np.empty(shape, dtype)

@@ -32,9 +32,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vecsess.wire.columns import INFO_BYTES
-from vecsess.wire.leaves import Leaf, Space, all_leaves_of
+from vecsess.wire.leaves import Leaf, all_leaves_of
+from vecsess.wire.values import Array, Fields, Plain, Space
 
-Array = npt.NDArray[Any]
 _Block: TypeAlias = Callable[[int, tuple[int, ...], np.dtype[Any]], Array]
 
 LINE = 64
@@ -77,7 +77,7 @@ class Views:
 
     def of_workers(self, own: slice) -> Views:
         """Returns the same fields of only these workers."""
-        cut: dict[str, Any] = {}
+        cut: Fields = {}
         for part in fields(self):
             value = getattr(self, part.name)
             one = isinstance(value, np.ndarray)
@@ -115,7 +115,7 @@ class Layout:
         end = self._infos + rows * 2 * INFO_BYTES
         self.stride_bytes = _aligned(end, mmap.PAGESIZE)
 
-    def views(self, buffer: Any, workers: int = 1) -> Views:
+    def views(self, buffer: Plain, workers: int = 1) -> Views:
         """Returns the fields of `workers` ranges that lie side by side in `buffer`."""
         word, byte = np.dtype(np.uint64), np.dtype(np.uint8)
         view = _View(buffer, workers, self.stride_bytes)
@@ -180,7 +180,7 @@ def _place(leaves: list[Leaf], start: int) -> tuple[list[int], int]:
 class _View:
     """Cuts strided arrays out of a buffer."""
 
-    buffer: Any
+    buffer: Plain
     workers: int
     stride_bytes: int
 

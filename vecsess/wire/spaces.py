@@ -12,17 +12,25 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from vecsess.wire.leaves import MAX_LEAF_BYTES, Array, told
+from vecsess.wire.leaves import MAX_LEAF_BYTES, told
 from vecsess.wire.leaves import FormError as FormError
 from vecsess.wire.leaves import Leaf as Leaf
-from vecsess.wire.leaves import Space as Space
 from vecsess.wire.leaves import UnsupportedSpaceError as UnsupportedSpaceError
 from vecsess.wire.leaves import assemble as assemble
 from vecsess.wire.leaves import coerce as coerce
 from vecsess.wire.leaves import field_name as field_name
 from vecsess.wire.leaves import leaves_of as leaves_of
 from vecsess.wire.leaves import pick as pick
-from vecsess.wire.values import MAX_NDIM, FrameError, array_from, pack_value
+from vecsess.wire.values import (
+    MAX_NDIM,
+    Array,
+    Fields,
+    FrameError,
+    Plain,
+    Space,
+    array_from,
+    pack_value,
+)
 
 _NUMERIC = "biuf"
 MAX_DEPTH = 32  # of spaces within spaces
@@ -32,7 +40,7 @@ MAX_SPACE_BYTES = int(os.environ.get("VECSESS_MAX_SPACE_BYTES", str(1 << 28)))
 _PART_BYTES, _CHARACTER_BYTES = 1024, 200  # what an object that has neither shape nor values takes
 
 
-def describe(space: Space) -> dict[str, Any]:
+def describe(space: Space) -> Fields:
     """Returns a space as plain data for the wire."""
     match space:
         case spaces.Dict():
@@ -79,7 +87,7 @@ def _compact(bound: Array) -> Array:
     return flat[:1] if flat.size and (flat == flat[0]).all() else bound
 
 
-def build_space(plain: Any) -> Space:
+def build_space(plain: Plain) -> Space:
     """Returns the space that `describe` told of, from untrusted plain data.
 
     Raises:
@@ -94,7 +102,7 @@ def build_space(plain: Any) -> Space:
         raise FrameError(f"not the description of a space: {error!r:.200}") from error
 
 
-def check_bytes(plains: Iterable[Any], most: int = MAX_SPACE_BYTES) -> None:
+def check_bytes(plains: Iterable[Plain], most: int = MAX_SPACE_BYTES) -> None:
     """Refuses descriptions of spaces that take more memory than that, before any is built.
 
     Raises:
@@ -113,7 +121,7 @@ def check_bytes(plains: Iterable[Any], most: int = MAX_SPACE_BYTES) -> None:
             )
 
 
-def _parts_of(plain: Any, depth: int) -> Iterator[dict[str, Any]]:
+def _parts_of(plain: Plain, depth: int) -> Iterator[Fields]:
     """Yields every dict in a description of a space: it is one, and what it is made of are some."""
     if depth > 2 * MAX_DEPTH:  # a space and its list of parts are a level each
         raise FrameError(f"expected at most {MAX_DEPTH} spaces within each other")
@@ -125,7 +133,7 @@ def _parts_of(plain: Any, depth: int) -> Iterator[dict[str, Any]]:
             yield from _parts_of(part, depth + 1)
 
 
-def _bytes_of(plain: dict[str, Any]) -> int:
+def _bytes_of(plain: Fields) -> int:
     """Returns about how much memory a space takes, and a value of it, but for its parts."""
     kind = plain.get("type")
     match kind if type(kind) is str else "":
@@ -142,7 +150,7 @@ def _bytes_of(plain: dict[str, Any]) -> int:
     return _PART_BYTES + size
 
 
-def _size(shape: Any) -> int:
+def _size(shape: Plain) -> int:
     sides = shape if type(shape) is list else [shape]
     if (
         not all(type(side) is int and 0 <= side < 1 << 32 for side in sides)
@@ -152,7 +160,7 @@ def _size(shape: Any) -> int:
     return math.prod(sides)
 
 
-def _build(plain: Any) -> Space:
+def _build(plain: Plain) -> Space:
     match plain["type"]:
         case "Dict":
             return spaces.Dict([(key, _build(part)) for key, part in plain["parts"]])
@@ -188,7 +196,7 @@ def _build(plain: Any) -> Space:
             raise FrameError(f"unknown space {told(other)}")
 
 
-def _require_integers(n: Any, start: Any, dtype: np.dtype[Any]) -> None:
+def _require_integers(n: Plain, start: Plain, dtype: np.dtype[Any]) -> None:
     """Refuses a range of integers whose last one the dtype can't hold: its sums would overflow."""
     counts, starts, bounds = np.asarray(n), np.asarray(start), np.iinfo(dtype)
     whole = counts.dtype.kind in "iu" and starts.dtype.kind in "iu"
@@ -199,14 +207,14 @@ def _require_integers(n: Any, start: Any, dtype: np.dtype[Any]) -> None:
         raise FrameError(f"expected integers of {dtype}, got {told(n)} from {told(start)}")
 
 
-def _checked_dtype(text: Any) -> np.dtype[Any]:
+def _checked_dtype(text: Plain) -> np.dtype[Any]:
     dtype: np.dtype[Any] = array_from(text, [0], b"").dtype
     if dtype.kind not in _NUMERIC:
         raise FrameError(f"a space can't have the dtype {told(text)}")
     return dtype
 
 
-def _expand(bound: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+def _expand(bound: Plain, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     if bound.dtype != dtype:
         raise FrameError(f"expected bounds of {dtype}, got {bound.dtype}")
     return np.broadcast_to(bound.reshape(()), shape) if bound.size == 1 else bound.reshape(shape)
@@ -215,7 +223,7 @@ def _expand(bound: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
 _OWN = frozenset({"_shape", "dtype", "_np_random"})  # what `Space.__init__` sets
 
 
-class CustomSpace(spaces.Space[Any]):
+class CustomSpace(Space):
     """Stands for a space whose class the trainer can't build: any plain data is in it.
 
     Args:
@@ -231,7 +239,7 @@ class CustomSpace(spaces.Space[Any]):
         """No: its values have no fixed shape."""
         return False
 
-    def sample(self, mask: Any = None, probability: Any = None) -> Any:
+    def sample(self, mask: Plain = None, probability: Plain = None) -> Plain:
         """Can't be done here.
 
         Raises:
@@ -242,7 +250,7 @@ class CustomSpace(spaces.Space[Any]):
             "plain data, or wrap the environment so that it shows a space of Gymnasium's own"
         )
 
-    def contains(self, x: Any) -> bool:
+    def contains(self, x: Plain) -> bool:
         """Whether `x` is plain data."""
         try:
             pack_value(x)
@@ -260,12 +268,12 @@ class CustomSpace(spaces.Space[Any]):
         return f"CustomSpace({self.name})"
 
 
-def describe_custom(space: Space) -> dict[str, Any]:
+def describe_custom(space: Space) -> Fields:
     """Returns name, shape, dtype and the other attributes, None where they are not plain data."""
     if isinstance(space, CustomSpace):
         module, _, name = space.name.rpartition(".")
         return {"module": module, "name": name, "shape": None, "dtype": "", "state": None}
-    state: dict[str, Any] | None
+    state: Fields | None
     state = {key: value for key, value in vars(space).items() if key not in _OWN}
     try:
         pack_value(state)
@@ -280,7 +288,7 @@ def describe_custom(space: Space) -> dict[str, Any]:
     }
 
 
-def build_custom(plain: dict[str, Any]) -> Space:
+def build_custom(plain: Fields) -> Space:
     """Returns the space that `describe_custom` told of, from untrusted plain data.
 
     Raises:
@@ -303,7 +311,7 @@ def build_custom(plain: dict[str, Any]) -> Space:
 
 def _find(module: str, name: str) -> type[Space] | None:
     """Returns the class if the trainer has it; nothing is imported because a worker says so."""
-    found: Any = sys.modules.get(module)
+    found: Plain = sys.modules.get(module)
     for part in name.split("."):
         try:  # not `getattr`, which would have a lazy module import what was named
             found = object.__getattribute__(found, "__dict__").get(part)

@@ -17,8 +17,18 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import gymnasium
 import msgpack
 import numpy as np
+import numpy.typing as npt
+
+# What is `Any` at Gymnasium's edge, by its name: types there depend on the environment.
+Array = npt.NDArray[Any]  # of whatever dtype a space has
+Space = gymnasium.Space[Any]
+Env = gymnasium.Env[Any, Any]
+Fields = dict[str, Any]  # infos, options, arguments: values of any type, by name
+Plain = Any  # what msgpack carries: None, bools, numbers, texts, bytes, arrays, lists, dicts
+Given = Any  # what an environment, a policy or a user gives: anything, until it is checked
 
 ARRAY, SCALAR, TUPLE, WIDE_INT = 1, 2, 3, 4
 MAX_NDIM = 64  # NumPy's own

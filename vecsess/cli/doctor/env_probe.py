@@ -26,9 +26,7 @@ import psutil
 from vecsess.errors import VecsessError
 from vecsess.fleet.plan import Source
 from vecsess.session.soundness import check_contract, episode, first_difference
-from vecsess.wire.values import pack_value
-
-Env = gymnasium.Env[Any, Any]
+from vecsess.wire.values import Env, Fields, Given, Space, pack_value
 
 MIN_STEPS, MAX_STEPS = 50, 20_000
 SAME_STEPS = 300  # that two runs must agree on
@@ -39,7 +37,7 @@ def main() -> None:
     """Reads what to examine from argv, writes what was found as JSON into a file."""
     asked = json.loads(sys.argv[1])
     result = Path(asked["result"])
-    found: dict[str, Any] = {}
+    found: Fields = {}
     try:
         source = Source.of(asked["env"], asked["make_kwargs"], 1)
         for module in (*source.modules, *asked["preload"]):
@@ -86,9 +84,7 @@ class Probe:
         watch: what to tell before each call.
     """
 
-    def __init__(
-        self, env_id: str, make_kwargs: dict[str, Any], found: dict[str, Any], watch: Watch
-    ) -> None:
+    def __init__(self, env_id: str, make_kwargs: Fields, found: Fields, watch: Watch) -> None:
         self._id, self._kwargs, self.found, self._watch = env_id, make_kwargs, found, watch
 
     def run(self, budget_s: float) -> Iterator[None]:
@@ -197,7 +193,7 @@ class Probe:
         }
 
 
-def outline(space: gymnasium.Space[Any]) -> str:
+def outline(space: Space) -> str:
     """Returns kind, shape and dtype of a space, without its bounds.
 
     Example:
@@ -211,7 +207,7 @@ def outline(space: gymnasium.Space[Any]) -> str:
     return str(space)
 
 
-def _timed(action: Any) -> tuple[float, Any]:
+def _timed(action: Given) -> tuple[float, Any]:
     began_s = time.perf_counter()
     result = action()
     return time.perf_counter() - began_s, result
@@ -225,7 +221,7 @@ def _queued_s() -> float:
         return 0.0
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: Given) -> bool:
     try:
         pack_value(value)
     except (TypeError, ValueError):

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from vecsess.cli.doctor.findings import FAIL, NOTE, OK, WARN, Finding
 from vecsess.cli.failures import CommandError
@@ -16,6 +15,7 @@ from vecsess.cli.figures import seconds, short, size
 from vecsess.errors import hint_at_envs
 from vecsess.fleet.reports import printable
 from vecsess.fleet.worker import describe_exit
+from vecsess.wire.values import Fields
 
 CALL_S = 20.0  # for one call of the environment, making it too
 PROBE_TIMEOUT_S = 120.0  # whatever its calls take
@@ -23,11 +23,11 @@ LEAK_BYTES = 2 * 2**20
 WAITING_SHARE = 0.5  # below it an environment mostly waits for something else
 TIE = 0.9  # rates this close are equal, and then the stronger isolation wins
 
-Found = dict[str, Any]
+Found = Fields
 
 
 def examine_env(
-    env_id: str, make_kwargs: dict[str, Any], preload: list[str], n: int, call_s: float = CALL_S
+    env_id: str, make_kwargs: Fields, preload: list[str], n: int, call_s: float = CALL_S
 ) -> list[Finding]:
     """Runs the environment in a process of its own, then in small sessions.
 
@@ -58,7 +58,7 @@ def examine_env(
 
 def probe(
     env_id: str,
-    make_kwargs: dict[str, Any],
+    make_kwargs: Fields,
     preload: list[str],
     budget_s: float = 3.0,
     call_s: float = CALL_S,
@@ -76,7 +76,7 @@ def probe(
     return _run_apart("env_probe", {**asked, "budget_s": budget_s, "call_s": call_s})
 
 
-def _run_apart(program: str, asked: dict[str, Any]) -> Found:
+def _run_apart(program: str, asked: Fields) -> Found:
     """Runs a program of this package that runs the environment; its output is kept from ours."""
     with tempfile.TemporaryDirectory() as folder:
         result, output = Path(folder) / "result.json", Path(folder) / "output"

@@ -6,12 +6,13 @@ import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from vecsess.cli.failures import explain
 from vecsess.errors import VecsessError
 from vecsess.session.vector import VecCheckedSession
 from vecsess.tuning.lanes import Lane, TimedPolicy, open_lanes, run_lanes
+from vecsess.wire.values import Fields, Given
 
 ROUNDS, ROUND_S = 3, 0.2
 GROUPINGS: dict[str, int | Literal["auto"] | None] = {"None": None, "'auto'": "auto", "0": 0}
@@ -20,7 +21,7 @@ GROUPINGS: dict[str, int | Literal["auto"] | None] = {"None": None, "'auto'": "a
 def main() -> None:
     """Reads what to try from argv, writes steps/s by grouping as JSON into a file."""
     asked = json.loads(sys.argv[1])
-    found: dict[str, Any] = {}
+    found: Fields = {}
     try:
         found["rates"] = measure_rates(
             asked["env"], asked["n"], make_kwargs=asked["make_kwargs"], preload=asked["preload"]
@@ -30,7 +31,7 @@ def main() -> None:
     Path(asked["result"]).write_text(json.dumps(found))
 
 
-def measure_rates(env_id: str, n: int, **options: Any) -> dict[str, float]:
+def measure_rates(env_id: str, n: int, **options: Given) -> dict[str, float]:
     """Returns steps/s for each grouping: medians of interleaved rounds, with random actions.
 
     Args:

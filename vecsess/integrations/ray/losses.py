@@ -25,6 +25,7 @@ from vecsess.integrations.ray.placement import explain_room, strategy_for, suspe
 from vecsess.integrations.ray.shard import Answer, Shard
 from vecsess.integrations.ray.slots import Copy, Limits, ShardIncident, Slot
 from vecsess.recovery.policy import Incident
+from vecsess.wire.values import Fields, Given
 
 _LOG = logging.getLogger("vecsess")
 _LOOK_S = 0.2  # between two looks at who is silent or slow
@@ -56,7 +57,7 @@ class Shards:
         slots: list[Slot],
         pack: Callable[[Slot], bytes],
         path: list[str],
-        options: dict[str, Any],
+        options: Fields,
         limits: Limits,
     ) -> None:
         self.slots, self._pack, self._path = slots, pack, path
@@ -95,7 +96,7 @@ class Shards:
     def open(self) -> None:
         """Makes sure that every shard stands."""
 
-        def opened(slot: Slot, actor: Any) -> Any:
+        def opened(slot: Slot, actor: Given) -> Given:
             return next(copy.opened for copy in slot.copies if copy.actor is actor)
 
         self.call(opened, lambda slot, answer: None)

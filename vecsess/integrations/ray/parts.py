@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium
 import numpy as np
 import ray
 
@@ -14,8 +13,7 @@ from vecsess.collect.policies import as_policy, state_keeper
 from vecsess.collect.rollout import Episode, Rollout, reuse_or_allocate
 from vecsess.integrations.ray.shard import ARRAYS, Answer
 from vecsess.integrations.ray.slots import Slot
-
-Space = gymnasium.Space[Any]
+from vecsess.wire.values import Fields, Given, Space
 
 
 class Assembly:
@@ -90,7 +88,7 @@ class Collecting:
         arguments: `collect_rollout`'s.
     """
 
-    def __init__(self, policy: Any, action_space: Space, arguments: dict[str, Any]) -> None:
+    def __init__(self, policy: Given, action_space: Space, arguments: Fields) -> None:
         self._keeper = state_keeper(as_policy(policy, action_space))
         packed = pack(policy)
         buffers = [np.frombuffer(buffer, np.uint8) for buffer in packed.buffers]
@@ -99,7 +97,7 @@ class Collecting:
         self._states: dict[int, Any] = {}  # as they were before the rollout
         self._parts: list[tuple[Slot, Any, Any]] = []
 
-    def submit(self, slot: Slot, actor: Any) -> Any:
+    def submit(self, slot: Slot, actor: Given) -> Given:
         """Asks a shard for its part."""
         if self._keeper is not None and slot.index not in self._states:
             state = self._keeper.get_state(_envs(slot))
@@ -112,7 +110,7 @@ class Collecting:
         slot.took_s = part["took_s"]
         self._parts.append((slot, books, tree.map_leaves(np.copy, part["state"])))
 
-    def end(self, returns: Any, lengths: Any) -> None:
+    def end(self, returns: Given, lengths: Given) -> None:
         """Tells the session's books and the policy; `[N]` both."""
         for slot, books, state in self._parts:
             returns[slot.envs], lengths[slot.envs] = books
@@ -120,5 +118,5 @@ class Collecting:
                 self._keeper.set_state(_envs(slot), state)
 
 
-def _envs(slot: Slot) -> Any:
+def _envs(slot: Slot) -> Given:
     return np.arange(slot.first, slot.first + slot.n)

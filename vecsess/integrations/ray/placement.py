@@ -12,13 +12,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vecsess.errors import SpawnError
 from vecsess.fleet.plan import cores
+from vecsess.wire.values import Given
 
 _SUSPECT_S = 60.0  # Ray itself takes up to half of that to notice that a node is gone
 _END_S = 10.0
@@ -34,7 +34,7 @@ def suspect(node: str) -> None:
         _suspects[node] = time.monotonic()
 
 
-def strategy_for(cpus: float, used: list[str]) -> Any:
+def strategy_for(cpus: float, used: list[str]) -> Given:
     """Returns how Ray is to place a shard: spread, or away from where something was lost lately.
 
     Args:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import gymnasium
 import numpy as np
 import ray
 
@@ -36,6 +35,7 @@ from vecsess.session.conventions import Seed
 from vecsess.session.partition import divide_checkpoint, join_checkpoints
 from vecsess.session.signature import check_origin, signed
 from vecsess.tree import Tree
+from vecsess.wire.values import Fields, Given, Space
 
 
 class RaySession:
@@ -73,13 +73,13 @@ class RaySession:
         n: int = 16,
         *,
         shards: int = 2,
-        options: dict[str, Any] | None = None,
+        options: Fields | None = None,
         answer_s: float | None = 10.0,
         race: float | None = 3.0,
         start_s: float = 60.0,
         address: str | None = None,
-        _kept: dict[str, Any] | None = None,
-        **settings: Any,
+        _kept: Fields | None = None,
+        **settings: Given,
     ) -> None:
         groups = _groups(n, shards)
         if settings.get("on_crash", "replay") != "replay" or "first_env" in settings:
@@ -122,7 +122,7 @@ class RaySession:
         for slot in self._shards.slots:
             slot.kept = None
 
-        def submit(slot: Slot, actor: Any) -> Any:
+        def submit(slot: Slot, actor: Given) -> Given:
             own = seed if seed is None or np.ndim(seed) == 0 else list(seed)[slot.envs]  # type: ignore[arg-type]
             return actor.start.remote(own)
 
@@ -136,7 +136,7 @@ class RaySession:
             raise StateError("`observe`: expected start() first: it has not been reset yet")
         return tree.map_leaves(np.copy, self._last)
 
-    def step_checked(self, actions: Any) -> Transition:
+    def step_checked(self, actions: Tree) -> Transition:
         """Steps every environment and returns the whole transition.
 
         Slow across nodes: each step is a call of every shard, and brings their checkpoints.
@@ -163,7 +163,7 @@ class RaySession:
         counter: int | None = None,
         out: Rollout | None = None,
         on_part: Callable[[range, Rollout], None] | None = None,
-        **how: Any,
+        **how: Given,
     ) -> Rollout:
         """Collects a rollout; what `collect_rollout` calls.
 
@@ -205,12 +205,12 @@ class RaySession:
     # --- what is going on ------------------------------------------------------------------------
 
     @property
-    def single_observation_space(self) -> gymnasium.Space[Any]:
+    def single_observation_space(self) -> Space:
         """Of one environment."""
         return self._spaces[0]
 
     @property
-    def single_action_space(self) -> gymnasium.Space[Any]:
+    def single_action_space(self) -> Space:
         """Of one environment."""
         return self._spaces[1]
 
@@ -226,7 +226,7 @@ class RaySession:
 
     # --- checkpoints, and other numbers of shards ------------------------------------------------
 
-    def checkpoint(self) -> dict[str, Any]:
+    def checkpoint(self) -> Fields:
         """Returns the session as plain data, for `restore` here or of `VecCheckedSession`.
 
         Asks nobody: what brings the shards back came with their last answers.
@@ -243,11 +243,11 @@ class RaySession:
     @classmethod
     def restore(
         cls,
-        data: dict[str, Any],
+        data: Fields,
         env: EnvLike | None = None,
         *,
         trusted: bool = False,
-        **settings: Any,
+        **settings: Given,
     ) -> RaySession:
         """Returns a session like the one of which a checkpoint was taken, mid-episode.
 
@@ -318,7 +318,7 @@ class RaySession:
     # --- how it is done --------------------------------------------------------------------------
 
     @property
-    def _spaces(self) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any]]:
+    def _spaces(self) -> tuple[Space, Space]:
         assert self._shards.spaces is not None, "a shard has opened"
         return self._shards.spaces
 
@@ -326,7 +326,7 @@ class RaySession:
         if self._closed:
             raise ClosedError("this session was closed; make a new one")
 
-    def _open(self, groups: list[tuple[int, int]], kept: dict[str, Any] | None) -> None:
+    def _open(self, groups: list[tuple[int, int]], kept: Fields | None) -> None:
         """Makes shards, from a checkpoint where there is one."""
         parts = [None] * len(groups) if kept is None else divide_checkpoint(kept, groups)
         slots = [
@@ -352,7 +352,7 @@ class RaySession:
         race: bool = False,
     ) -> None:
         """Calls all shards; where they stand then counts once all have answered."""
-        kept: dict[int, dict[str, Any]] = {}
+        kept: dict[int, Fields] = {}
         seen: dict[int, Tree] = {}
 
         def taken(slot: Slot, answer: Answer) -> None:

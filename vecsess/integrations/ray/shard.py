@@ -13,7 +13,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
 
 import cloudpickle
 import numpy as np
@@ -24,6 +23,8 @@ from vecsess.collect.packing import unpack
 from vecsess.collect.sources import collect_rollout
 from vecsess.errors import SpawnError, VecsessError
 from vecsess.session.vector import VecCheckedSession
+from vecsess.tree import Tree
+from vecsess.wire.values import Fields, Given
 from vecsess.workers.env_source import register
 
 # The fields of a rollout that are arrays `[T, n, ...]`, or trees of such.
@@ -39,7 +40,7 @@ ARRAYS = (
     "valid",
     "episode_start",
 )
-Answer = dict[str, Any]
+Answer = Fields
 
 
 def versions() -> dict[str, str]:
@@ -63,17 +64,15 @@ class Shard:
         self._index, self._first_env = index, place[0]
         return self._answer(lambda: self._open(place[1], made, path))
 
-    def start(self, seed: Any) -> Answer:
+    def start(self, seed: Given) -> Answer:
         """Resets every environment."""
         return self._answer(lambda: {"seen": self.vec.start(seed), **self._kept()})
 
-    def collect(
-        self, policy: tuple[bytes, list[Any]], state: Any, arguments: dict[str, Any]
-    ) -> Answer:
+    def collect(self, policy: tuple[bytes, list[Given]], state: Given, arguments: Fields) -> Answer:
         """Collects this shard's part of a rollout."""
         return self._answer(lambda: self._collect(policy, state, arguments))
 
-    def step(self, actions: Any) -> Answer:
+    def step(self, actions: Tree) -> Answer:
         """Steps every environment once."""
         return self._answer(
             lambda: {
@@ -90,7 +89,7 @@ class Shard:
     def ping(self) -> None:
         """Is answered while the process lives, whatever the session does."""
 
-    def health(self) -> Any:
+    def health(self) -> Given:
         """Returns how the workers are."""
         return [] if self._vec is None else self._vec.health()
 
@@ -136,7 +135,7 @@ class Shard:
         }
 
     def _collect(
-        self, policy: tuple[bytes, list[Any]], state: Any, arguments: dict[str, Any]
+        self, policy: tuple[bytes, list[Given]], state: Given, arguments: Fields
     ) -> Answer:
         head, buffers = policy
         # Copied: what lies in the object store is read-only, and a policy may write to itself.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -16,6 +15,7 @@ from vecsess.integrations.ray.placement import address_of
 from vecsess.integrations.ray.shard import versions
 from vecsess.recovery.policy import Incident
 from vecsess.wire.code import dumps
+from vecsess.wire.values import Fields, Given
 
 _HEALTH_S = 5.0
 
@@ -36,14 +36,14 @@ class Copy:
         node: where it lives, "" while that is not known.
     """
 
-    actor: Any
-    opened: Any
+    actor: Given
+    opened: Given
     made_s: float
     racing: bool = False
-    ref: Any = None
+    ref: Given = None
     since_s: float = 0.0
     heard_s: float | None = None
-    ping: Any = None
+    ping: Given = None
     node: str = ""
 
 
@@ -66,7 +66,7 @@ class Slot:
     index: int
     first: int
     n: int
-    kept: dict[str, Any] | None = None
+    kept: Fields | None = None
     copies: list[Copy] = field(default_factory=list)
     fails: int = 0
     generation: int = -1
@@ -127,7 +127,7 @@ class ShardHealth:
     took_s: float
 
 
-def pack_shard(env: Any, settings: dict[str, Any], slot: Slot) -> bytes:
+def pack_shard(env: Given, settings: Fields, slot: Slot) -> bytes:
     """Pickles what a shard is made of; here, so that it can look where we would, first.
 
     Args:
@@ -170,7 +170,7 @@ def ask_health(slots: list[Slot]) -> list[ShardHealth]:
     ]
 
 
-def _now(ref: Any) -> list[WorkerHealth] | None:
+def _now(ref: Given) -> list[WorkerHealth] | None:
     """Returns what was answered, None where nothing was."""
     try:
         workers: list[WorkerHealth] = ray.get(ref, timeout=0)
