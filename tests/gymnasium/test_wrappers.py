@@ -96,7 +96,7 @@ NOT_IN_THE_SAME_STEP = {
 }
 OF_ARRAY_LIBRARIES = {
     "ArrayConversion": ("array_api_compat",),
-    "NumpyToTorch": ("torch",),
+    "NumpyToTorch": ("torch", "array_api_compat"),
     "JaxToNumpy": ("jax",),
     "JaxToTorch": ("jax", "torch"),
 }
