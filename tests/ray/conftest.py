@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -13,6 +14,10 @@ import pytest
 
 from tests.processes import all_gone, processes_below
 from vecsess.bench.nodes import Nodes, ray_surroundings
+
+# They take what they share from test_batches.py, which is skipped without ray, and says so.
+NEED_RAY = ["test_elastic.py", "test_errors.py", "test_losses.py"]
+collect_ignore = [] if importlib.util.find_spec("ray") else NEED_RAY
 
 
 @pytest.fixture(scope="session")
