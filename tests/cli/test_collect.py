@@ -165,7 +165,6 @@ def test_an_environment_beside_the_user_is_found(tmp_path: Path) -> None:
         (("--env", "nowhere:Env-v0"), "nowhere"),
         (("--preload", "no.such.module"), "--preload no.such.module: no such module"),
         (("--make-kwargs", '{"no_such": 1}'), "no_such"),
-        (("-n", "4", "--workers", "-1"), "workers: expected"),
         (("--out", "/no/such/folder/batch.npz"), "does not exist"),
         (("--plot", "picture.nonsense"), "ends in one of"),
         (("--env", STRANGE + "Lying-v0"), "field 'reward': expected a finite number, got nan"),
