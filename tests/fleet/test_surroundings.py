@@ -15,7 +15,7 @@ import pytest
 
 from tests.envs import CountingEnv
 from tests.losses import kill
-from tests.processes import ROOT
+from tests.processes import ROOT, run_script
 from vecsess import VecCheckedSession
 
 MODULE = """
@@ -236,3 +236,29 @@ def test_a_worker_holds_its_own_pipes_and_memory_and_nothing_else(method: Any) -
     finally:
         os.close(read_fd)
         os.close(write_fd)
+
+
+DAEMON = """
+import os, signal, sys
+result = open("result", "w")
+assert result.fileno() > 2
+for fd in sys.argv[1:]:
+    os.close(int(fd))
+import numpy as np
+from vecsess import VecCheckedSession
+for method in ("fork", "spawn"):
+    with VecCheckedSession("CartPole-v1", n=2, start_method=method) as vec:
+        vec.reset(seed=0)
+        os.kill(vec.pids[0], signal.SIGKILL)
+        for _ in range(3):
+            os.write(1, b"printed")
+            os.write(2, b"printed")
+            assert vec.step_checked(np.zeros(2, np.int64)).valid.all()
+result.write("done")
+"""
+
+
+@pytest.mark.parametrize("closed", ["0", "1", "2", "01", "02", "12", "012"])
+def test_a_trainer_may_have_closed_its_standard_descriptors(tmp_path: Path, closed: str) -> None:
+    run_script(DAEMON, tmp_path, *closed)
+    assert (tmp_path / "result").read_text() == "done"

@@ -15,6 +15,7 @@ from vecsess.fleet.parcel import pack_parcel
 from vecsess.fleet.plan import Source, Variables, WorkerEnv, WorkerSettings
 from vecsess.fleet.reports import breach_type, check_description, printable, start_error
 from vecsess.fleet.supervisor import Supervisor
+from vecsess.fleet.surroundings import fill_standard_descriptors
 from vecsess.fleet.worker import OutOfTimeError, Timeouts, Worker, describe_exit
 from vecsess.wire.channel import (
     MANAGER_SPIN_NS,
@@ -84,6 +85,7 @@ class Fleet:
         if not groups:
             self._host(source, n)
             return
+        fill_standard_descriptors()
         self._parcel = pack_parcel(source.pickled)
         # Where each worker has variables of its own, its modules are imported with those.
         modules = preload if any(variables.own) else (*source.modules, *preload)

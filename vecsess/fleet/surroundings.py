@@ -116,6 +116,16 @@ def require_linux() -> None:
         )
 
 
+def fill_standard_descriptors() -> None:
+    """Opens /dev/null at those of 0, 1 and 2 that are closed, as they may be in a daemon.
+
+    Else pipes of a session would lie there, and whatever prints would write into them.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+
+
 def require_descriptors(workers: int) -> None:
     """Refuses more workers than this process has descriptors left for."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
