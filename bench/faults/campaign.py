@@ -17,12 +17,13 @@ from vecsess.bench.faults.broken import WITHOUT_GROUP_KILL, acknowledgement_igno
 from vecsess.bench.faults.frames import feed_elsewhere
 from vecsess.bench.faults.hanging import HANGS
 from vecsess.bench.faults.hangs import overshoot_s
-from vecsess.bench.faults.kills import Tally, run_kills
+from vecsess.bench.faults.kills import run_kills
 from vecsess.bench.faults.matrix import run_matrix
 from vecsess.bench.faults.orphans import orphans
 from vecsess.bench.faults.product import TABLES, cells, run_product, sample
 from vecsess.bench.faults.steady import N as STEADY_N
 from vecsess.bench.faults.steady import throughput_kept
+from vecsess.bench.faults.tally import Tally
 from vecsess.bench.faults.workloads import Workload, ledgers, modes_of, workloads
 from vecsess.session.vector import VecCheckedSession
 
@@ -113,32 +114,65 @@ def kill_all(kills: int, seed: int, tell: Tell) -> list[Tally]:
 
 def kill_figures(tallies: list[Tally], asked: int) -> list[Figure]:
     """Returns the figures of the kills."""
+    stepped = [tally for tally in tallies if not tally.undisturbed_s]
+    acted = [tally for tally in tallies if tally.undisturbed_s]
+    figures = [_rows_figure(tallies, asked), _batches_figure("batches", stepped)]
+    figures += [_latency_figure(stepped), _growth_figure(tallies)]
+    if acted:
+        figures += [_batches_figure("rollouts that workers fill:", acted), _again_figure(acted)]
+    return figures
+
+
+def _rows_figure(tallies: list[Tally], asked: int) -> Figure:
     kills = sum(tally.kills for tally in tallies)
     wrong = {
         what: sum(tally.wrong[what] for tally in tallies)
         for what in sorted({what for tally in tallies for what in tally.wrong})
     }
-    marked = sum(tally.marked for tally in tallies)
     stopped = [f"{tally.label}: {tally.stopped}" for tally in tallies if tally.stopped]
     bad = sum(wrong.values())
-    told = ", ".join(f"{count} {what}" for what, count in wrong.items())
-    rows = Figure(
+    told = ", ".join(f"{count} {what}" for what, count in wrong.items() if count)
+    return Figure(
         name="random SIGKILLs of workers: rows lost, repeated, torn, unmarked",
         target=f"0 of at least {asked:,}",
         result=f"{bad} of {kills:,}" + (f" ({told})" if told else ""),
         reached=not bad and not stopped and kills >= 0.98 * asked,
         details=stopped,
     )
-    locksteps = sum(tally.locksteps for tally in tallies)
+
+
+def _batches_figure(what: str, tallies: list[Tally]) -> Figure:
+    marked = sum(tally.marked for tally in tallies)
+    kills = sum(tally.kills for tally in tallies)
+    wrong = sum(tally.wrong.total() for tally in tallies)
+    compared = sum(tally.locksteps for tally in tallies)
     different = sum(tally.different for tally in tallies)
-    batches = Figure(
-        name="batches bit-identical to an undisturbed run",
+    return Figure(
+        name=f"{what} bit-identical to an undisturbed run",
         target="100 %",
-        result=f"{100 * (1 - different / max(1, locksteps)):.4g} % of {locksteps:,}",
-        reached=locksteps > 0 and not different and not marked,
-        details=[f"{marked} rows were marked invalid"] if marked else [],
+        result=f"{100 * (1 - different / max(1, compared)):.4g} % of {compared:,}",
+        reached=compared > 0 and not different and not marked,
+        details=[f"{kills} kills, {wrong} rows wrong, {marked} rows marked invalid"],
     )
-    return [rows, batches, _latency_figure(tallies), _growth_figure(tallies)]
+
+
+def _again_figure(tallies: list[Tally]) -> Figure:
+    """Returns how long kills hold up a rollout, beyond what it takes step by step."""
+    found = {
+        tally.label: np.percentile(tally.latencies_s, (50, 99)) * 1e3
+        - np.median(tally.undisturbed_s) * 1e3
+        for tally in tallies
+        if tally.latencies_s
+    }
+    kept = (times for label, times in found.items() if label.startswith("CartPole"))
+    p50, p99 = next(kept, (np.inf, np.inf))
+    return Figure(
+        name="kill to the end of the rollout, beyond one step by step, p50 / p99 (CartPole)",
+        target="60 ms at most, p50",
+        result=f"{p50:.0f} / {p99:.0f} ms",
+        reached=bool(p50 <= 60),
+        details=[f"{label}: {low:.0f} / {high:.0f} ms" for label, (low, high) in found.items()],
+    )
 
 
 def _latency_figure(tallies: list[Tally]) -> Figure:

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from vecsess.bench.faults.campaign import Figure, Scale, as_data, run_campaign
-from vecsess.bench.faults.kills import Tally
 from vecsess.bench.faults.peers import Stand, stands
+from vecsess.bench.faults.tally import Tally
 
 
 def run_faults(

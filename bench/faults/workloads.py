@@ -29,6 +29,7 @@ class Workload:
         workers: how many processes; None for one per environment.
         share: how many of the campaign's kills it takes, relative to the others.
         reset_every: reset with a seed after so many locksteps; 0 for never.
+        horizon: of rollouts that the workers fill by themselves; 0 where the trainer steps.
     """
 
     name: str
@@ -37,12 +38,14 @@ class Workload:
     mode: str = "same_step"
     share: float = 1.0
     reset_every: int = 0
+    horizon: int = 0
 
     @property
     def label(self) -> str:
         """Returns its name, grouping and mode."""
         n = len(self.makers)
-        return f"{self.name} x{n}, {self.workers or n} workers, {self.mode}"
+        acting = f", rollouts of {self.horizon} at the workers" if self.horizon else ""
+        return f"{self.name} x{n}, {self.workers or n} workers, {self.mode}{acting}"
 
 
 def ledgers(n: int, **arguments: Any) -> tuple[Maker, ...]:
@@ -92,9 +95,17 @@ def workloads(modes: Sequence[str]) -> list[Workload]:
         Workload(name="CartPole-v1", makers=_same("CartPole-v1", 16), workers=2, share=3),
         Workload(name="Taxi-v4", makers=_same("Taxi-v4", 8), workers=4),
     ]
+    acting = partial(Workload, horizon=64)
+    found += [
+        acting(name="ledger", makers=ledgers(6), workers=None),
+        acting(name="ledger", makers=ledgers(7), workers=3, share=2),
+        acting(name="counting ledger", makers=ledgers(6, counted=True), workers=2),
+        acting(name="CartPole-v1", makers=_same("CartPole-v1", 16), workers=2, share=3),
+    ]
     if _installed("mujoco"):
         makers = _same("HalfCheetah-v5", 4)
         found.append(Workload(name="HalfCheetah-v5", makers=makers, workers=2, share=0.5))
+        found.append(acting(name="HalfCheetah-v5", makers=makers, workers=2, share=0.5))
     if _installed("ale_py"):
         makers = _same("ALE/Pong-v5", 2)
         found.append(Workload(name="Pong-v5", makers=makers, workers=None, share=0.3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import warnings
@@ -14,22 +15,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vecsess import VecCheckedSession
+from vecsess import VecCheckedSession, collect_rollout
 from vecsess.bench.__main__ import main
 from vecsess.bench.faults import command
 from vecsess.bench.faults.broken import WITHOUT_GROUP_KILL, acknowledgement_ignored
 from vecsess.bench.faults.campaign import Figure, Scale, kill_figures
+from vecsess.bench.faults.deciding import Looking
 from vecsess.bench.faults.faulty import DIES, HANGING, HARMLESS, RAISES, cells
 from vecsess.bench.faults.frames import feed, feed_elsewhere
 from vecsess.bench.faults.hanging import HANGS
 from vecsess.bench.faults.hangs import overshoot_s
-from vecsess.bench.faults.kills import Tally, run_kills
+from vecsess.bench.faults.kills import run_kills
 from vecsess.bench.faults.ledger import LedgerEnv, Verdict, judge
 from vecsess.bench.faults.matrix import expected, outcome
 from vecsess.bench.faults.oracle import Oracle
 from vecsess.bench.faults.orphans import orphans
 from vecsess.bench.faults.peers import stands
+from vecsess.bench.faults.rollouts import same_batch, wrong_rows
 from vecsess.bench.faults.steady import throughput_kept
+from vecsess.bench.faults.tally import Tally
 from vecsess.bench.faults.workloads import Workload, ledgers, modes_of, workloads
 from vecsess.fleet import reports
 
@@ -57,6 +61,23 @@ def test_no_kill_changes_a_batch(workload: Workload) -> None:
     assert len(tally.latencies_s) == tally.kills
     assert tally.growth == {"descriptors": 0, "threads": 0, "zombies": 0}
     assert tally.sound, tally
+
+
+def test_workers_that_do_not_act_are_reported() -> None:
+    workload = Workload(name="ledger", makers=ledgers(2), workers=1, horizon=8)
+    assert "can't act" in run_kills(workload, 1, seed=0, on_crash="truncate").stopped
+
+
+@pytest.mark.parametrize("field", ["rewards", "observations", "final_observations"])
+def test_a_bit_of_a_rollout_that_differs_is_reported(field: str) -> None:
+    with VecCheckedSession(ledgers(2), n=2, workers=0) as vec:
+        one = collect_rollout(vec, Looking(vec.single_action_space), 64, seed=0)
+    assert not wrong_rows(one, one).any()
+    assert same_batch(one, one)
+    other = copy.deepcopy(one)
+    getattr(other, field).reshape(-1).view(np.uint8)[-1] ^= 1
+    assert wrong_rows(one, other).any() == (field != "final_observations")
+    assert same_batch(one, other) == (field != "final_observations")
 
 
 def test_every_mode_and_grouping_is_there() -> None:
