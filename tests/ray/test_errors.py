@@ -107,6 +107,10 @@ def test_another_version_on_a_node_is_named(nodes: Nodes, monkeypatch: pytest.Mo
         RaySession("CartPole-v1", 4, **PATIENT)
 
 
+@pytest.mark.skipif(
+    " " in sys.executable,
+    reason="with a runtime_env Ray itself starts no process whose Python has a space in its path",
+)
 def test_a_node_without_vecsess_is_named(nodes: Nodes, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['vecsess'] = None\n")
     options = {"runtime_env": {"env_vars": {"PYTHONPATH": str(tmp_path)}}}

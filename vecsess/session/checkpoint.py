@@ -75,7 +75,8 @@ def pack_session(session: VecCheckedSession, recipe: Fields, *, trim: bool = Fal
     Args:
         session: one that is ready to step.
         recipe: how to make one like it; see `write_recipe`.
-        trim: leave out of the log what the episodes under way can do without.
+        trim: leave out of the log what the episodes under way can do without. Such a one goes to
+            those who trust each other, and is not signed: that would write a key on each node.
     """
     engine = session.engine.dump()
     state = {
@@ -84,7 +85,8 @@ def pack_session(session: VecCheckedSession, recipe: Fields, *, trim: bool = Fal
         "lengths": session.episode_lengths,
         "engine": {**engine, "recovery": trim_log(engine["recovery"])} if trim else engine,
     }
-    return signed({"format": FORMAT, "recipe": recipe, "state": pack_value(state)})
+    data = {"format": FORMAT, "recipe": recipe, "state": pack_value(state)}
+    return data if trim else signed(data)
 
 
 def state_of(data: Fields) -> Fields:

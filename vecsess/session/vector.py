@@ -363,6 +363,7 @@ class VecCheckedSession(GymVector, VectorEnv[Any, Any, Any]):  # skrl looks at t
         Args:
             trim: leave out what the episodes under way can do without. An environment whose
                 randomness is not all in `np_random` may need just that to be brought back.
+                Such a one is not signed: `restore(..., trusted=True)`.
 
         Raises:
             StateError: not between two steps, or without a log (`on_crash` is not "replay").
