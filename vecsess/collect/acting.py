@@ -305,11 +305,8 @@ class Parts:
 
     def _react(self, outcome: Outcome, t: int, error: VecsessError) -> None:
         """Keeps an error that is to be raised; else the part is done again."""
-        reactions = self._engine.terms.reactions
-        form = isinstance(error, ContractViolation)
-        reaction = reactions.on_violation if form else reactions.on_error
         self._refused.add(outcome.worker.index)
-        if reaction == "raise":
+        if self._engine.terms.reactions.to(error) == "raise":
             self._errors.append((t, error))
 
     def _accept(self, part: Part) -> bool:

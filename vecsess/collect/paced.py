@@ -30,7 +30,7 @@ from vecsess.collect.policies import AnyPolicy, Policy, as_policy, dtypes_of, no
 from vecsess.collect.rollout import Episode, Rollout
 from vecsess.contract import Finals, StepRows
 from vecsess.errors import ActionError
-from vecsess.fleet.flight import SLICE_S
+from vecsess.fleet.deadlines import SLICE_S
 from vecsess.fleet.lockstep import Lockstep
 from vecsess.fleet.plan import cores
 from vecsess.session.actions import ActionCheck

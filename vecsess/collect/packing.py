@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vecsess.errors import PolicyError
-from vecsess.wire.code import CodePickler
+from vecsess.wire.code import CodePickler, keep_in
 from vecsess.wire.values import Given
 
 _DEEP = 6  # how far into a policy is looked for what can't be pickled
@@ -45,17 +45,10 @@ def pack(policy: Given) -> Packed:
     Raises:
         PolicyError: names the first part that can't be pickled.
     """
-    stream, buffers = io.BytesIO(), []
-
-    def keep(buffer: pickle.PickleBuffer) -> bool:
-        try:
-            buffers.append(buffer.raw())
-        except BufferError:  # it does not lie in one piece
-            return True
-        return False
-
+    stream = io.BytesIO()
+    buffers: list[memoryview] = []
     try:
-        _Pickler(stream, keep).dump(policy)
+        _Pickler(stream, keep_in(buffers)).dump(policy)
     except Exception as error:
         raise _refused(policy, error) from error
     return Packed(stream.getvalue(), buffers)

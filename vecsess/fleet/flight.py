@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator
 
-from vecsess.errors import ProtocolError, ServerDied, WorkerDied, WorkerError, WorkerTimeout
+from vecsess.errors import ProtocolError, ServerDied, WorkerError, WorkerTimeout
+from vecsess.fleet.deadlines import SLICE_S, Deadlines
 from vecsess.fleet.infos import InfoReader
-from vecsess.fleet.reports import R, Reports, breach_type, printable
+from vecsess.fleet.postmortem import Postmortem
+from vecsess.fleet.reports import R, Reports, breach_type
 from vecsess.fleet.supervisor import Supervisor
-from vecsess.fleet.worker import OutOfTimeError, Timeouts, Worker, describe_exit
+from vecsess.fleet.worker import OutOfTimeError, Timeouts, Worker
 from vecsess.wire.channel import (
     CONTROL_BYTES,
     VALUE_BYTES,
@@ -22,11 +23,9 @@ from vecsess.wire.channel import (
 )
 from vecsess.wire.messages import (
     REPLIES,
-    STACK_MARK,
     Command,
     Done,
     Reply,
-    Rollout,
     Step,
     StepSome,
     StepWith,
@@ -43,9 +42,6 @@ OnLost = Callable[[Worker | None, WorkerError], None]
 
 _FAILURE_BYTES = 1024  # what a row may add to a reply: a failure, in brief
 _SIDE = 1 << 62  # numbers of commands to one worker alone begin here
-SLICE_S = 0.05  # how often a blocked manager looks whether the workers move on
-REAP_S = 10.0  # how long a killed process may take to be gone
-STACK_MS = 100  # how long a hung worker may take to write its stack
 
 
 class Waits:
@@ -94,27 +90,24 @@ class Flight:
     ) -> None:
         self._workers, self.active = workers, workers[own]
         self._supervisor, self.timeouts = supervisor, timeouts
-        self._views, self._rows = views, layout.rows
+        self._views = views
         self._numbers = numbers
         self.seq = 0
         self._make: Make = _nothing
         self._acknowledgement = b""
         self._reply_cap = CONTROL_BYTES
-        self._limit_s: float | None = None
         self._pending: list[Worker] = []
         self.answers: dict[int, Done] = {}
         self.unread, self.resumable = False, True
         self.until: float | None = None  # when the caller's own time is up
         self._unfinished: tuple[Worker | None, WorkerError] | None = None
-        self._moved: dict[int, tuple[tuple[int, int], float]] = {}
-        self._sent_s = 0.0  # when the last command had been sent
-        self._resent_s: dict[int, float] = {}  # likewise, to successors
+        self._deadlines = Deadlines(timeouts, views, layout.rows)
+        self._postmortem = Postmortem(supervisor, views.running, layout.rows)
         self._on_lost: OnLost = _raise
         self.on_pause: Callable[[], None] | None = None
         self.patience, self.waits = Patience(spin_ns), Waits()
         self._commands = views.of_workers(own).command
         self.hints = [views.reply[i : i + 1].data for i in range(len(workers))]
-        self._running, self._replayed = views.running, views.replayed
         self._reports = Reports(layout.observation_space, views)
         self.infos = InfoReader(workers, layout, views)
         self._asks_infos = False  # whether the last command asks for infos
@@ -160,7 +153,7 @@ class Flight:
             except EndOfStreamError:
                 pass  # a dead worker: `gather` finds that out, and says why
         self._commands[:] = seq  # after the pipes: who sees the hint finds the command
-        self._sent_s = time.monotonic()
+        self._deadlines.sent_s = time.monotonic()
 
     def _step_here(self, seq: int, infos: int) -> None:
         """Carries a step out; what there is to say of it beside the slab is still to be taken."""
@@ -171,9 +164,7 @@ class Flight:
                 self._pending.remove(worker)
         self.waits.ns += time.perf_counter_ns() - began_ns
 
-    def command(
-        self, make: Callable[[Worker, int], Command | None], limit_s: float | None
-    ) -> dict[int, Done]:
+    def command(self, make: Make, limit_s: float | None) -> dict[int, Done]:
         """Sends each worker the message that `make(worker, seq)` returns, and waits for all.
 
         Args:
@@ -187,7 +178,7 @@ class Flight:
         self.gather()
         return self.answers
 
-    def begin(self, make: Callable[[Worker, int], Command | None], limit_s: float | None) -> None:
+    def begin(self, make: Make, limit_s: float | None) -> None:
         """Sends what `command` sends, without waiting."""
         seq = self._next_seq(self._value_cap, limit_s)
         self._make = make
@@ -199,9 +190,9 @@ class Flight:
             if message is not None:
                 self._send(worker, frame(encode(message)))
         self._commands[:] = seq
-        self._sent_s = time.monotonic()
+        self._deadlines.sent_s = time.monotonic()
         if began_s is not None:  # carried out, not only sent
-            self.waits.ns += int((self._sent_s - began_s) * 1e9)
+            self.waits.ns += int((self._deadlines.sent_s - began_s) * 1e9)
 
     def _next_seq(self, reply_cap: int, limit_s: float | None) -> int:
         """Returns the number of a new command, and prepares for the replies to it.
@@ -214,16 +205,14 @@ class Flight:
             _give_up(worker, self.seq)
         seq = self.seq = next(self._numbers)
         self._unfinished = None
-        if self._resent_s:
-            self._resent_s = {}
         self._acknowledgement = acknowledgement(seq)
-        self._reply_cap, self._limit_s = reply_cap, limit_s
+        self._reply_cap = reply_cap
+        self._deadlines.begin(limit_s)
         self.answers = {}
         self.unread = True
         if self.active and self.active[-1].flight is not self:
             for worker in self.active:
-                if hasattr(worker, "flight"):
-                    _give_up(worker, worker.flight.owed_by(worker))
+                _give_up(worker, worker.flight.owed_by(worker))
                 worker.flight = self
         return seq
 
@@ -234,8 +223,8 @@ class Flight:
     def _send(self, worker: Worker, data: bytes) -> None:
         # Half a command would be taken for a whole one with the next: a busy worker may take as
         # long to come to it as its calls that are still under way.
-        limit_s = self._limit_s
-        until = None if limit_s is None else time.monotonic() + limit_s * worker.rows
+        call_s = self._deadlines.call_s
+        until = None if call_s is None else time.monotonic() + call_s * worker.rows
         # Where it is dead or stopped `gather` finds that out, and says why.
         with contextlib.suppress(EndOfStreamError, DeadlineError):
             worker.channel.send(data, until)
@@ -271,14 +260,16 @@ class Flight:
                     self._supervisor.wait_for(worker, until)
             reply = self._reports.read(worker, decode(payload, REPLIES), kind)
         except FrameError as error:
-            raise self._end(worker, breach_type(error), str(error)) from error
+            raise self._postmortem.end(worker, breach_type(error), str(error)) from error
         except EndOfStreamError as error:
-            raise self._lost(worker) from error
+            raise self._postmortem.lost(worker) from error
         except DeadlineError as error:
             what = f"expected an answer within {limit_s} s; the worker was killed"
-            raise self._end(worker, WorkerTimeout, what) from error
+            raise self._postmortem.end(worker, WorkerTimeout, what) from error
         if reply.seq != seq:
-            raise self._end(worker, ProtocolError, f"expected the reply to command {seq}")
+            raise self._postmortem.end(
+                worker, ProtocolError, f"expected the reply to command {seq}"
+            )
         return reply
 
     def resend(self, worker: Worker, without: set[int]) -> None:
@@ -303,10 +294,9 @@ class Flight:
             if worker in self._pending:
                 self._pending.remove(worker)
             return
-        self._moved.pop(worker.index, None)
         self._send(worker, frame(encode(message)))
         self._views.command[worker.index] = self.seq
-        self._resent_s[worker.index] = time.monotonic()
+        self._deadlines.resent(worker)
         if worker not in self._pending:
             self._pending.append(worker)
 
@@ -352,14 +342,15 @@ class Flight:
             self.until = None
 
     def _gather(self) -> None:
-        self._moved, self.resumable = {}, True
+        self._deadlines.watch()
+        self.resumable = True
         if self._unfinished is not None:
             self._lose(*self._unfinished)
         self._answer_all()
         self.infos.parts = []
         while self._asks_infos and (liar := self.infos.take(self.seq)) is not None:
             what = "expected infos as it has described them"
-            error = self._end(self._workers[liar], ProtocolError, what)
+            error = self.breach(self._workers[liar], what)
             self._lose(self._workers[liar], error)
             self._answer_all()
         self.unread = False
@@ -414,21 +405,21 @@ class Flight:
                     return True
                 payload = worker.channel.receive_ready(self._reply_cap)
         except FrameError as error:
-            raise self._end(worker, breach_type(error), str(error)) from error
+            raise self._postmortem.end(worker, breach_type(error), str(error)) from error
         except EndOfStreamError as error:
-            raise self._lost(worker) from error
+            raise self._postmortem.lost(worker) from error
         return False
 
     def _accept(self, worker: Worker, reply: Reply) -> bool:
         """Whether this is the awaited reply; a late one, to a command given up, is dropped."""
         if reply.seq > self.seq:
             what = f"expected the reply to command {self.seq}, got one to {reply.seq}"
-            raise self._end(worker, ProtocolError, what)
+            raise self.breach(worker, what)
         if reply.seq < self.seq:
             owed = (worker.generation, reply.seq)
             if owed not in worker.owed:
                 what = f"expected one reply to each command, got another to {reply.seq}"
-                raise self._end(worker, ProtocolError, what)
+                raise self.breach(worker, what)
             worker.owed.remove(owed)
             return False
         done = self._reports.read(worker, reply, Done)
@@ -464,7 +455,7 @@ class Flight:
             if supervisor.wait(other, 0.0) and self._answered_or_lost(other):
                 self._pending.remove(other)
                 return False  # the list has changed under the loop: look again
-        self._check_deadlines(time.monotonic())
+        self._check_deadlines()
         return False
 
     def _answered_or_lost(self, worker: Worker) -> bool:
@@ -473,50 +464,27 @@ class Flight:
         if self._take_reply(worker):
             return True
         if self._supervisor.has_ended(worker):  # only now: it may have answered before that
-            raise self._lost(worker)
+            raise self._postmortem.lost(worker)
         return False
 
     def check_deadlines(self) -> None:
         """Does what is due about workers that take too long, without waiting for any."""
         try:
-            self._check_deadlines(time.monotonic())
+            self._check_deadlines()
         except WorkerError as error:
             self._lose(self._workers[error.worker or 0], error)
 
-    def _check_deadlines(self, now: float) -> None:
-        """Ends a worker whose environment has been in one call for too long.
-
-        Which call that is the worker's memory tells. It may be wrong, so it can shorten a wait,
-        but what was sent and received alone says how long the whole command may take.
-        """
+    def _check_deadlines(self) -> None:
+        """Ends a worker that is past its deadline."""
+        now = time.monotonic()
         for worker in self._pending:
-            # How far a rollout or a replay is: an environment that is called again has moved on.
-            place = int(self._running[worker.index]), int(self._replayed[worker.index])
-            before, since = self._moved.get(worker.index, (place, now - SLICE_S))
-            since = since if place == before else now
-            self._moved[worker.index] = (place, since)
-            what, limit_s = self._limit(place[0])
-            most_s = self._most_s(worker)
-            sent_s = self._resent_s.get(worker.index, self._sent_s)
-            late = limit_s is not None and now - since > limit_s
-            if late or (most_s is not None and now - sent_s > most_s):
-                message = (
-                    f"expected an answer to {what} within {limit_s if late else most_s} s; the "
-                    "worker was killed. Raise it with Timeouts(...), or None to wait for ever"
-                )
-                raise self._end(worker, WorkerTimeout, message)
-
-    def _limit(self, place: int) -> tuple[str, float | None]:
-        """Returns what a worker is at by its hint, and how long that may take."""
-        if place >= 2 * self._rows:
-            return "the policy's decision", self.timeouts.policy_s
-        if place >= self._rows:
-            return "reset", self.timeouts.reset_s
-        return "its call", self._limit_s
+            missed = self._deadlines.missed(worker, self.message(worker), now)
+            if missed:
+                raise self._postmortem.end(worker, WorkerTimeout, missed)
 
     def breach(self, worker: Worker, message: str) -> WorkerError:
         """Ends a worker that answered what it must not; returns the error that says so."""
-        return self._end(worker, ProtocolError, message)
+        return self._postmortem.end(worker, ProtocolError, message)
 
     def excuse(self, worker: Worker | None) -> list[Worker]:
         """Goes on without the reply of a worker, or of any; returns those that owed one."""
@@ -536,61 +504,6 @@ class Flight:
     def report(self, worker: Worker | None, error: WorkerError) -> None:
         """Has a worker brought back that was seen to be lost; None for all of them."""
         self._lose(worker, error)
-
-    def _most_s(self, worker: Worker) -> float | None:
-        """Returns how long a command may take: a call for each row, and a reset after a step."""
-        call_s, reset_s = self._limit_s, self.timeouts.reset_s
-        message = self.message(worker)
-        if isinstance(message, Rollout):
-            policy_s = self.timeouts.policy_s
-            if call_s is None or reset_s is None or policy_s is None:
-                return None
-            return message.horizon * (worker.rows * (call_s + reset_s) + policy_s)
-        if not isinstance(message, Step | StepSome | StepWith):
-            reset_s = 0.0
-        return None if call_s is None or reset_s is None else worker.rows * (call_s + reset_s)
-
-    def _end(self, worker: Worker, kind: type[WorkerError], message: str) -> WorkerError:
-        """Kills a worker that can't be trusted any more; returns the error that says why."""
-        env = self._guilty(worker)
-        if env is None and worker.rows == 1 and issubclass(kind, ProtocolError):
-            env = worker.first_env  # who else
-        if self._supervisor is not None:
-            ask_ms = STACK_MS if kind is WorkerTimeout else 0
-            self._supervisor.kill(worker, ask_ms)
-            ended = self._supervisor.reap(worker, time.monotonic() + REAP_S)
-            message += _last_words(ended.stderr, asked=bool(ask_ms))
-        return kind(message, worker=worker.index, env=env)
-
-    def _lost(self, worker: Worker) -> WorkerError:
-        """Returns the error for a worker that has ended, or has closed its pipe."""
-        assert self._supervisor is not None, "only processes can be lost"
-        env = self._guilty(worker)
-        self._supervisor.kill(worker)  # it may live on without its pipe
-        ended = self._supervisor.reap(worker, time.monotonic() + REAP_S)
-        how = describe_exit(os.waitstatus_to_exitcode(ended.status))
-        message = f"the worker (pid {ended.pid}) ended with {how}{_last_words(ended.stderr)}"
-        return WorkerDied(message, worker=worker.index, env=env)
-
-    def _guilty(self, worker: Worker) -> int | None:
-        """Returns the environment that the worker was calling, as far as its hint tells."""
-        place = int(self._running[worker.index])
-        row = place - self._rows if place >= self._rows else place
-        return worker.first_env + row if 0 <= row < worker.rows else None
-
-
-def _last_words(stderr: str, *, asked: bool = False) -> str:
-    """Returns what a worker wrote last, as the end of an error's message."""
-    words = printable(stderr)
-    if asked and words.endswith(STACK_MARK):
-        words = words.removesuffix(STACK_MARK) + (
-            "(it gave no stack: it was stopped, or has replaced the handler of SIGUSR2)"
-        )
-    lines = words.splitlines()
-    # Below the call of the environment there is only vecsess itself.
-    own = [index for index, line in enumerate(lines) if "/workers/env_host.py" in line]
-    words = "\n".join(lines[: own[-1]] if asked and own else lines)
-    return f"; its last output:\n{words}" if words else ""
 
 
 def _raise(worker: Worker | None, error: WorkerError) -> None:

@@ -78,6 +78,10 @@ class Lockstep:
         part.last = [leaf[part.rows.envs] for leaf in self.last]
         return part
 
+    def holder(self, env: int) -> Worker:
+        """Returns the worker in which an environment lives."""
+        return self.workers[int(self.rows.worker_of[env])]
+
     def begin_step(self, actions: list[Array], infos: int) -> None:
         """Sends every worker its actions: checked, `[N, *leaf]` per leaf."""
         self.rows.scatter(actions)

@@ -11,6 +11,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from vecsess.wire.code import keep_in
 from vecsess.wire.slab import create_memfd
 
 _LARGE = 1 << 16  # bytes from which on it pays
@@ -39,18 +40,7 @@ def pack_parcel(dump: Callable[[Callable[[pickle.PickleBuffer], bool]], bytes]) 
         dump: called with the callback for buffers, as `pickle.dumps` takes it.
     """
     buffers: list[memoryview] = []
-
-    def keep(buffer: pickle.PickleBuffer) -> bool:
-        try:
-            raw = buffer.raw()
-        except BufferError:  # it does not lie in one piece
-            return True
-        if raw.nbytes < _LARGE:
-            return True
-        buffers.append(raw)
-        return False
-
-    head = dump(keep)
+    head = dump(keep_in(buffers, _LARGE))
     if not buffers and len(head) < _LARGE:
         return Parcel(head, -1, [])
     fd = create_memfd("vecsess-parcel")

@@ -192,7 +192,7 @@ class Ladder:
             WorkerError: its worker was lost.
         """
         lockstep = self._lockstep
-        worker = lockstep.workers[int(lockstep.rows.worker_of[env])]
+        worker = lockstep.holder(env)
         row = int(lockstep.rows.row_of[env])
         self.truncations += 1
         sequence = np.random.SeedSequence([self.root_seed, env, self.truncations])

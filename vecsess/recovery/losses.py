@@ -213,12 +213,12 @@ class Recovery:
             env: which one.
             done: `[t]` bool, where its episodes ended before that step.
         """
-        begun, at = self._progress.begun[env], self._progress.time_of(self._worker_of(env))
+        begun, at = (
+            self._progress.begun[env],
+            self._progress.time_of(self._lockstep.holder(env).index),
+        )
         ends = done.nonzero()[0]
         self._suspects[env] = (at + int(ends[-1]) + 1 if len(ends) else begun, at + len(done))
-
-    def _worker_of(self, env: int) -> int:
-        return int(self._lockstep.rows.worker_of[env])
 
     def meet(self) -> None:
         """All workers have come to the same lockstep again."""
@@ -245,7 +245,7 @@ class Recovery:
         """
         env = error.env
         assert env is not None, "a failure names its environment"
-        worker = self._lockstep.workers[int(self._lockstep.rows.worker_of[env])]
+        worker = self._lockstep.holder(env)
         self.lost[env] = error.brief
         if reaction == "restart" and self._fleet.renewable:
             self._replace(worker)
@@ -497,8 +497,7 @@ class Recovery:
         if self._reactions.on_limit == "raise" or error.worker is None or len(active) < 2:
             raise limit
         worker = self._lockstep.workers[error.worker]
-        flight = worker.flight
-        flight.retire(worker)
+        worker.flight.retire(worker)
         if worker in active:
             self._lockstep.flight.retire(worker)
         self._fleet.blank(worker, self._blank)

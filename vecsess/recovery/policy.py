@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vecsess.errors import ContractViolation, VecsessError
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RestartPolicy:
@@ -50,6 +52,10 @@ class Reactions:
     on_error: FailureReaction = "raise"
     on_violation: FailureReaction = "raise"
     on_limit: Literal["raise", "quarantine"] = "raise"
+
+    def to(self, error: VecsessError) -> FailureReaction:
+        """Returns what is done about what an environment raised, or broke of the contract."""
+        return self.on_violation if isinstance(error, ContractViolation) else self.on_error
 
     def __post_init__(self) -> None:
         allowed = {

@@ -166,19 +166,31 @@ class Engine:
 
     def begin_step(self, actions: Tree, infos: int) -> None:
         """Checks the actions, notes them, and sends them."""
-        checked = self._check_actions(actions)
+        self._send(self.lockstep, self._check_actions(actions), infos)
+
+    def _send(self, part: Lockstep, actions: list[Array], infos: int) -> None:
+        """Notes actions and sends them; workers that are due are replaced meanwhile."""
         self.gate.tell()
-        due = self._due_workers(slice(None)) if self._recycling is not None else {}
-        self.recovery.begin_step(checked)
-        self.lockstep.begin_step(checked, infos)
-        if due and self._recycling is not None:
-            self.recovery.recycle(due, self._recycling.renewed)
+        due = {} if self._recycling is None else self._due_workers(part.own)
+        if part is self.lockstep:
+            self.recovery.begin_step(actions)
+        else:
+            self.recovery.begin_part(part, actions)
+        part.begin_step(actions, infos)
+        if due:
+            self._recycle(due)
 
     def _due_workers(self, own: slice) -> dict[int, str]:
         """Returns the workers to replace now, and why; they have closed their environments."""
-        assert self._recycling is not None, "asked only where there are limits"
+        if self._recycling is None:
+            return {}
         due = self._recycling.take_due(own)
         return self.recovery.begin_recycling(due, self.terms.timeouts.close_s) if due else due
+
+    def _recycle(self, due: dict[int, str]) -> None:
+        """Replaces workers that have closed their environments."""
+        if self._recycling is not None:
+            self.recovery.recycle(due, self._recycling.renewed)
 
     def finish_step(self, rows: StepRows, timeout_s: float | None) -> Finals | None:
         """Waits for a step of all, checks it, and copies it into `rows [N, ...]`."""
@@ -216,17 +228,16 @@ class Engine:
 
     def begin_part(self, part: Lockstep, actions: list[Array]) -> None:
         """Sends some workers their actions: checked, `[n, *leaf]` per leaf."""
-        self.gate.tell()
-        due = self._due_workers(part.own) if self._recycling is not None else {}
-        self.recovery.begin_part(part, actions)
-        part.begin_step(actions, NO_INFOS)
-        if due and self._recycling is not None:
-            self.recovery.recycle(due, self._recycling.renewed)
+        self._send(part, actions, NO_INFOS)
 
     def unite(self, parts: list[Lockstep]) -> None:
         """Makes one lockstep of the parts, which have taken equally many steps."""
         leaf_parts = zip(*(part.last for part in parts), strict=True)
-        self.lockstep.last = [np.concatenate(leaves_) for leaves_ in leaf_parts]
+        self._meet([np.concatenate(leaves_) for leaves_ in leaf_parts])
+
+    def _meet(self, last: list[Array]) -> None:
+        """All workers have come to the same lockstep again; `last` was given out last."""
+        self.lockstep.last = last
         for worker in self.lockstep.workers:
             worker.flight = self.lockstep.flight
         self.recovery.meet()
@@ -236,8 +247,7 @@ class Engine:
     def begin_rollout(self, make: Callable[[Worker, int], Rollout]) -> None:
         """Sends every worker the command to act by itself."""
         self.gate.tell()
-        if self._recycling is not None:
-            self.recovery.recycle(self._due_workers(slice(None)), self._recycling.renewed)
+        self._recycle(self._due_workers(slice(None)))
         self.recovery.begin_rollout()
         self.lockstep.flight.begin(make, self.terms.timeouts.step_s)
 
@@ -248,10 +258,7 @@ class Engine:
             last: the observations given out last, `[N, *leaf]` per leaf.
             ended: the environments whose episode did, each as often as that happened.
         """
-        self.lockstep.last = last
-        for worker in self.lockstep.workers:
-            worker.flight = self.lockstep.flight
-        self.recovery.meet()
+        self._meet(last)
         if self._recycling is not None:
             self._recycling.note(ended)
         self.health.tick()
@@ -357,9 +364,8 @@ class Engine:
         lost = self.recovery.lost
         # Settling one may have the others of its worker step once more, and answer anew.
         while errors := [e for e in failures_of(part.flight.answers, workers) if e.env not in lost]:
-            error, reactions = errors[0], self.terms.reactions
-            form = isinstance(error, ContractViolation)
-            reaction = reactions.on_violation if form else reactions.on_error
+            error = errors[0]
+            reaction = self.terms.reactions.to(error)
             if reaction == "raise":
                 self.raise_failures(part)
             self.recovery.settle(self.located(error), reaction)
@@ -391,7 +397,7 @@ class Engine:
             raise error from (local.last_exception if local else None)
 
     def _broken(self, violation: Violation) -> ContractViolation:
-        worker = int(self.lockstep.rows.worker_of[violation.env])
+        worker = self.lockstep.holder(violation.env).index
         error = ContractViolation(
             violation.message, worker=worker, env=violation.env, field=violation.field
         )

@@ -52,6 +52,27 @@ class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # it ships no typ
         return self._origins[name]
 
 
+def keep_in(buffers: list[memoryview], least: int = 0) -> Callable[[pickle.PickleBuffer], bool]:
+    """Returns a callback for buffers of a pickle.
+
+    Args:
+        buffers: takes those that lie in one piece; the others stay in the pickle.
+        least: bytes from which on one is taken.
+    """
+
+    def keep(buffer: pickle.PickleBuffer) -> bool:
+        try:
+            raw = buffer.raw()
+        except BufferError:  # it does not lie in one piece
+            return True
+        if raw.nbytes < least:
+            return True
+        buffers.append(raw)
+        return False
+
+    return keep
+
+
 def dumps(
     value: Plain, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None
 ) -> bytes:

@@ -1,0 +1,96 @@
+"""How long a command may take, and which worker takes too long."""
+
+from __future__ import annotations
+
+import time
+
+from vecsess.fleet.worker import Timeouts, Worker
+from vecsess.wire.messages import Command, Rollout, Step, StepSome, StepWith
+from vecsess.wire.slab import Views
+
+SLICE_S = 0.05  # how often a blocked manager looks whether the workers move on
+
+
+class Deadlines:
+    """The deadlines of one command at a time.
+
+    Which call a worker is at its own memory tells. It may be wrong, so it can shorten a wait, but
+    what was sent and received alone says how long the whole command may take.
+
+    Args:
+        timeouts: how long each call of an environment may take.
+        views: the fields, `[workers, rows, ...]`.
+        rows: how many environments there is room for in each worker.
+
+    Attributes:
+        call_s: how long one call of an environment may take in this command; None for any time.
+        sent_s: when it had been sent, on the monotonic clock.
+    """
+
+    def __init__(self, timeouts: Timeouts, views: Views, rows: int) -> None:
+        self._timeouts, self._rows = timeouts, rows
+        self._running, self._replayed = views.running, views.replayed
+        self.call_s: float | None = None
+        self.sent_s = 0.0
+        self._resent_s: dict[int, float] = {}  # by worker: when a successor got the command
+        # By worker: where it was seen, and since when. What it does is looked at in waits alone.
+        self._seen: dict[int, tuple[tuple[int, int], float]] = {}
+
+    def begin(self, call_s: float | None) -> None:
+        """Begins with another command, about to be sent."""
+        self.call_s = call_s
+        if self._resent_s:
+            self._resent_s = {}
+
+    def watch(self) -> None:
+        """A wait begins: what was seen of workers before it counts no more."""
+        self._seen = {}
+
+    def resent(self, worker: Worker) -> None:
+        """A worker's successor has got the command."""
+        self._seen.pop(worker.index, None)
+        self._resent_s[worker.index] = time.monotonic()
+
+    def missed(self, worker: Worker, command: Command | None, now: float) -> str:
+        """Returns what a worker was given too long for, as an error's message; "" for nothing.
+
+        Args:
+            worker: one that owes a reply; to be asked at least every `SLICE_S`.
+            command: as it was sent to this worker.
+            now: on the monotonic clock.
+        """
+        # How far a rollout or a replay is: an environment that is called again has moved on.
+        place = int(self._running[worker.index]), int(self._replayed[worker.index])
+        before, since = self._seen.get(worker.index, (place, now - SLICE_S))
+        since = since if place == before else now
+        self._seen[worker.index] = (place, since)
+        what, limit_s = self._limit(place[0])
+        most_s = self._most_s(worker, command)
+        sent_s = self._resent_s.get(worker.index, self.sent_s)
+        late = limit_s is not None and now - since > limit_s
+        if not late and (most_s is None or now - sent_s <= most_s):
+            return ""
+        return (
+            f"expected an answer to {what} within {limit_s if late else most_s} s; the "
+            "worker was killed. Raise it with Timeouts(...), or None to wait for ever"
+        )
+
+    def _limit(self, place: int) -> tuple[str, float | None]:
+        """Returns what a worker is at by its hint, and how long that may take."""
+        if place >= 2 * self._rows:
+            return "the policy's decision", self._timeouts.policy_s
+        if place >= self._rows:
+            return "reset", self._timeouts.reset_s
+        return "its call", self.call_s
+
+    def _most_s(self, worker: Worker, command: Command | None) -> float | None:
+        """Returns how long a command may take: a call for each row, and a reset after a step."""
+        call_s, reset_s = self.call_s, self._timeouts.reset_s
+        if isinstance(command, Rollout):
+            policy_s = self._timeouts.policy_s
+            if call_s is None or reset_s is None or policy_s is None:
+                return None
+            return command.horizon * (worker.rows * (call_s + reset_s) + policy_s)
+        if not isinstance(command, Step | StepSome | StepWith):
+            reset_s = 0.0
+        return None if call_s is None or reset_s is None else worker.rows * (call_s + reset_s)
