@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scaling import Moments
-from torch import Tensor, nn
+from torch import nn
 
 from vecsess.collect.sampling import categorical_log_prob, sample_with_log_prob
 
@@ -28,13 +28,13 @@ class Player:
         self.noise_size = 1 if agent.discrete else agent.size
         self.noise_kind = "uniform" if agent.discrete else "normal"
         self.state = torch.zeros(2, n, CELLS)
-        self.history: list[Tensor] = []  # the state after each step of a rollout
+        if agent.lstm is not None:  # who has these is asked for final values in their own step
+            self.get_state, self.set_state = self._state_of, self._put_state
         self.begin()
 
     def begin(self) -> None:
         """Takes the agent as it is now, for a rollout."""
         agent = self.agent
-        self.history.clear()
         self.heads = self._torch_heads if agent.shared else Heads(agent)
         self.normal = None if agent.discrete else Normal(agent.log_std.detach().numpy())
 
@@ -48,7 +48,6 @@ class Player:
         if self.agent.lstm is not None:
             start = torch.from_numpy(episode_start)
             features, self.state = self.agent.recur(features, self.state, start)
-            self.history.append(self.state)
         return self.agent.actor(features).numpy(), self.agent.critic(features)[:, 0].numpy()
 
     def _choose(self, heads: Array, noise: Array) -> tuple[Array, Array]:
@@ -64,14 +63,21 @@ class Player:
         return actions + self.agent.first, log_probs
 
     @torch.no_grad()
-    def value(self, observations: Any, *, envs: Any, state: Tensor | None = None) -> Array:
+    def value(self, observations: Any, *, envs: Any) -> Array:
         if isinstance(self.heads, Heads):
             return self.heads(observations)[1]
         features = self.agent.encode(torch.from_numpy(observations))
         if self.agent.lstm is not None:
-            state = self.state[:, envs] if state is None else state
-            features, _ = self.agent.recur(features, state, torch.zeros(len(features), dtype=bool))
+            start = torch.zeros(len(features), dtype=bool)
+            features, _ = self.agent.recur(features, self.state[:, envs], start)
         return self.agent.critic(features)[:, 0].numpy()
+
+    def _state_of(self, envs: Any) -> Array:
+        return self.state[:, envs].transpose(0, 1).numpy()
+
+    def _put_state(self, envs: Any, state: Array) -> None:
+        self.state = self.state.clone()  # an update may still hold the former
+        self.state[:, envs] = torch.from_numpy(state).transpose(0, 1)
 
 
 class Heads:

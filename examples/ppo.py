@@ -159,11 +159,6 @@ class Trainer:
         seeds = {"seed": s.seed} if self.update == 0 else {}  # later the session's stream goes on
         kept = {"out": self.rollout, "pace": s.pace}
         rollout = collect_rollout(self.vec, player, s.horizon, **seeds, **kept)
-        if player.history and len(rollout.final_envs):
-            # The value of an episode's last observation wants the state that the LSTM had there.
-            ends = (rollout.final_steps, rollout.final_envs)
-            then, last = torch.stack(player.history, 1)[:, *ends], rollout.final_observations
-            rollout.next_values[ends] = player.value(last, envs=ends[1], state=then)
         self.curve += [(self.steps + (e.end_step + 1) * s.n, e.return_) for e in rollout.episodes]
         self.rollout = rollout
         return rollout

@@ -41,6 +41,15 @@ class Decider(Protocol):
         """
         ...
 
+    @property
+    def keeps_state(self) -> bool:
+        """Whether it is asked for `value` in the step in which an episode ends."""
+        ...
+
+    def value(self, rows: Array, observations: list[Array]) -> Array:
+        """Returns the values `[k]` of the final observations of some rows."""
+        ...
+
     def state_after(self) -> list[Array]:
         """Returns the policy's state of these environments, `[n, ...]` per array."""
         ...
@@ -106,7 +115,11 @@ class Acting:
             field[0, : self._rows] = array
         _, failures = self._host.step(NO_INFOS)
         if not failures:
-            run.note(noted)
+            ended = run.note(noted)
+            if ended and decider.keeps_state:
+                slab.running[0] = 2 * self._layout.rows
+                run.note_values(decider.value(*run.last_ends(ended)))
+                slab.running[0] = -1
             slab.replayed[0] = run.t  # progress, also for who asks at which step this worker died
         return failures
 
@@ -145,8 +158,8 @@ class _Run:
         """Returns what to act on now, `[n, *leaf]` per leaf."""
         return [field[self.t] for field in self._memory.observations]
 
-    def note(self, decision: Sequence[Array]) -> None:
-        """Writes down a decision, and the step that came of it."""
+    def note(self, decision: Sequence[Array]) -> int:
+        """Writes down a decision, and the step that came of it; returns how many ended."""
         memory, t = self._memory, self.t
         *actions, log_probs, values = decision
         for target, array in zip(memory.actions, actions, strict=True):
@@ -157,11 +170,20 @@ class _Run:
             target[t + 1] = seen
         memory.rewards[t], memory.flags[t] = self._rewards, self._flags
         self._checksum.of_rows(self._rows, memory.checksums[t])
+        before, self.starts = self._ended, self._no_starts
         if self._flags.tobytes() != self._no_flags:
             self._note_ends()
-        else:
-            self.starts = self._no_starts
         self.t = t + 1
+        return self._ended - before
+
+    def last_ends(self, count: int) -> tuple[Array, list[Array]]:
+        """Returns the rows that ended last, and their final observations."""
+        own = slice(self._ended - count, self._ended)
+        return np.flatnonzero(self.starts), [field[own] for field in self._memory.finals]
+
+    def note_values(self, values: Array) -> None:
+        """Writes down the values of the final observations that came last."""
+        self._memory.final_values[self._ended - len(values) : self._ended] = values
 
     def _note_ends(self) -> None:
         self.starts = self._flags != 0

@@ -323,7 +323,7 @@ class Parts:
             arrays = iter([array.copy() for array in views.state])
             state = tree.map_leaves(lambda _: next(arrays), self._state)
             state_keeper(self._policy).set_state(self._envs[envs], state)
-        self.endings.append(part.endings())
+        self.endings.append(part.endings(valued=self._state is not None))
         return True
 
     def raise_first(self) -> None:
@@ -388,6 +388,7 @@ class Part:
             target[envs] = source[steps]
         self._ends, self._rows = np.nonzero(self.done)
         self._finals = [leaf[: len(self._ends)].copy() for leaf in views.finals]
+        self._final_values = views.final_values[: len(self._ends)].astype(rollout.values.dtype)
 
     def first_problem(self) -> tuple[int, VecsessError] | None:
         """Returns what went wrong first in an environment, and at which step."""
@@ -444,8 +445,8 @@ class Part:
             return None
         return [leaf.reshape(steps, -1, *leaf.shape[1:]) for leaf in checked]
 
-    def endings(self) -> Endings:
-        """Returns where episodes ended, and the final observations."""
-        space = self._engine.space
-        finals = assemble(space, iter(self._finals))
-        return Endings(self._ends, self._rows + self.envs.start, finals)
+    def endings(self, *, valued: bool) -> Endings:
+        """Returns where episodes ended, and the final observations; their values if `valued`."""
+        finals = assemble(self._engine.space, iter(self._finals))
+        values = self._final_values if valued else None
+        return Endings(self._ends, self._rows + self.envs.start, finals, values)

@@ -98,6 +98,23 @@ class Actor:
             noted.append(fitting(name, given, (n,), dtype))
         return sent, noted
 
+    @property
+    def keeps_state(self) -> bool:
+        """Whether values of final observations depend on when they are asked for."""
+        return self.state is not None
+
+    def value(self, rows: Array, observations: list[Array]) -> Array:
+        """Returns the values `[k]` of final observations, asked for in their own step.
+
+        Args:
+            rows: `[k]`, of this worker's environments.
+            observations: `[k, *leaf]` per leaf.
+        """
+        seen = assemble(self._observation_space, iter(observations))
+        given = self.policy.value(seen, envs=self._envs[rows])
+        assert self._dtypes is not None, "there was a decision before"
+        return fitting("values", given, (len(rows),), self._dtypes[1])
+
     def state_after(self) -> list[Array]:
         """Returns the policy's state of these environments, `[n, ...]` per array."""
         if self.state is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from vecsess.collect.policies import (
     as_policy,
     dtypes_of,
     fitting,
+    keeps_state,
     noise_for,
 )
 from vecsess.collect.rollout import Episode, Rollout, reuse_or_allocate
@@ -32,6 +33,9 @@ from vecsess.wire.values import Array, Given, Space
 
 # Noise is made for many locksteps at once, as long as it stays small: 1 MiB of float64.
 _NOISE_BLOCK = 2**17
+
+# A step, the final observations of the episodes that ended in it, and their values if known.
+Final: TypeAlias = tuple[int, Finals, Array | None]
 
 
 class LockstepSource(Protocol):
@@ -134,7 +138,7 @@ def fill_rollout(
         finals = source.step_into(actions, rows)
         ended.count(rows)
         if finals is not None:
-            ended.add(t, rows, finals)
+            ended.add(t, rows, finals, values_now(rollout, actor, envs, finals))
             rollout.episode_start[t + 1 : t + 2, finals.envs] = True  # no row after the last
     rollout.counter = books.noise_counter
     end_rollout(rollout, books, actor, envs, Endings.of(ended.finals), ended.episodes)
@@ -245,7 +249,7 @@ class _Ended:
 
     def __init__(self, books: Books) -> None:
         self.books = books
-        self.finals: list[tuple[int, Finals]] = []
+        self.finals: list[Final] = []
         self.episodes: list[Episode] = []
 
     def count(self, rows: StepRows) -> None:
@@ -253,9 +257,9 @@ class _Ended:
         self.books.episode_returns += rows.rewards
         self.books.episode_lengths += 1
 
-    def add(self, t: int, rows: StepRows, finals: Finals) -> None:
+    def add(self, t: int, rows: StepRows, finals: Finals, values: Array | None) -> None:
         returns, lengths = self.books.episode_returns, self.books.episode_lengths
-        self.finals.append((t, finals))
+        self.finals.append((t, finals, values))
         for env in finals.envs.tolist():
             if rows.valid[env]:  # else it did not end, it was lost
                 self.episodes.append(Episode(float(returns[env]), int(lengths[env]), env, t))
@@ -271,21 +275,24 @@ class Endings:
         steps: `[K]` int64, the row `t` of each.
         envs: `[K]` int64.
         observations: tree of `[K, *obs]`; None where there are none.
+        values: `[K]`, what a policy that keeps state said of each then; None where it keeps none.
     """
 
     steps: NDArray[np.int64]
     envs: NDArray[np.int64]
     observations: Tree
+    values: Array | None
 
     @classmethod
-    def of(cls, finals: list[tuple[int, Finals]]) -> Endings:
-        """Joins the finals of each lockstep that brought some, with its `t`."""
-        counts = [len(each.envs) for _, each in finals]
-        steps = np.repeat(np.array([t for t, _ in finals], dtype=np.int64), counts)
+    def of(cls, finals: list[Final]) -> Endings:
+        """Joins the finals of each lockstep that brought some."""
+        counts = [len(each.envs) for _, each, _ in finals]
+        steps = np.repeat(np.array([t for t, *_ in finals], dtype=np.int64), counts)
         if not counts:
-            return cls(steps, steps.copy(), None)
-        envs = np.concatenate([each.envs for _, each in finals])
-        return cls(steps, envs, tree.concatenate([each.observations for _, each in finals]))
+            return cls(steps, steps.copy(), None, None)
+        envs = np.concatenate([each.envs for _, each, _ in finals])
+        observations = tree.concatenate([each.observations for _, each, _ in finals])
+        return cls(steps, envs, observations, _concatenated([values for *_, values in finals]))
 
     @classmethod
     def joined(cls, parts: list[Endings]) -> Endings:
@@ -296,8 +303,29 @@ class Endings:
         steps = np.concatenate([part.steps for part in parts])
         envs = np.concatenate([part.envs for part in parts])
         observations = tree.concatenate([part.observations for part in parts])
+        values = _concatenated([part.values for part in parts])
         order = np.lexsort((envs, steps))
-        return cls(steps[order], envs[order], tree.row(observations, order))
+        values = None if values is None else values[order]
+        return cls(steps[order], envs[order], tree.row(observations, order), values)
+
+
+def _concatenated(parts: list[Array | None]) -> Array | None:
+    there = [part for part in parts if part is not None]
+    return np.concatenate(there) if there else None
+
+
+def values_now(
+    rollout: Rollout, actor: Policy, envs: NDArray[np.int64], finals: Finals
+) -> Array | None:
+    """Returns a stateful policy's values `[k]` of final observations, None for any other.
+
+    They are asked for at their own step: the next `act` changes the state that they depend on.
+    """
+    if not keeps_state(actor):
+        return None
+    values = np.empty(len(finals.envs), rollout.values.dtype)
+    _put("values", actor.value(finals.observations, envs=envs[finals.envs]), values)
+    return values
 
 
 def end_rollout(
@@ -329,7 +357,9 @@ def end_rollout(
         rollout.final_observations = tree.map_leaves(np.copy, none)
         return
     rollout.final_observations = ended.observations
-    values = np.empty(len(rollout.final_envs), dtype=rollout.values.dtype)
-    given = actor.value(rollout.final_observations, envs=envs[rollout.final_envs])
-    _put("values", given, values)
+    values = ended.values
+    if values is None:  # nothing is kept, so they are asked for together
+        values = np.empty(len(rollout.final_envs), dtype=rollout.values.dtype)
+        given = actor.value(rollout.final_observations, envs=envs[rollout.final_envs])
+        _put("values", given, values)
     rollout.next_values[rollout.final_steps, rollout.final_envs] = values

@@ -20,11 +20,13 @@ from vecsess import tree
 from vecsess.collect.loop import (
     Books,
     Endings,
+    Final,
     begin_collecting,
     end_rollout,
     envs_of,
     rollout_for,
     store,
+    values_now,
 )
 from vecsess.collect.policies import AnyPolicy, Policy, as_policy, dtypes_of, noise_for
 from vecsess.collect.rollout import Episode, Rollout
@@ -171,7 +173,7 @@ class Run:
         self._rows = rollout.step_rows()
         self._slices = [part.rows.envs for part in paced.parts]
         self._t = [0] * len(self._slices)  # steps that each part has completed
-        self._finals: list[tuple[int, Finals]] = []
+        self._finals: list[Final] = []
         self._episodes: list[Episode] = []
 
     def begin(self, actions: list[Tree]) -> None:
@@ -205,9 +207,9 @@ class Run:
             flying.remove(index)
         return ready
 
-    def in_order(self) -> tuple[list[tuple[int, Finals]], list[Episode]]:
+    def in_order(self) -> tuple[list[Final], list[Episode]]:
         """Returns the finals with their step, and the episodes, as lockstep would have them."""
-        self._finals.sort(key=lambda pair: (pair[0], pair[1].envs[0]))
+        self._finals.sort(key=lambda final: (final[0], final[1].envs[0]))
         self._episodes.sort(key=lambda episode: (episode.end_step, episode.env))
         return self._finals, self._episodes
 
@@ -228,7 +230,8 @@ class Run:
         lengths[envs] += 1
         if finals is None:
             return
-        self._finals.append((t, finals))
+        values = values_now(self._rollout, self._actor, self._envs, finals)
+        self._finals.append((t, finals, values))
         for env in finals.envs.tolist():
             if whole.valid[env]:  # else it did not end, it was lost
                 self._episodes.append(Episode(float(returns[env]), int(lengths[env]), env, t))

@@ -47,7 +47,8 @@ class Policy(Protocol):
         get_state, set_state: of a policy that keeps something from step to step, such as the
             cells of an LSTM: `get_state(envs)` returns a tree of arrays `[rows, ...]`, with the
             same shapes and dtypes at any time, and `set_state(envs, state)` takes such a tree
-            back. So its state can go with the environments, wherever the policy acts.
+            back. So its state can go with the environments, wherever the policy acts, and it is
+            asked for the value of an episode's last observation at once, before its next `act`.
 
     What acts elsewhere than in the trainer's process travels as a pickle of protocol 5, its arrays
     out of band (see `packing.pack`): it must be picklable by cloudpickle. `envs` are the indices in
@@ -143,6 +144,11 @@ def state_keeper(actor: Policy) -> Given:
             f"expected both of get_state and set_state, {type(policy).__name__} has one"
         )
     return policy if getter else None
+
+
+def keeps_state(actor: Policy) -> bool:
+    """Whether a policy keeps something from step to step, which it says by `get_state`."""
+    return state_keeper(actor) is not None
 
 
 def _decider(policy: Given, action_space: Space) -> Policy:
