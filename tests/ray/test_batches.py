@@ -134,6 +134,16 @@ def test_what_else_a_session_does(nodes: Nodes) -> None:
         vec.start()
 
 
+class Weighted(RandomPolicy):
+    def __init__(self, space: spaces.Space[Any], size: int) -> None:
+        super().__init__(space)
+        self.weights = np.zeros(size, np.uint8)
+
+    def act(self, observations: Any, **how: Any) -> Any:
+        self.weights += 1  # it may write to itself
+        return super().act(observations, **how)
+
+
 def test_a_policy_travels_once_a_rollout_and_parts_are_handed_out(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,7 +159,7 @@ def test_a_policy_travels_once_a_rollout_and_parts_are_handed_out(
 
     monkeypatch.setattr(ray, "put", counted)
     with RaySession("CartPole-v1", 6, shards=3, workers=0, **PATIENT) as vec:
-        policy = RandomPolicy(vec.single_action_space)
+        policy = Weighted(vec.single_action_space, 1 << 20)
         out = vec.collect(policy, 8, seed=1, on_part=lambda envs, part: handed.append((envs, part)))
         assert len(puts) == 1
         assert sorted(envs.start for envs, _ in handed) == [0, 2, 4]

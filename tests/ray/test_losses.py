@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.collect.test_paced import assert_same
+from tests.processes import wait_until
 from tests.ray.disasters import Disaster
 from tests.ray.test_batches import PATIENT, collect, on_one_machine
 from vecsess import Timeouts
@@ -17,6 +20,7 @@ from vecsess.bench.nodes import Nodes
 
 pytest.importorskip("ray")
 from vecsess.integrations.ray import RaySession
+from vecsess.integrations.ray.doors import door_of, refusing
 
 KILL, STOP = signal.SIGKILL, signal.SIGSTOP
 
@@ -54,3 +58,21 @@ def test_a_loss_leaves_no_trace(
         assert len(vec.incidents) >= times  # Ray may take a node's workers along
         lost = [each for each in vec.incidents if each.incident.worker == -1]
         assert victim == "worker" or lost
+
+
+def test_a_raylet_that_is_gone_is_known_by_its_door() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        door = listening.getsockname()
+        assert refusing([door]) == set()
+    assert refusing([door]) == {door}
+    assert refusing([]) == set()
+
+
+def test_a_nodes_door_is_open_while_it_lives(whole: Nodes) -> None:
+    node = next(iter(whole.by_id))
+    door = door_of(node)
+    assert door is not None
+    assert refusing([door]) == set()
+    assert door_of("no such node") is None
+    os.kill(whole.raylet(node), KILL)
+    assert wait_until(lambda: refusing([door]) == {door}, 10.0)

@@ -21,6 +21,8 @@ from ray.exceptions import (
 )
 
 from vecsess.errors import SpawnError, WorkerDied
+from vecsess.integrations.ray.doors import Door, door_of, refusing
+from vecsess.integrations.ray.pieces import joined
 from vecsess.integrations.ray.placement import explain_room, strategy_for, suspect
 from vecsess.integrations.ray.shard import Answer, Shard
 from vecsess.integrations.ray.slots import Copy, Limits, ShardIncident, Slot
@@ -76,7 +78,7 @@ class Shards:
         what brings them back.
 
         Args:
-            submit: calls one actor; returns the reference.
+            submit: calls one actor; returns the reference, or several for an answer in pieces.
             take: gets a shard and what it answered.
             race: a shard that is much slower than the others may be raced by a second copy.
         """
@@ -120,7 +122,7 @@ class Shards:
         look_s = time.monotonic() + _LOOK_S
         while waited:
             flying = {
-                copy.ref: (self.slots[index], copy)
+                copy.refs[0]: (self.slots[index], copy)
                 for index in waited
                 for copy in self.slots[index].copies
             }
@@ -135,15 +137,17 @@ class Shards:
                     take(slot, answer)
             if time.monotonic() >= look_s:
                 usual = sorted(done)[len(done) // 2] if 2 * len(done) >= len(self.slots) else None
+                copies = [copy for index in waited for copy in self.slots[index].copies]
+                gone = refusing(copy.door for copy in copies if copy.door is not None)
                 for index in waited:
-                    self._look(self.slots[index], submit, usual if race else None)
+                    self._look(self.slots[index], submit, usual if race else None, gone)
                 look_s = time.monotonic() + _LOOK_S
 
     def _settle(self, slot: Slot, copy: Copy, submit: Submit) -> Answer | None:
         """Returns a shard's answer; None where it was lost, and is on its way again."""
         try:
             self._greet(slot, copy)
-            answer = ray.get(copy.ref, timeout=self._limits.answer_s)
+            answer = joined(ray.get(copy.refs, timeout=self._limits.answer_s))
         except (RuntimeEnvSetupError, ActorUnschedulableError) as error:
             raise SpawnError(
                 f"shard {slot.index} can't be started: {error}. See options={{...}}"
@@ -159,8 +163,7 @@ class Shards:
             self._lose(slot, copy, error, submit)
             return None
         _raise(answer)
-        found: Answer = answer
-        return found
+        return answer
 
     def _greet(self, slot: Slot, copy: Copy) -> None:
         """Takes what a copy said when it opened its session."""
@@ -171,6 +174,7 @@ class Shards:
         if told["unrestored"] and copy.racing:
             raise _UnlikeError("its environments do not reproduce")
         copy.node, copy.heard_s = told["node"], time.monotonic()
+        copy.door = door_of(copy.node)
         self.spaces = self.spaces or told["spaces"]
         if told["unrestored"]:
             begun = {env + slot.first: why for env, why in told["unrestored"].items()}
@@ -188,7 +192,7 @@ class Shards:
                     suspect(other.node)
                 ray.kill(other.actor)
         slot.copies, slot.fails = [copy], 0
-        copy.racing, copy.ref = False, None
+        copy.racing, copy.refs = False, []
 
     # --- actors ----------------------------------------------------------------------------------
 
@@ -204,8 +208,9 @@ class Shards:
         return copy
 
     def _send(self, copy: Copy, slot: Slot, submit: Submit) -> None:
-        now = time.monotonic()
-        copy.ref, copy.since_s, copy.ping = submit(slot, copy.actor), now, None
+        now, refs = time.monotonic(), submit(slot, copy.actor)
+        copy.refs = refs if isinstance(refs, list) else [refs]
+        copy.since_s, copy.ping = now, None
         if copy.heard_s is not None:
             copy.heard_s = now
 
@@ -242,10 +247,13 @@ class Shards:
 
     # --- who is silent or slow -------------------------------------------------------------------
 
-    def _look(self, slot: Slot, submit: Submit, usual_s: float | None) -> None:
-        """Gives up who is silent; has who is slow raced, where `usual_s` says what is usual."""
+    def _look(self, slot: Slot, submit: Submit, usual_s: float | None, gone: set[Door]) -> None:
+        """Gives up who is gone or silent; has raced who takes longer than `usual_s`."""
         now = time.monotonic()
         for copy in list(slot.copies):
+            if copy.door in gone:
+                self._lose(slot, copy, ConnectionRefusedError("its raylet is gone"), submit)
+                return
             if copy.heard_s is None and not self._is_open(slot, copy, now):
                 continue
             silent_s = now - self._heard(copy, now)

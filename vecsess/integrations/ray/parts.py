@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,13 @@ from vecsess import tree
 from vecsess.collect.packing import pack
 from vecsess.collect.policies import as_policy, state_keeper
 from vecsess.collect.rollout import Episode, Rollout, reuse_or_allocate
+from vecsess.integrations.ray.pieces import pieces_for
+from vecsess.integrations.ray.placement import lost_since
 from vecsess.integrations.ray.shard import ARRAYS, Answer
 from vecsess.integrations.ray.slots import Slot
 from vecsess.wire.values import Fields, Given, Space
+
+_SMALL_BYTES = 64 << 10  # Ray sends up to 100 KiB with a call
 
 
 class Assembly:
@@ -83,7 +88,8 @@ class Collecting:
     """What one rollout sends to the shards, and what it brings of them beside the batch.
 
     Args:
-        policy: is put into the object store once, whatever the number of shards.
+        policy: goes along with each call where it is small; else it is put into the object store
+            once, whatever the number of shards, and once more for what is sent after a loss.
         action_space: of one environment.
         arguments: `collect_rollout`'s.
     """
@@ -92,7 +98,11 @@ class Collecting:
         self._keeper = state_keeper(as_policy(policy, action_space))
         packed = pack(policy)
         buffers = [np.frombuffer(buffer, np.uint8) for buffer in packed.buffers]
-        self._policy = ray.put((packed.head, buffers))
+        self._packed = packed.head, buffers
+        self._began_s, self._avoided = time.monotonic(), set[str]()
+        size = len(packed.head) + sum(buffer.nbytes for buffer in buffers)
+        self._large = size > _SMALL_BYTES
+        self._policy = ray.put(self._packed) if self._large else self._packed
         self._arguments = arguments
         self._states: dict[int, Any] = {}  # as they were before the rollout
         self._parts: list[tuple[Slot, Any, Any]] = []
@@ -102,12 +112,22 @@ class Collecting:
         if self._keeper is not None and slot.index not in self._states:
             state = self._keeper.get_state(_envs(slot))
             self._states[slot.index] = tree.map_leaves(np.copy, state)
-        return actor.collect.remote(self._policy, self._states.get(slot.index), self._arguments)
+        lost = lost_since(self._began_s)
+        if self._large and not lost <= self._avoided:
+            # Ray might fetch the old one from a node that had it, too, and wait ten seconds there.
+            self._avoided, self._policy = lost, ray.put(self._packed)
+        collect = actor.collect.options(num_returns=slot.pieces)
+        state = self._states.get(slot.index)
+        return collect.remote(self._policy, state, self._arguments, slot.pieces)
 
     def take(self, slot: Slot, part: Answer) -> None:
         """Keeps what the session and the policy are told when all parts are there."""
         books = [column.copy() for column in part["books"]]
         slot.took_s = part["took_s"]
+        columns = tree.leaves(tuple(part[name] for name in ARRAYS))
+        slot.pieces = pieces_for(
+            sum(column.nbytes for column in columns) + len(part["kept"]["state"])
+        )
         self._parts.append((slot, books, tree.map_leaves(np.copy, part["state"])))
 
     def end(self, returns: Given, lengths: Given) -> None:

@@ -34,6 +34,11 @@ def suspect(node: str) -> None:
         _suspects[node] = time.monotonic()
 
 
+def lost_since(since_s: float) -> set[str]:
+    """Returns the nodes where something was lost since then."""
+    return {node for node, lost_s in _suspects.items() if lost_s >= since_s}
+
+
 def strategy_for(cpus: float, used: list[str]) -> Given:
     """Returns how Ray is to place a shard: spread, or away from where something was lost lately.
 

@@ -20,8 +20,10 @@ import ray
 
 from vecsess._version import __version__
 from vecsess.collect.packing import unpack
+from vecsess.collect.rollout import Rollout
 from vecsess.collect.sources import collect_rollout
 from vecsess.errors import SpawnError, VecsessError
+from vecsess.integrations.ray.pieces import cut
 from vecsess.session.vector import VecCheckedSession
 from vecsess.tree import Tree
 from vecsess.wire.values import Fields, Given
@@ -56,6 +58,7 @@ class Shard:
         self._index, self._first_env = 0, 0
         self._told = 0  # how many of the session's incidents the driver knows
         self._unopened: Answer | None = None
+        self._out: Rollout | None = None  # filled again: fresh pages cost as much as a copy
 
     # --- what the driver asks --------------------------------------------------------------------
 
@@ -68,9 +71,11 @@ class Shard:
         """Resets every environment."""
         return self._answer(lambda: {"seen": self.vec.start(seed), **self._kept()})
 
-    def collect(self, policy: tuple[bytes, list[Given]], state: Given, arguments: Fields) -> Answer:
-        """Collects this shard's part of a rollout."""
-        return self._answer(lambda: self._collect(policy, state, arguments))
+    def collect(
+        self, policy: tuple[bytes, list[Given]], state: Given, arguments: Fields, pieces: int
+    ) -> Given:
+        """Collects this shard's part of a rollout; answers in so many pieces."""
+        return cut(self._answer(lambda: self._collect(policy, state, arguments)), pieces)
 
     def step(self, actions: Tree) -> Answer:
         """Steps every environment once."""
@@ -144,7 +149,7 @@ class Shard:
         if state is not None:
             actor.set_state(envs, state)
         began = time.perf_counter()
-        out = collect_rollout(self.vec, actor, **arguments)
+        out = self._out = collect_rollout(self.vec, actor, out=self._out, **arguments)
         return {
             "took_s": time.perf_counter() - began,
             **{name: getattr(out, name) for name in ARRAYS},

@@ -11,6 +11,7 @@ from ray.exceptions import RayError
 from vecsess.errors import SpawnError
 from vecsess.fleet.health import WorkerHealth
 from vecsess.fleet.plan import registrations
+from vecsess.integrations.ray.doors import Door
 from vecsess.integrations.ray.placement import address_of
 from vecsess.integrations.ray.shard import versions
 from vecsess.recovery.policy import Incident
@@ -29,22 +30,24 @@ class Copy:
         opened: what `open` will answer.
         made_s: when it was made.
         racing: whether it is a second copy.
-        ref: what the call under way will answer.
+        refs: what the call under way will answer, in pieces; see `cut`.
         since_s: when that began.
         heard_s: when it last gave a sign of life; None before it has opened its session.
         ping: one that was not answered yet.
         node: where it lives, "" while that is not known.
+        door: where that node's raylet listens, None where nobody here can tell.
     """
 
     actor: Given
     opened: Given
     made_s: float
     racing: bool = False
-    ref: Given = None
+    refs: list[Given] = field(default_factory=list)
     since_s: float = 0.0
     heard_s: float | None = None
     ping: Given = None
     node: str = ""
+    door: Door | None = None
 
 
 @dataclass(eq=False)
@@ -61,6 +64,7 @@ class Slot:
         generation: how many actors there were before.
         raced: whether the call under way has had a second copy.
         took_s: how long it took to collect its last part.
+        pieces: in how many its next part is asked for; see `cut`.
     """
 
     index: int
@@ -72,6 +76,7 @@ class Slot:
     generation: int = -1
     raced: bool = False
     took_s: float = 0.0
+    pieces: int = 1
 
     @property
     def envs(self) -> slice:
