@@ -16,10 +16,12 @@ import numpy as np
 from vecsess.wire.broadcast import parts_of
 from vecsess.wire.messages import Collected, Rollout
 from vecsess.wire.rollouts import RolloutLayout, RolloutViews
-from vecsess.wire.slab import Checksum, Layout, Views
-from vecsess.wire.values import Array, Space
+from vecsess.wire.slab import REWARD_WORD, Checksum, Layout, Views
+from vecsess.wire.values import Array, Given, Space
 from vecsess.workers.env_host import NO_INFOS, EnvHost, Failures
 from vecsess.workers.outcomes import account_of, brief
+
+_GATHERED_BYTES = 1 << 16  # what stays in a core's cache
 
 
 class Decider(Protocol):
@@ -72,7 +74,7 @@ class Acting:
         self._host, self._layout = host, layout
         self._own = slice(first_env, first_env + len(host.envs))
         self._slab_fd, self._broadcast_fd = slab_fd, broadcast_fd
-        self._memory: mmap.mmap | None = None
+        self._mapped: tuple[Given, RolloutViews] | None = None  # of which form
         self._checksum = Checksum(host.views)
         self._rows = len(host.envs)
 
@@ -91,7 +93,7 @@ class Acting:
             starts = decider.begin(self._own, space.observation_space, space.action_space)
             run.begin(starts)
             while run.t < command.horizon and not failures:
-                failures = self._step(decider, run, slab)
+                failures = self._step(decider, run)
             for target, array in zip(
                 memory.state, [] if failures else decider.state_after(), strict=True
             ):
@@ -100,6 +102,7 @@ class Acting:
             trouble = account_of(error)
             env = getattr(error, "env", None)
             trouble.append("" if type(env) is not int else str(env))
+        run.write()
         slab.running[0] = -1
         if len(failures) > 1:
             failures = [failures[0], *map(brief, failures[1:])]
@@ -107,50 +110,61 @@ class Acting:
             command.seq, self._host.take_asides(), failures, run.t, run.dtypes, trouble
         )
 
-    def _step(self, decider: Decider, run: _Run, slab: Views) -> Failures:
+    def _step(self, decider: Decider, run: _Run) -> Failures:
         """Decides and steps once; returns what the environments raised."""
-        slab.running[0] = 2 * self._layout.rows
+        run.turn[0] = 2 * self._layout.rows
         sent, noted = decider.decide(run.t, run.observations(), run.starts)
-        for field, array in zip(slab.actions, sent, strict=True):
-            field[0, : self._rows] = array
+        for field, array in zip(run.actions, sent, strict=True):
+            field[...] = array
         _, failures = self._host.step(NO_INFOS)
         if not failures:
             ended = run.note(noted)
             if ended and decider.keeps_state:
-                slab.running[0] = 2 * self._layout.rows
+                run.turn[0] = 2 * self._layout.rows
                 run.note_values(decider.value(*run.last_ends(ended)))
-                slab.running[0] = -1
-            slab.replayed[0] = run.t  # progress, also for who asks at which step this worker died
+                run.turn[0] = -1
+            run.done[0] = run.t
         return failures
 
     def _map(self, command: Rollout) -> RolloutViews:
-        """Maps the memory behind the slab, anew where it has grown."""
-        state = [(tuple(shape), np.dtype(dtype)) for shape, dtype in command.state]
-        layout = RolloutLayout(self._layout, self._rows, command.horizon, state)
-        if self._memory is None or len(self._memory) < layout.size_bytes:
+        """Maps the memory behind the slab, anew for a rollout of another form."""
+        form = (command.horizon, command.state)
+        if self._mapped is None or self._mapped[0] != form:
+            state = [(tuple(shape), np.dtype(dtype)) for shape, dtype in command.state]
+            layout = RolloutLayout(self._layout, self._rows, command.horizon, state)
             offset = self._layout.stride_bytes
-            self._memory = mmap.mmap(self._slab_fd, layout.size_bytes, offset=offset)
-        return layout.views(self._memory)
+            memory = mmap.mmap(self._slab_fd, layout.size_bytes, offset=offset)
+            self._mapped = form, layout.views(memory)
+        return self._mapped[1]
 
 
 class _Run:
-    """One rollout under way: the steps so far, and where the next one is written."""
+    """One rollout under way: the steps so far, and where the next one is written.
+
+    What only the manager reads is gathered, and written for many steps at once.
+    """
 
     def __init__(self, memory: RolloutViews, slab: Views, checksum: Checksum, rows: int) -> None:
         self._memory, self._checksum, self._rows = memory, checksum, rows
         self._seen = [field[0, :rows] for field in slab.observations]
         self._finals = [field[0] for field in slab.finals]
-        self._rewards, self._flags = slab.rewards[0, :rows], slab.flags[0, :rows]
-        self._words, self._own = slab.words[0], slice(0, rows)
+        self._flags, self._words = slab.flags[0, :rows], slab.words[0, :rows]
+        # Memoryviews are the quickest for single numbers. What is done is progress, and for who
+        # asks at which step this worker died.
+        self.turn: Given = slab.running.data
+        self.done: Given = slab.replayed.data
+        self.actions = [field[0, :rows] for field in slab.actions]
+        steps = max(_GATHERED_BYTES // self._words.nbytes, 1)
+        self._gathered = np.empty((min(steps, len(memory.rewards)), *self._words.shape), np.uint64)
         self._no_flags = bytes(2 * rows)
-        self.starts: Array = np.zeros(rows, np.bool_)
-        self._no_starts = self.starts
+        self.starts = self._no_starts = np.zeros(rows, np.bool_)
         self.dtypes: list[str] = []
-        self.t = self._ended = 0
+        self.t = self._ended = self._written = 0
 
     def begin(self, starts: Array) -> None:
         """Notes what is acted on first."""
         self.starts = starts
+        self._memory.flags.fill(0)
         for target, seen in zip(self._memory.observations, self._seen, strict=True):
             target[0] = seen
 
@@ -165,15 +179,17 @@ class _Run:
         for target, array in zip(memory.actions, actions, strict=True):
             target[t] = array
         memory.log_probs[t], memory.values[t] = log_probs, values
-        self.dtypes = self.dtypes or [log_probs.dtype.char, values.dtype.char]
+        if not self.dtypes:
+            self.dtypes = [log_probs.dtype.char, values.dtype.char]
+        self.t = t + 1
         for target, seen in zip(memory.observations, self._seen, strict=True):
-            target[t + 1] = seen
-        memory.rewards[t], memory.flags[t] = self._rewards, self._flags
-        self._checksum.of_rows(self._rows, memory.checksums[t])
+            target[self.t] = seen
+        self._gathered[t - self._written] = self._words
         before, self.starts = self._ended, self._no_starts
         if self._flags.tobytes() != self._no_flags:
-            self._note_ends()
-        self.t = t + 1
+            self._note_ends(t)
+        if self.t - self._written == len(self._gathered):
+            self.write()
         return self._ended - before
 
     def last_ends(self, count: int) -> tuple[Array, list[Array]]:
@@ -185,13 +201,21 @@ class _Run:
         """Writes down the values of the final observations that came last."""
         self._memory.final_values[self._ended - len(values) : self._ended] = values
 
-    def _note_ends(self) -> None:
+    def _note_ends(self, t: int) -> None:
+        self._memory.flags[t] = self._flags
         self.starts = self._flags != 0
-        for row in np.flatnonzero(self.starts).tolist():
+        for row in self.starts.nonzero()[0].tolist():
             for target, final in zip(self._memory.finals, self._finals, strict=True):
                 target[self._ended] = final[row]
             self._memory.firsts[row] = self._words[row]
             self._ended += 1
+
+    def write(self) -> None:
+        """Writes the rewards and the checksums of the steps that were gathered."""
+        begin, self._written = self._written, self.t
+        words = self._gathered[: self.t - begin]
+        self._memory.rewards[begin : self.t] = words[..., REWARD_WORD].view(np.float64)
+        self._checksum.of_steps(words, self._memory.checksums[begin : self.t])
 
 
 def _put_state(target: Array, array: Array) -> None:

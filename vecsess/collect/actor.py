@@ -55,7 +55,8 @@ class Actor:
         envs = self._envs = np.arange(rows.start, rows.stop) + self.first_env
         self._noise = noise_for(self.policy, self.seed, self.counter, envs, self.horizon)
         self._observation_space = observation_space
-        self._action_space, self._leaves = action_space, list(all_leaves_of(action_space))
+        self._action_space, leaves = action_space, list(all_leaves_of(action_space))
+        self._shapes = [(leaf.path, (len(envs), *leaf.shape), leaf.dtype) for leaf in leaves]
         self._check = ActionCheck(action_space, len(envs), self.contract)
         self._dtypes: Dtypes | None = None
         if self.state is not None:
@@ -85,18 +86,17 @@ class Actor:
         if self._dtypes is None:
             self._dtypes = dtypes_of(decision)
         actions, log_probs, values = decision
-        n = len(self._envs)
         noted = [
-            fitting("actions", pick(actions, leaf.path), (n, *leaf.shape), leaf.dtype).astype(
-                leaf.dtype, copy=False
-            )
-            for leaf in self._leaves
+            fitting("actions", pick(actions, path), shape, dtype)
+            for path, shape, dtype in self._shapes
         ]
-        sent = self._check(assemble(self._action_space, iter(noted)))
-        told = (("log_probs", log_probs), ("values", values))
-        for (name, given), dtype in zip(told, self._dtypes, strict=True):
-            noted.append(fitting(name, given, (n,), dtype))
-        return sent, noted
+        rows = self._envs.shape
+        told = fitting("log_probs", log_probs, rows, self._dtypes[0])
+        return self._check(assemble(self._action_space, iter(noted))), [
+            *noted,
+            told,
+            fitting("values", values, rows, self._dtypes[1]),
+        ]
 
     @property
     def keeps_state(self) -> bool:

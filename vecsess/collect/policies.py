@@ -225,7 +225,7 @@ def dtypes_of(decision: Given) -> Dtypes:
 
 
 def fitting(name: str, given: Given, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Returns what a policy gave as an array that can be copied without a loss.
+    """Returns what a policy gave as an array of `dtype`, which holds it without a loss.
 
     Raises:
         ValueError: it has another shape.
@@ -244,7 +244,7 @@ def fitting(name: str, given: Given, shape: tuple[int, ...], dtype: np.dtype[Any
             f"expected {name} of dtype {dtype} from the policy, got {array.dtype}: cast it "
             "there, so that log-probabilities are those of the actions that are taken"
         )
-    return array
+    return array.astype(dtype, copy=False)
 
 
 class CategoricalPolicy:

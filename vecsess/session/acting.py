@@ -6,7 +6,6 @@ part again, step by step, and then whatever happens is dealt with where it alway
 
 from __future__ import annotations
 
-import mmap
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,7 +56,7 @@ class Acting:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._horizon = 0
-        self._memory: dict[int, tuple[int, mmap.mmap]] = {}  # by worker, of which generation
+        self._mapped: dict[int, tuple[Given, RolloutViews]] = {}  # by worker, of which form
         self._outcomes: dict[int, Outcome] = {}
         self._warned: set[str] = set()
 
@@ -96,13 +95,14 @@ class Acting:
         return sizes
 
     def _map(self, worker: Worker) -> RolloutViews:
-        slab = self._engine.lockstep.layout
-        layout = RolloutLayout(slab, worker.rows, self._horizon, self._state)
-        generation, memory = self._memory.get(worker.index, (-1, None))
-        if memory is None or generation != worker.generation or len(memory) < layout.size_bytes:
+        form = (worker.generation, self._horizon, tuple(self._state))
+        known = self._mapped.get(worker.index)
+        if known is None or known[0] != form:
+            slab = self._engine.lockstep.layout
+            layout = RolloutLayout(slab, worker.rows, self._horizon, self._state)
             memory = map_behind(worker.slab_fd, slab.stride_bytes, layout.size_bytes)
-            self._memory[worker.index] = worker.generation, memory
-        return layout.views(memory)
+            known = self._mapped[worker.index] = form, layout.views(memory)
+        return known[1]
 
     def wait(self) -> list[Outcome]:
         """Waits until every worker has answered or is lost; returns what came of each part."""

@@ -124,7 +124,7 @@ class _DiscreteCheck(_LeafCheck):
     def check_values(self, actions: Array) -> Array:
         shifted = actions - self.leaf.dtype.type(self._start) if self._start else actions
         # One comparison for both bounds: a negative number is a huge one when read as unsigned.
-        bad = np.ascontiguousarray(shifted).view(self._unsigned) >= self._end
+        bad = shifted.view(self._unsigned) >= self._end
         if _TRUE in bad.tobytes():
             bounds = f"{self._start} <= action < {self._start + self._n}"
             raise self.refuse(bad, actions, bounds)

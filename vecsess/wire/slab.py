@@ -42,6 +42,8 @@ COMMAND, REPLY, RUNNING, REPLAYED, TOLD = range(5)  # the header's words, a cach
 HEADER_BYTES = 5 * LINE + 64 * 8  # the words, then the histogram of step times
 RNG_WORDS = 6  # a flag, then PCG64's state, its increment and its spare 32 bits
 
+REWARD_WORD = -2  # of a row's words: the last two are reward and flags
+
 _ADD_SEALS, _GET_SEALS = 1033, 1034
 _SEALS = 0x1 | 0x2  # seal, shrink; it grows where a rollout needs memory behind the range
 _MAP_FIXED = 0x10
@@ -320,9 +322,9 @@ class Checksum:
         """Writes the checksums of some workers' rows into `out [n, rows]`."""
         np.matmul(self._words[own], self._weights, out=out)
 
-    def of_rows(self, count: int, out: npt.NDArray[np.uint64]) -> None:
-        """Writes the checksums of the only worker's first rows into `out [count]`."""
-        np.matmul(self._words[0, :count], self._weights, out=out)
+    def of_steps(self, words: npt.NDArray[np.uint64], out: npt.NDArray[np.uint64]) -> None:
+        """Writes the checksums of rows that were copied, `[t, n, words]`, into `out [t, n]`."""
+        np.matmul(words, self._weights, out=out)
 
     def of_row(self, worker: int, row: int) -> int:
         """Returns the checksum of one row."""
@@ -333,4 +335,4 @@ class Checksum:
 
         That is what a row's checksum is after a reset.
         """
-        return int(words[:-2] @ self._weights[:-2])  # the last two are reward and flags
+        return int(words[:REWARD_WORD] @ self._weights[:REWARD_WORD])
