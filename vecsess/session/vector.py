@@ -7,6 +7,7 @@ import secrets
 import warnings
 import weakref
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any, Literal, Unpack
 
 import gymnasium
@@ -17,39 +18,28 @@ from vecsess.contract import Contract, Finals, StepRows, Transition
 from vecsess.errors import ClosedError, StateError
 from vecsess.fleet.description import ObservationMode
 from vecsess.fleet.health import WorkerHealth
-from vecsess.fleet.launch import Fleet
 from vecsess.fleet.plan import (
     Affinity,
     EnvLike,
-    Source,
     WorkerEnv,
-    WorkerSettings,
-    check_niceness,
-    cores,
-    cpus_in_turn,
-    group,
 )
 from vecsess.fleet.worker import Timeouts
-from vecsess.recovery.policy import FailureReaction, Incident, Reaction, Reactions, RestartPolicy
-from vecsess.recovery.recycling import check_limits
-from vecsess.session.arguments import AsyncArguments, StartMethod, check_arguments, taken_as_ours
+from vecsess.recovery.policy import FailureReaction, Incident, Reaction, RestartPolicy
+from vecsess.session.arguments import Arguments, AsyncArguments, StartMethod, taken_as_ours
 from vecsess.session.checkpoint import pack_session, read_recipe, unpack_session, write_recipe
 from vecsess.session.conventions import (
     NO_INFOS,
     AutoresetName,
-    Conventions,
     EpisodeOptions,
     EpisodeSeeds,
     InfoLevel,
     Seed,
-    autoreset_mode_of,
 )
-from vecsess.session.engine import Engine, Terms
+from vecsess.session.engine import Engine
 from vecsess.session.gate import STARTED, Phase
 from vecsess.session.gym_vector import GymVector
 from vecsess.session.signature import check_origin
 from vecsess.tree import Tree, leaves, map_leaves
-from vecsess.wire.channel import SPIN_NS
 from vecsess.wire.values import Fields, Given
 
 
@@ -147,85 +137,15 @@ class VecCheckedSession(GymVector, VectorEnv[Any, Any, Any]):  # skrl looks at t
         pass_env: Sequence[str] = (),
         **asynchronous: Unpack[AsyncArguments],
     ) -> None:
-        check_arguments(env, contract, timeouts, restart_policy, preload)
-        workers, method = taken_as_ours(asynchronous, workers, start_method)
-        n = _count(env, n)
-        contract, timeouts = contract or Contract(), timeouts or Timeouts()
-        reactions = Reactions(
-            on_crash=on_crash, on_error=on_error, on_violation=on_violation, on_limit=on_limit
-        )
-        groups = group(n, workers)
-        limits = {"memory_limit_bytes": memory_limit_bytes, "max_episodes": max_episodes}
-        check_limits(processes=bool(groups), **limits)
-        conventions = Conventions(
-            autoreset_mode=autoreset_mode_of(autoreset_mode),
-            observation_mode=observation_mode,
-            copy=bool(copy),
-            infos=infos,
-            episode_seeds=episode_seeds,
-            episode_options=episode_options,
-            first_env=first_env,
-        )
-        terms = Terms(
-            contract=contract,
-            timeouts=timeouts,
-            reactions=reactions,
-            restart_policy=restart_policy or RestartPolicy(),
-            conventions=conventions,
-            **limits,
-        )
-        settings = WorkerSettings(
-            **conventions.for_workers(),
-            exact=contract.dtype == "exact",
-            lenient=contract.form == "lenient",
-            cpus=cpus_in_turn(affinity),
-            niceness=check_niceness(niceness),
-            spin_ns=SPIN_NS if len(groups) <= cores() else 0,
-        )
-        source = Source.of(env, make_kwargs, n)
-        self._fleet = fleet = Fleet(
-            source,
-            groups,
-            n,
-            settings,
-            timeouts,
-            preload,
-            method,
-            observation_mode,
-            worker_env,
-            pass_env,
-        )
+        named = locals()
+        own = Arguments(**{field.name: named[field.name] for field in fields(Arguments)})
+        self._fleet = fleet = own.fleet(*taken_as_ours(asynchronous, workers, start_method))
         try:
-            super().__init__(Engine(fleet, n, terms))
+            super().__init__(Engine(fleet, own.count, own.terms))
         except BaseException:
             fleet.close(0.5, in_order=False)
             raise
-        self._recipe = write_recipe(
-            {
-                "env": env,
-                "n": n,
-                "make_kwargs": make_kwargs,
-                "contract": contract,
-                "autoreset_mode": conventions.autoreset_mode.name.lower(),
-                "observation_mode": observation_mode,
-                "copy": conventions.copy,
-                "infos": infos,
-                "episode_seeds": episode_seeds,
-                "episode_options": episode_options,
-                "preload": list(preload),
-                "timeouts": timeouts,
-                "start_method": start_method,
-                "on_crash": on_crash,
-                "on_error": on_error,
-                "on_violation": on_violation,
-                "on_limit": on_limit,
-                "restart_policy": terms.restart_policy,
-                **limits,
-                "first_env": first_env,
-                "worker_env": worker_env,
-                "pass_env": list(pass_env),
-            }
-        )
+        self._recipe = write_recipe(own.remembered())
         self._unrestored: dict[int, str] = {}
         self.first_env = first_env
         self.noise_seed = secrets.randbits(63)
@@ -481,15 +401,6 @@ class VecCheckedSession(GymVector, VectorEnv[Any, Any, Any]):  # skrl looks at t
         workers = len(self._fleet.workers) if self._fleet.renewable else 0
         spec = "" if self.spec is None else f"{self.spec.id}, "
         return f"VecCheckedSession({spec}num_envs={self.num_envs}, workers={workers})"
-
-
-def _count(env: EnvLike, n: int | None) -> int:
-    """Returns how many environments there are to be."""
-    if n is None:
-        n = len(env) if isinstance(env, Sequence) and not isinstance(env, str) else 16
-    if type(n) is not int or n < 1:
-        raise ValueError(f"n: expected a positive number of environments, got {n!r}")
-    return n
 
 
 _sessions: weakref.WeakSet[VecCheckedSession] = weakref.WeakSet()
