@@ -21,13 +21,22 @@ Array = NDArray[Any]
 
 
 class Player:
-    """The agent as a policy, with the LSTM's state of each environment."""
+    """The agent as a policy, with the LSTM's state of each environment.
 
-    def __init__(self, agent: Any, n: int, *, greedy: bool = False):
-        self.agent, self.greedy = agent, greedy
+    Args:
+        agent: what learns.
+        n: how many environments.
+        act_rows: how many rows each call gets, so that it gives the same bits wherever it acts;
+            None for as many as there are environments.
+        greedy: takes the likeliest action, or the mean.
+    """
+
+    def __init__(self, agent: Any, n: int, *, act_rows: int | None = None, greedy: bool = False):
+        self.agent, self.greedy, self.act_rows = agent, greedy, act_rows or n
+        self.discrete, self.shape, self.first = agent.discrete, agent.shape, agent.first
         self.noise_size = 1 if agent.discrete else agent.size
         self.noise_kind = "uniform" if agent.discrete else "normal"
-        self.state = torch.zeros(2, n, CELLS)
+        self.state = torch.zeros(2, -(-n // self.act_rows) * self.act_rows, CELLS)
         if agent.lstm is not None:  # who has these is asked for final values in their own step
             self.get_state, self.set_state = self._state_of, self._put_state
         self.begin()
@@ -35,19 +44,28 @@ class Player:
     def begin(self) -> None:
         """Takes the agent as it is now, for a rollout."""
         agent = self.agent
-        self.heads = self._torch_heads if agent.shared else Heads(agent)
+        self.heads = None if agent.shared else Heads(agent)
         self.normal = None if agent.discrete else Normal(agent.log_std.detach().numpy())
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What acts in NumPy leaves the agent behind."""
+        return self.__dict__ | ({} if self.heads is None else {"agent": None})
+
     def act(self, observations: Any, *, noise: Any, episode_start: Any, envs: Any) -> Any:
-        heads, values = self.heads(observations, episode_start)
+        if self.heads is None:
+            heads, values = self._torch_heads(observations, episode_start, envs)
+        else:
+            heads, values = self.heads(observations)
         return *self._choose(heads, noise), values
 
     @torch.no_grad()
-    def _torch_heads(self, observations: Array, episode_start: Array) -> tuple[Array, Array]:
+    def _torch_heads(
+        self, observations: Array, episode_start: Array, envs: Array
+    ) -> tuple[Array, Array]:
         features = self.agent.encode(torch.from_numpy(observations))
         if self.agent.lstm is not None:
-            start = torch.from_numpy(episode_start)
-            features, self.state = self.agent.recur(features, self.state, start)
+            start, before = torch.from_numpy(episode_start), self.state[:, envs]
+            features, self.state[:, envs] = self.agent.recur(features, before, start)
         return self.agent.actor(features).numpy(), self.agent.critic(features)[:, 0].numpy()
 
     def _choose(self, heads: Array, noise: Array) -> tuple[Array, Array]:
@@ -55,16 +73,16 @@ class Player:
         if self.normal is not None:
             actions = heads if self.greedy else self.normal.sample(heads, noise)
             log_probs = self.normal.log_prob(heads, actions)
-            return actions.reshape(-1, *self.agent.shape), log_probs
+            return actions.reshape(-1, *self.shape), log_probs
         if self.greedy:
             actions = heads.argmax(-1)
-            return actions + self.agent.first, categorical_log_prob(heads, actions)
+            return actions + self.first, categorical_log_prob(heads, actions)
         actions, log_probs = sample_with_log_prob(heads, noise[:, 0])
-        return actions + self.agent.first, log_probs
+        return actions + self.first, log_probs
 
     @torch.no_grad()
     def value(self, observations: Any, *, envs: Any) -> Array:
-        if isinstance(self.heads, Heads):
+        if self.heads is not None:
             return self.heads(observations)[1]
         features = self.agent.encode(torch.from_numpy(observations))
         if self.agent.lstm is not None:
@@ -76,8 +94,7 @@ class Player:
         return self.state[:, envs].transpose(0, 1).numpy()
 
     def _put_state(self, envs: Any, state: Array) -> None:
-        self.state = self.state.clone()  # an update may still hold the former
-        self.state[:, envs] = torch.from_numpy(state).transpose(0, 1)
+        self.state[:, envs] = torch.tensor(state).transpose(0, 1)
 
 
 class Heads:
@@ -97,11 +114,8 @@ class Heads:
         if isinstance(agent.scale, Moments):
             self._scale = agent.scale.mean.numpy().copy(), agent.scale.std.numpy()
 
-    def __call__(
-        self, observations: Array, episode_start: Array | None = None
-    ) -> tuple[Array, Array]:
+    def __call__(self, observations: Array) -> tuple[Array, Array]:
         """Returns logits or means `[rows, A]`, and values `[rows]`, float32."""
-        del episode_start
         rows = observations
         if self._scale is not None:
             mean, std = self._scale

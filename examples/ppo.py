@@ -3,6 +3,8 @@
     python examples/ppo.py                                     # CartPole-v1, ten seconds
     python examples/ppo.py --env Pendulum-v1 --logdir runs/pendulum --curve runs/pendulum.png
     python examples/ppo.py --chaos                             # workers are killed; the same curve
+    python examples/ppo.py --inference workers                 # who act; the same curve
+    python examples/ppo.py --overlap                           # learn while others collect
     python examples/ppo.py --checkpoint run.pt --stop-at 100000
     python examples/ppo.py --resume run.pt                     # as if it had never stopped
 
@@ -29,6 +31,8 @@ from instruments import Chaos, Instruments, draw
 from settings import Settings, env_maker, is_image, open_session, parse, session_options, stop
 
 from vecsess import Rollout, VecCheckedSession, collect_rollout
+from vecsess.collect.acting import Collected, Collecting
+from vecsess.collect.sources import begin_rollout
 from vecsess.errors import extra
 
 with extra("train", needed_by="examples/ppo.py"):
@@ -142,8 +146,10 @@ class Trainer:
         self.rewards = RewardScale(s.n, s.gamma)
         parameters = self.agent.parameters()
         self.optimizer = torch.optim.Adam(parameters, lr=s.learning_rate, eps=1e-5)
-        self.player = Player(self.agent, s.n)
+        self.player = Player(self.agent, s.n, act_rows=s.act_rows)
         self.rollout: Rollout | None = None
+        self.used: list[Rollout] = []  # are filled again
+        self.under_way: tuple[Collected | Collecting, Tensor] | None = None
         self.curve: list[tuple[int, float]] = []  # (environment steps, return) of each episode
         self.updates = max(1, s.steps // (s.n * s.horizon))
         self.update = 0  # how many of them are done
@@ -153,15 +159,31 @@ class Trainer:
         return self.update * self.settings.n * self.settings.horizon
 
     def collect(self) -> Rollout:
-        s, player = self.settings, self.player
-        self.first_state = player.state
-        player.begin()
-        seeds = {"seed": s.seed} if self.update == 0 else {}  # later the session's stream goes on
-        kept = {"out": self.rollout, "pace": s.pace}
-        rollout = collect_rollout(self.vec, player, s.horizon, **seeds, **kept)
+        """Returns the next rollout; with `overlap` one more is under way from then on.
+
+        That one is collected by the agent as it is now: always one update behind.
+        """
+        s = self.settings
+        handle, self.first_state = self.under_way or self.begin(self.update)
+        self.rollout = rollout = handle.result()
+        self.used.append(rollout)
         self.curve += [(self.steps + (e.end_step + 1) * s.n, e.return_) for e in rollout.episodes]
-        self.rollout = rollout
+        more = s.overlap and self.update + 1 < self.updates
+        self.under_way = self.begin(self.update + 1) if more else None
         return rollout
+
+    def begin(self, number: int) -> tuple[Collected | Collecting, Tensor]:
+        """Has a rollout collected, with `overlap` meanwhile; returns its first LSTM states too."""
+        s, player = self.settings, self.player
+        player.begin()
+        first_state = player.state.clone()
+        kept: dict[str, Any] = {"seed": s.seed} if number == 0 else {}  # then its stream goes on
+        if len(self.used) > s.overlap:  # not the one that is learned from meanwhile
+            kept["out"] = self.used.pop(0)
+        if s.overlap:
+            return begin_rollout(self.vec, player, s.horizon, **kept), first_state
+        kept |= {"pace": s.pace, "inference": s.inference}
+        return Collected(collect_rollout(self.vec, player, s.horizon, **kept)), first_state
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """Updates the agent; returns the means of what TensorBoard shows."""
@@ -295,6 +317,8 @@ def train(trainer: Trainer, options: Any) -> None:
 
 def main(argv: list[str] | None = None) -> Trainer:
     settings, options = parse((__doc__ or "").splitlines()[0], argv)
+    if settings.overlap and options.checkpoint:
+        stop("--checkpoint: expected no --overlap, where a rollout is always under way")
     torch.set_num_threads(1)  # small networks, and the sums are always added in the same order
     torch.use_deterministic_algorithms(True)
     if options.resume:

@@ -5,12 +5,14 @@ import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import gymnasium
 import numpy as np
 
 from vecsess import Contract, RestartPolicy, VecCheckedSession, VecsessError
+from vecsess.collect.paced import Pace
+from vecsess.collect.sources import Inference
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,7 +24,10 @@ class Settings:
     steps: int | None = None  # of the environments, in all
     n: int = 16
     workers: str = "auto"
-    pace: str = "lockstep"  # of `collect_rollout`
+    pace: Pace = "lockstep"  # of `collect_rollout`
+    inference: Inference = "trainer"  # where the agent acts
+    act_rows: int | None = None  # in each call of the agent; None: as many as environments
+    overlap: bool = False  # learns from a rollout while the workers collect the next
     horizon: int | None = None
     learning_rate: float | None = None  # falls to 0 over all steps
     minibatches: int | None = None  # in each epoch
@@ -40,8 +45,6 @@ class Settings:
 
         Only small networks that choose among actions, as for CartPole, learn four times as fast.
         """
-        if self.lstm and self.pace != "lockstep":
-            raise SystemExit("expected --pace lockstep: the LSTM steps all environments together")
         image, box = is_image(observations), isinstance(actions, gymnasium.spaces.Box)
         rows = 2048 if box else 1024 if image else 512
         found = {"steps": 300_000, "learning_rate": 2.5e-4, "minibatches": 4, "epochs": 4}
@@ -76,10 +79,13 @@ def env_maker(env_id: str) -> Callable[[], gymnasium.Env]:
 def session_options(settings: Settings, *, chaos: bool = False) -> dict[str, Any]:
     """Returns the arguments of the session, other than which environments and how many."""
     module, _, _ = settings.env.rpartition(":")
+    at_workers = settings.overlap or settings.inference == "workers"
+    acting = ["torch"] if at_workers else []
     entry_point = module or gymnasium.spec(settings.env).entry_point
     return {
         # Imported once, before the workers are forked: they start, and come back, much sooner.
-        "preload": [entry_point.partition(":")[0]] if isinstance(entry_point, str) else [],
+        "preload": acting
+        + ([entry_point.partition(":")[0]] if isinstance(entry_point, str) else []),
         "workers": int(settings.workers) if settings.workers.isdigit() else settings.workers,
         "contract": Contract(action_range="clip"),  # a normal distribution has no bounds
         "restart_policy": RestartPolicy(max_restarts=None, backoff_s=0.0) if chaos else None,
@@ -108,6 +114,8 @@ def parse(about: str, argv: list[str] | None = None) -> tuple[Settings, argparse
         flag = "--" + field.name.replace("_", "-")
         if field.type is bool:
             parser.add_argument(flag, action="store_true")
+        elif get_origin(field.type) is Literal:
+            parser.add_argument(flag, choices=get_args(field.type), default=field.default)
         else:
             optional = get_args(field.type)  # int | None
             kind = optional[0] if optional else field.type

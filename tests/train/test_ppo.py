@@ -87,12 +87,51 @@ def test_the_grouping_of_environments_makes_no_difference() -> None:
     assert_same_run(run(*KINDS["discrete"], "--workers", "3"), alone)
 
 
+SHORT = {
+    "discrete": ["--steps", "4096"],
+    "continuous": ["--env", "Pendulum-v1", "--steps", "4096", "--epochs", "1"],
+    "lstm": ["--lstm", "--steps", "1536"],
+}
+
+
+@pytest.mark.parametrize("kind", SHORT)
+def test_where_the_agent_acts_makes_no_difference(kind: str) -> None:
+    calm = run(*SHORT[kind])
+    assert_same_run(run(*SHORT[kind], "--inference", "workers", "--workers", "3"), calm)
+
+
+def test_an_lstm_steps_at_any_pace() -> None:
+    calm = run(*SHORT["lstm"], "--act-rows", "6")
+    paced = run(*SHORT["lstm"], "--act-rows", "6", "--pace", "free", "--workers", "3")
+    assert_same_run(paced, calm)
+
+
+@pytest.mark.parametrize("kind", ["discrete", "lstm"])
+def test_who_learns_meanwhile_learns_the_same_each_time(kind: str) -> None:
+    once = run(*SHORT[kind], "--overlap")
+    assert_same_run(run(*SHORT[kind], "--overlap"), once)
+    assert_same_run(run(*SHORT[kind], "--overlap", "--workers", "0"), once)
+
+
+def test_who_learns_meanwhile_is_one_update_behind() -> None:
+    assert run(*SHORT["discrete"], "--overlap").curve != run(*SHORT["discrete"]).curve
+
+
+def test_what_is_always_under_way_is_not_saved(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run("--overlap", "--checkpoint", "run.pt")
+    assert "expected no --overlap" in capfd.readouterr().err
+
+
 # A kill may come between the last step and the end, where nobody needs the worker any more.
 @pytest.mark.filterwarnings("ignore:a worker did not close in order")
-def test_killed_workers_leave_the_curve_as_it_is(capfd: pytest.CaptureFixture[str]) -> None:
-    calm = run(*KINDS["discrete"])
+@pytest.mark.parametrize("how", [[], ["--inference", "workers"], ["--overlap"]], ids=str)
+def test_killed_workers_leave_the_curve_as_it_is(
+    how: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    calm = run(*KINDS["discrete"], *how)
     for _ in range(5):  # a run is short, and kills come at random
-        assert_same_run(run(*KINDS["discrete"], "--chaos", "0.1"), calm)
+        assert_same_run(run(*KINDS["discrete"], *how, "--chaos", "0.1"), calm)
         if "0 workers were killed" not in capfd.readouterr().out:
             return
     pytest.fail("five runs went by without a kill")
@@ -174,8 +213,8 @@ def test_the_agent_that_acts_in_numpy_is_the_one_that_learns(kind: str) -> None:
     actions, log_probs, values = player.act(
         observations, noise=noise, episode_start=start, envs=envs
     )
-    heads, expected = player._torch_heads(observations, start)
-    np.testing.assert_allclose(player.heads(observations, start)[0], heads, atol=1e-5)
+    heads, expected = player._torch_heads(observations, start, envs)
+    np.testing.assert_allclose(player.heads(observations)[0], heads, atol=1e-5)
     np.testing.assert_allclose(values, expected, atol=1e-5)
     np.testing.assert_allclose(player.value(observations, envs=envs), expected, atol=1e-5)
     with torch.no_grad():
