@@ -27,7 +27,7 @@ from vecsess import (
 )
 from vecsess.errors import ProtocolError, WorkerError
 from vecsess.fleet.description import agree
-from vecsess.fleet.lockstep import _growing
+from vecsess.fleet.lockstep import _Growing
 from vecsess.fleet.reports import MAX_TEXT, Reports, start_error
 from vecsess.fleet.worker import Worker
 from vecsess.wire.messages import Described, Done, Failed, decode, encode
@@ -136,7 +136,7 @@ def test_an_answer_that_comes_before_its_command_is_a_breach() -> None:
 
 
 def test_the_number_of_the_next_command_can_not_be_told_from_those_before() -> None:
-    numbers = list(islice(_growing(), 3000))
+    numbers = list(islice(_Growing(), 3000))
     leaps = np.diff(numbers)
     assert (leaps > 0).all()
     assert len(set(leaps.tolist())) > 2900

@@ -122,7 +122,11 @@ class Collecting:
             VecsessError: as for `collect_rollout`.
         """
         if self._result is None:
-            self._result = self._finish()
+            try:
+                self._result = self._finish()
+            except BaseException:
+                self._engine.gate.break_off()
+                raise
         return self._result
 
     def _finish(self) -> Rollout:

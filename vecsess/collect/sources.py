@@ -105,11 +105,15 @@ def collect_rollout(
     if inference not in INFERENCE:
         raise ValueError(f"inference: expected one of {INFERENCE}, got {inference!r}")
     books = books_of(session)
-    if inference == "workers" and acting_of(session) is not None:
-        return Collecting(session, books, policy, horizon, seed, counter, out).result()
-    if pace == "lockstep":
-        return fill_rollout(session, books, policy, horizon, seed, counter, out)
-    return fill_paced(session, books, policy, horizon, seed, counter, out, pace)
+    try:
+        if inference == "workers" and acting_of(session) is not None:
+            return Collecting(session, books, policy, horizon, seed, counter, out).result()
+        if pace == "lockstep":
+            return fill_rollout(session, books, policy, horizon, seed, counter, out)
+        return fill_paced(session, books, policy, horizon, seed, counter, out, pace)
+    except BaseException:
+        _break_off(session)
+        raise
 
 
 def begin_rollout(
@@ -152,9 +156,14 @@ def begin_rollout(
         (8, 3, 4)
     """
     _require_same_step(session)
+    _require_whole(session)
     if acting_of(session) is not None:
         books = books_of(session)
-        return Collecting(session, books, policy, horizon, seed, counter, out, frozen=True)
+        try:
+            return Collecting(session, books, policy, horizon, seed, counter, out, frozen=True)
+        except BaseException:
+            _break_off(session)
+            raise
     rollout = collect_rollout(session, policy, horizon, seed=seed, counter=counter, out=out)
     return Collected(rollout)
 
@@ -329,6 +338,13 @@ def _require_whole(vec: Any) -> None:
     if engine is not None and engine.gate.phase is not Phase.NEW:
         with engine.gate.during("observe"):  # refuses, and says what to do
             return
+
+
+def _break_off(vec: Any) -> None:
+    """Nobody will end this rollout, so a reset may."""
+    engine = getattr(vec, "engine", None)
+    if engine is not None:
+        engine.gate.break_off()
 
 
 def _require_same_step(vec: Any) -> None:

@@ -71,7 +71,8 @@ class Flight:
         answers: what came back beside the slab for the last command, by worker; usually nothing.
         unread: whether the last command's results are still to come.
         until: when a wait is to be broken off, on the monotonic clock; None for never.
-        resumable: whether a wait that was broken off can be taken up again.
+        resumable: whether a wait that is broken off now can be taken up again: while nothing is
+            done but waiting, for what was just read would be forgotten.
         on_pause: called after each sleep.
         waits: how long replies were waited for so far; flights of a session share it. In this
             process that is the time in which commands are carried out.
@@ -98,7 +99,7 @@ class Flight:
         self._reply_cap = CONTROL_BYTES
         self._pending: list[Worker] = []
         self.answers: dict[int, Done] = {}
-        self.unread, self.resumable = False, True
+        self.unread = self.resumable = False
         self.until: float | None = None  # when the caller's own time is up
         self._unfinished: tuple[Worker | None, WorkerError] | None = None
         self._deadlines = Deadlines(timeouts, views, layout.rows)
@@ -180,6 +181,7 @@ class Flight:
 
     def begin(self, make: Make, limit_s: float | None) -> None:
         """Sends what `command` sends, without waiting."""
+        self._adopt()
         seq = self._next_seq(self._value_cap, limit_s)
         self._make = make
         messages = [(worker, make(worker, seq)) for worker in self.active]
@@ -211,10 +213,15 @@ class Flight:
         self.answers = {}
         self.unread = True
         if self.active and self.active[-1].flight is not self:
-            for worker in self.active:
+            self._adopt()
+        return seq
+
+    def _adopt(self) -> None:
+        """Takes workers over from other flights, which may have been broken off anywhere."""
+        for worker in self.active:
+            if worker.flight is not self:
                 _give_up(worker, worker.flight.owed_by(worker))
                 worker.flight = self
-        return seq
 
     def owed_by(self, worker: Worker) -> int | None:
         """Returns the number of the last command if a worker has yet to answer it."""
@@ -336,6 +343,7 @@ class Flight:
             WorkerError: a worker died, missed the deadline of a call, or breached the protocol.
         """
         self.until = None if timeout_s is None else time.monotonic() + timeout_s
+        self.resumable = False
         try:
             self._gather()
         finally:
@@ -343,7 +351,6 @@ class Flight:
 
     def _gather(self) -> None:
         self._deadlines.watch()
-        self.resumable = True
         if self._unfinished is not None:
             self._lose(*self._unfinished)
         self._answer_all()
@@ -364,7 +371,9 @@ class Flight:
             hint = self.hints[worker.index]
             seen = hint[0]
             if seen != self.seq:
+                self.resumable = True
                 self.patience.spin(hint, seen)
+                self.resumable = False
                 self.waits.ns += self.patience.spun_ns
             self._take_acknowledgements()
             if worker not in self._pending[-1:]:
@@ -379,13 +388,12 @@ class Flight:
 
     def _lose(self, worker: Worker | None, error: WorkerError) -> None:
         """Has a worker brought back, None for all; what breaks that off can't be waited for."""
-        self.resumable, self._unfinished = False, None
+        self._unfinished = None
         try:
             self._on_lost(worker, error)
         except OutOfTimeError:  # the next wait goes on with it
             self._unfinished = worker, error
             raise
-        self.resumable = True
 
     def _take_acknowledgements(self) -> None:
         """Takes the plain replies that have come, from the last worker on, until one has not."""
@@ -438,7 +446,9 @@ class Flight:
         if until is not None and now >= until:
             raise OutOfTimeError("expected all replies in time; the call is still pending")
         slice_s = SLICE_S if until is None else min(SLICE_S, until - now)
+        self.resumable = True
         ready = supervisor.wait(worker, slice_s)
+        self.resumable = False
         waited_s = time.monotonic() - now
         worker.waited_s += waited_s
         self.waits.ns += int(waited_s * 1e9)

@@ -50,7 +50,7 @@ class Lockstep:
     ) -> None:
         self.workers, self.own = workers, own
         self.layout, self.views = layout, views
-        self._numbers = _growing() if numbers is None else numbers
+        self._numbers = _Growing() if numbers is None else numbers
         given = (supervisor, layout, views, timeouts, spin_ns, self._numbers)
         self.flight = Flight(workers, own, *given)
         self.rows = Rows(workers, own, layout, views)
@@ -99,10 +99,21 @@ class Lockstep:
         return StepWith(seq, infos, rows, [field[worker.index, rows].tolist() for field in fields])
 
 
-def _growing() -> Iterator[int]:
-    """Yields numbers that grow by what nobody can guess: no reply can be written ahead."""
-    number = 0
-    while True:
-        for leap in memoryview(os.urandom(4 << 10)).cast("I"):
-            number += 1 + (leap >> 8)
-            yield number
+class _Growing:
+    """Numbers that grow by what nobody can guess: no reply can be written ahead.
+
+    No generator, which an exception would end: a Ctrl-C may come anywhere.
+    """
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._leaps: list[int] = []
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        if not self._leaps:
+            self._leaps = memoryview(os.urandom(4 << 10)).cast("I").tolist()
+        self._number += 1 + (self._leaps.pop() >> 8)
+        return self._number

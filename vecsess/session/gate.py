@@ -108,6 +108,7 @@ class Gate:
         self._ended = ended
         self._rule = RULES["observe"]  # of the verb that came in last
         self._told = self._resumable = self._foreign = False
+        self._within = False  # whether a verb came in that has not left
         self._given_up = False  # whether a wait for what is under way was broken off
         self._unawaited = False  # whether nobody has waited for what is under way
         self._passages = {verb: _Passage(self, verb, rule) for verb, rule in RULES.items()}
@@ -142,6 +143,11 @@ class Gate:
         """Says whether what is pending can still be waited for if this verb is broken off now."""
         self._resumable = resumable
 
+    def break_off(self) -> None:
+        """Who was to end a rollout is gone: also where that was while it left this gate."""
+        if self._phase is Phase.COLLECTING and threading.get_ident() == self._thread:
+            self._phase = Phase.BROKEN
+
     def abandon(self) -> None:
         """In a forked copy of the trainer: the session is its parent's."""
         self._phase, self._foreign = Phase.CLOSED, True
@@ -150,10 +156,12 @@ class Gate:
 
     def enter(self, verb: str, rule: Rule) -> None:
         """Lets a verb in, or raises the error that says why not."""
+        if self._within and self._phase in PENDING:  # broken off while it left: nothing to wait for
+            self._phase = Phase.BROKEN
         if self._phase not in rule.allowed or threading.get_ident() != self._thread:
             self._refuse(verb, rule)
         self._told = self._resumable = False
-        self._rule = rule
+        self._rule, self._within = rule, True
         if self._phase not in PENDING:
             self._before = self._phase
 
@@ -171,6 +179,7 @@ class Gate:
             else:
                 own = isinstance(error, EnvError)
                 self._phase = self._resolve(rule.failed, rule) if own else Phase.BROKEN
+        self._within = False
 
     def _resolve(self, then: Phase | str, rule: Rule) -> Phase:
         if isinstance(then, Phase):
