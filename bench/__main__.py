@@ -75,13 +75,16 @@ def _results(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
 
 
 def _ray(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
-    from vecsess.bench.ray import run_ray  # here: Ray is an extra
+    from vecsess.bench.ray import run_campaign, run_ray  # here: Ray is an extra
 
     del parser
-    rows = run_ray(Console(), given.rounds or 7)
+    if given.losses:
+        rows = run_campaign(given.losses, given.seed, _wide_console(), Console(stderr=True))
+    else:
+        rows = run_ray(Console(), given.rounds or 7)
     if given.json is not None:
         given.json.write_text(json.dumps({"machine": machine(), "ray": rows}, indent=1) + "\n")
-    return 0
+    return int(any(row.get("batches that differ") for row in rows))
 
 
 _PAGES = {"all": _all, "ray": _ray, "results": _results}
@@ -119,7 +122,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--peers", default="all", metavar="KEYS", help="all (default), none, or sb3,envpool,...")
     add("--only", metavar="KEYS", help="measure these contenders and no others")
     add("--kills", type=int, default=2000, metavar="K", help="of the fault campaign (2000)")
-    add("--seed", type=int, default=0, metavar="S", help="of the fault campaign (0)")
+    add("--losses", type=_count, metavar="K", help="of the campaign of ray, in place of its tables")
+    add("--seed", type=int, default=0, metavar="S", help="of these campaigns (0)")
     add("--policy-ms", type=float, default=0.0, metavar="MS", help="of a policy's call, for tune")
     add("--policy-row-us", type=float, default=0.0, metavar="US", help="likewise, of each row")
     add(

@@ -12,7 +12,8 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,20 +45,42 @@ class Heavy(RandomPolicy):
 
 def run_ray(console: Console, rounds: int = 7) -> Rows:
     """Measures on a cluster of two nodes; prints tables and returns their rows."""
+    with surroundings():
+        nodes = Nodes(cpus=8)
+        try:
+            nodes.join()
+            overheads = _overheads(rounds)
+            _print(console, "Overhead a rollout of 128 locksteps, ms", overheads)
+            console.print(_on_paper(overheads))
+            losses = [_loss(nodes, kind) for kind in _KINDS for _ in range(max(1, rounds // 2))]
+            _print(console, "From a kill to the batch, s, beyond the part's own time", losses)
+            return [*overheads, *losses]
+        finally:
+            nodes.end()
+
+
+def run_campaign(losses: int, seed: int, console: Console, progress: Console) -> Rows:
+    """Strikes again and again while a session collects; prints a table and returns its rows."""
+    from vecsess.bench.ray_losses import run_losses
+
+    with surroundings():
+        rows = run_losses(losses, seed, console, progress)
+    _print(console, f"Losses in the middle of a rollout, seed {seed}", rows)
+    different = sum(row["batches that differ"] for row in rows)
+    struck = sum(row["times"] for row in rows)
+    console.print(f"{struck} losses, {different} batches that differ from those of one machine")
+    return rows
+
+
+@contextmanager
+def surroundings() -> Iterator[None]:
+    """Keeps Ray's files in a folder of their own, which is removed."""
     folder = Path(tempfile.mkdtemp(prefix="vb-"))  # short: the paths of its sockets are not
     before = dict(os.environ)
     os.environ.update(ray_surroundings(folder))
-    nodes = Nodes(cpus=8)
     try:
-        nodes.join()
-        overheads = _overheads(rounds)
-        _print(console, "Overhead a rollout of 128 locksteps, ms", overheads)
-        console.print(_on_paper(overheads))
-        losses = [_loss(nodes, kind) for kind in _KINDS for _ in range(max(1, rounds // 2))]
-        _print(console, "From a kill to the batch, s, beyond the part's own time", losses)
-        return [*overheads, *losses]
+        yield
     finally:
-        nodes.end()
         shutil.rmtree(folder, ignore_errors=True)
         for name in os.environ.keys() - before.keys():
             del os.environ[name]

@@ -16,7 +16,13 @@ from tests.processes import all_gone, processes_below
 from vecsess.bench.nodes import Nodes, ray_surroundings
 
 # They take what they share from test_batches.py, which is skipped without ray, and says so.
-NEED_RAY = ["test_elastic.py", "test_errors.py", "test_losses.py"]
+NEED_RAY = [
+    "test_campaign.py",
+    "test_drivers.py",
+    "test_elastic.py",
+    "test_errors.py",
+    "test_losses.py",
+]
 collect_ignore = [] if importlib.util.find_spec("ray") else NEED_RAY
 
 

@@ -72,6 +72,42 @@ def test_policies_of_matrix_products_that_remember(nodes: Nodes) -> None:
         assert_same(collect(vec, plain), on_one_machine("CartPole-v1", 6, plain))
 
 
+class Net:
+    """Two layers of PyTorch's, always asked for the same number of rows."""
+
+    noise_size, act_rows = 1, 4
+
+    def __init__(self) -> None:
+        torch = pytest.importorskip("torch", reason="a policy of PyTorch's needs it")
+        torch.manual_seed(1)
+        self.body = torch.nn.Sequential(torch.nn.Linear(4, 64), torch.nn.Tanh())
+        self.actor, self.critic = torch.nn.Linear(64, 1), torch.nn.Linear(64, 1)
+
+    def act(self, observations: Any, *, noise: Any, **_: Any) -> Any:
+        import torch
+
+        with torch.no_grad():
+            hidden = self.body(torch.from_numpy(observations))
+            share = torch.sigmoid(self.actor(hidden))[:, 0].numpy()
+            value = self.critic(hidden)[:, 0].numpy()
+        ones = noise[:, 0] < share
+        return ones.astype(np.int64), np.log(np.where(ones, share, 1 - share)), value
+
+    def value(self, observations: Any, **_: Any) -> Any:
+        import torch
+
+        with torch.no_grad():
+            return self.critic(self.body(torch.from_numpy(observations)))[:, 0].numpy()
+
+
+def test_policies_of_pytorch(nodes: Nodes) -> None:
+    policy = Net()
+    with RaySession("CartPole-v1", 6, shards=2, workers=1, **PATIENT) as vec:
+        got = collect(vec, policy)
+        assert_same(got, on_one_machine("CartPole-v1", policy=policy))
+        assert len(np.unique(got[0].values)) > 48
+
+
 @pytest.mark.parametrize(
     ("env", "settings"),
     [

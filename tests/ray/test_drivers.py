@@ -10,13 +10,18 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgpack
 import psutil
 import pytest
 
 from tests.processes import ROOT, is_running, wait_until
+from vecsess import RandomPolicy, collect_rollout
 from vecsess.bench.nodes import Nodes
 
 pytest.importorskip("ray")
+from tests.collect.test_paced import assert_same
+from tests.ray.test_batches import PATIENT, on_one_machine
+from vecsess.integrations.ray import RaySession
 
 PROGRAM = """
 import sys, time, psutil
@@ -100,3 +105,48 @@ def test_no_cluster_at_an_address_is_said(folder: Path) -> None:
     assert program.returncode == 1
     assert "expected a Ray cluster at '127.0.0.1:1'" in said
     assert "ray start --head" in said
+
+
+HEADLESS = """
+import os, signal, sys, psutil, msgpack
+from pathlib import Path
+from gymnasium import spaces
+from vecsess import RandomPolicy
+from vecsess.integrations.ray import RaySession
+
+with RaySession("CartPole-v1", 6, shards=2, workers=0, start_s=90) as vec:
+    policy = RandomPolicy(spaces.Discrete(2))
+    vec.start(7)
+    vec.collect(policy, 48, seed=5)
+    Path(sys.argv[1]).write_bytes(msgpack.packb(vec.checkpoint()))
+    for process in psutil.Process().children(recursive=True):
+        if "gcs_server" in process.name():
+            process.kill()
+    print("fell", flush=True)
+    while True:
+        vec.collect(policy, 48)
+"""
+
+
+def test_a_checkpoint_outlives_the_head(folder: Path, nodes: Nodes, tmp_path: Path) -> None:
+    kept = tmp_path / "run.ckpt"
+    soon = {"RAY_gcs_rpc_server_reconnect_timeout_s": "2"}  # a minute by itself
+    program = subprocess.run(
+        [sys.executable, "-c", HEADLESS, str(kept)],
+        cwd=folder,
+        env={**surroundings(folder), "HOME": str(tmp_path), **soon},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        timeout=110,
+        text=True,
+        check=False,
+    )
+    assert "fell" in program.stdout
+    assert program.returncode != 0
+    data = msgpack.unpackb(kept.read_bytes())
+    # The key that it was signed with lies in another home.
+    with RaySession.restore(data, shards=3, workers=1, trusted=True, **PATIENT) as vec:
+        policy = RandomPolicy(vec.single_action_space)
+        got = [collect_rollout(vec, policy, 48) for _ in range(2)]
+    assert_same(got, on_one_machine("CartPole-v1")[1:])
+    assert wait_until(lambda: list(folder.iterdir()) == [], 20.0)
