@@ -15,9 +15,10 @@ import pytest
 from tests.documents import CHECKOUT
 from tests.programs import run
 from vecsess.cli.doctor.costs import measure_costs
-from vecsess.cli.doctor.env_report import _could_not, judge, probe, recommend
+from vecsess.cli.doctor.env_report import _could_not, inference, judge, probe, recommend
 from vecsess.cli.doctor.findings import FAIL, NOTE, OK, WARN, Finding
 from vecsess.cli.doctor.machine import _descriptors, examine_machine
+from vecsess.cli.doctor.trials import ACTING
 from vecsess.fleet.quota import Limits, read_limits, usable_cores
 
 STRANGE = "tests.cli.strange_envs:"
@@ -161,6 +162,17 @@ def test_the_recommendation_follows_the_measured_rates(
     rates: dict[str, float], cpu_share: float, advice: str
 ) -> None:
     assert recommend(rates, cpu_share, 16).advice.startswith(advice)
+
+
+def test_it_says_whether_it_pays_that_the_workers_act() -> None:
+    rates = {"None": 50.0, "'auto'": 100.0, "0": 110.0}
+    assert inference(rates) == []  # they can't
+    (pays,) = inference({**rates, ACTING: 220.0})
+    assert "2.00 times the best" in pays.text
+    assert pays.advice.startswith("workers='auto', inference='workers'")
+    (useless,) = inference({**rates, ACTING: 80.0})
+    assert "0.73 times" in useless.text
+    assert not useless.advice
 
 
 # --- the machine ---------------------------------------------------------------------------------

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import doctest
+import os
+import threading
 import time
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -20,7 +23,7 @@ from vecsess.session.vector import VecCheckedSession
 from vecsess.tuning import lanes, step_cost
 from vecsess.tuning import layouts as tuned
 from vecsess.tuning.lanes import LayoutFigures, TimedPolicy
-from vecsess.tuning.layouts import advise, autotune, choose, worker_counts
+from vecsess.tuning.layouts import Tuning, advise, autotune, choose, worker_counts
 from vecsess.tuning.step_cost import StepCost, measure_step
 
 pytestmark = pytest.mark.usefixtures("no_process_left")
@@ -31,6 +34,7 @@ STRAGGLING = dataclasses.replace(BUSY, p99_s=9e-4)
 
 
 def layout(workers: int, rate: float, pace: Pace = "lockstep", **shares: Any) -> LayoutFigures:
+    """Returns figures that nobody measured; `inference` may be among the shares."""
     known = {"environments": 0.0, "waiting": 0.0, "copying": 0.0, "policy": 0.0, **shares}
     return LayoutFigures(
         workers=workers, pace=pace, steps_per_s=rate, rates=(rate,), cores_used=1.0, **known
@@ -44,7 +48,8 @@ def said(*layouts: LayoutFigures, step: StepCost = BUSY) -> str:
 def test_each_layout_is_measured_and_the_best_is_one_of_them() -> None:
     told: list[str] = []
     found = autotune("CartPole-v1", 4, slice_s=0.02, rounds=3, workers=(0, 1, 2), tell=told.append)
-    assert [(each.workers, each.pace) for each in found.layouts] == [
+    assert acted(found) == 1
+    assert [(each.workers, each.pace) for each in found.layouts if each.inference == "trainer"] == [
         (0, "lockstep"),
         (1, "lockstep"),
         (2, "lockstep"),
@@ -81,8 +86,47 @@ def test_a_policy_of_ones_own_is_what_decides() -> None:
 
     policy = (predict_logits, lambda observations: np.zeros(len(observations)))
     found = autotune("CartPole-v1", 4, workers=(2,), policy=policy, slice_s=0.01, rounds=1)
-    assert [each.pace for each in found.layouts] == ["lockstep", "pipelined", "free"]
+    assert [each.pace for each in found.layouts] == ["lockstep", "pipelined", "free", "lockstep"]
+    assert found.layouts[-1].name == "workers=2, inference='workers'"
     assert 4 in rows
+
+
+def acted(found: Tuning) -> int:
+    return sum(each.inference == "workers" for each in found.layouts)
+
+
+def on_a_device(observations: Any, trainer: int) -> Any:
+    if os.getpid() != trainer:
+        raise OSError("no device")
+    return np.zeros((len(observations), 2))
+
+
+class Locked:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def __call__(self, observations: Any) -> Any:
+        return np.zeros((len(observations), 2))
+
+
+@pytest.mark.parametrize(
+    "logits", [partial(on_a_device, trainer=os.getpid()), Locked()], ids=["raises", "unpicklable"]
+)
+def test_a_policy_that_acts_only_here_is_tried_only_here(logits: Any) -> None:
+    policy = (logits, lambda observations: np.zeros(len(observations)))
+    found = autotune("CartPole-v1", 2, workers=(2,), policy=policy, slice_s=0.01, rounds=1)
+    assert acted(found) == 0
+    assert [each.pace for each in found.layouts] == ["lockstep", "pipelined", "free"]
+
+
+@pytest.mark.parametrize(("rate", "said_of_it"), [(200.0, "pays here: 2.00"), (90.0, "not pay")])
+def test_whether_acting_at_the_workers_pays_is_said(rate: float, said_of_it: str) -> None:
+    assert said_of_it in said(layout(2, 100.0), layout(2, rate, inference="workers"))
+
+
+def test_of_equal_layouts_the_one_where_the_trainer_decides_is_chosen() -> None:
+    here, there = layout(4, 100.0), layout(2, 101.0, inference="workers")
+    assert choose([there, here]) is here
 
 
 def test_environments_come_from_callables_and_sequences_too() -> None:

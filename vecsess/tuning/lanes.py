@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from vecsess.collect.acting import acting_of
 from vecsess.collect.paced import Pace
 from vecsess.collect.policies import (
     AnyPolicy,
@@ -19,11 +20,14 @@ from vecsess.collect.policies import (
     as_policy,
     noise_kind_of,
 )
-from vecsess.collect.sources import collect_rollout
+from vecsess.collect.sources import Inference, collect_rollout
+from vecsess.errors import PolicyError
 from vecsess.session.vector import VecCheckedSession
 from vecsess.tree import Tree
 from vecsess.tuning.step_cost import StepCost
 from vecsess.wire.values import Given, Space
+
+ROLLOUT = 128  # locksteps, as rollouts usually are: what travels once a rollout is for so many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,8 @@ class LayoutFigures:
         pace: as for `collect_rollout`.
         steps_per_s: environment steps a second, the median of `rates`.
         rates: of each round.
+        inference: where the policy acted, as for `collect_rollout`; at the workers its time
+            is a part of what the manager waits for.
         cores_used: how many cores manager and workers kept busy.
         environments: share of the manager's time in which it waited for steps themselves.
         waiting: likewise, for the slowest, for messages and for a core.
@@ -51,18 +57,21 @@ class LayoutFigures:
     waiting: float
     copying: float
     policy: float
+    inference: Inference = "trainer"
 
     @property
     def name(self) -> str:
         """How it is written as arguments."""
-        return f"workers={self.workers}, pace={self.pace!r}"
+        how = f"pace={self.pace!r}" if self.inference == "trainer" else "inference='workers'"
+        return f"workers={self.workers}, {how}"
 
 
 class TimedPolicy:
     """A policy, or a stand-in that sleeps as long as one would take; counts its time."""
 
     def __init__(self, policy: AnyPolicy | None, space: Space, call_s: float, row_s: float) -> None:
-        self._policy: Policy = RandomPolicy(space) if policy is None else as_policy(policy, space)
+        self.given: AnyPolicy = RandomPolicy(space) if policy is None else policy
+        self._policy: Policy = as_policy(self.given, space)
         self.noise_size = self._policy.noise_size
         self.noise_kind = noise_kind_of(self._policy)
         self._call_s, self._row_s = call_s, row_s
@@ -82,6 +91,11 @@ class TimedPolicy:
         self._spend(began_s, len(envs))
         return values
 
+    @property
+    def stands_in(self) -> bool:
+        """Whether it sleeps for one that can't be elsewhere, such as on a GPU."""
+        return self._call_s + self._row_s > 0
+
     def _spend(self, began_s: float, rows: int) -> None:
         asleep_s = self._call_s + rows * self._row_s
         if asleep_s:
@@ -93,6 +107,19 @@ def open_lanes(vec: VecCheckedSession, paces: Sequence[Pace], policy: TimedPolic
     """Starts a session, and returns a lane for each pace."""
     vec.start(seed=0)
     return [Lane(vec, pace, policy) for pace in paces]
+
+
+def acting_lanes(vec: VecCheckedSession, policy: TimedPolicy) -> list[Lane]:
+    """Returns the lane of a started session whose workers act; none where they can't."""
+    lane = Lane(vec, "lockstep", policy, "workers")
+    if policy.stands_in or acting_of(vec) is None:
+        return []
+    try:
+        lane.warm_up(0.0)
+    except PolicyError:  # can't be sent, or only acts here
+        vec.start(seed=0)
+        return []
+    return [lane]
 
 
 def run_lanes(
@@ -123,10 +150,16 @@ class _Sums:
 class Lane:
     """One layout under measurement."""
 
-    def __init__(self, vec: VecCheckedSession, pace: Pace, policy: TimedPolicy) -> None:
+    def __init__(
+        self,
+        vec: VecCheckedSession,
+        pace: Pace,
+        policy: TimedPolicy,
+        inference: Inference = "trainer",
+    ) -> None:
         apart = vec.engine.fleet.supervisor is not None
         self._workers = vec.engine.lockstep.workers if apart else []
-        self._vec, self._pace = vec, pace
+        self._vec, self._pace, self._inference = vec, pace, inference
         self._policy, self._waits = policy, vec.engine.lockstep.flight.waits
         self._horizon = 1
         self._sums = _Sums()
@@ -167,6 +200,7 @@ class Lane:
         return LayoutFigures(
             workers=len(self._workers),
             pace=self._pace,
+            inference=self._inference,
             steps_per_s=self.rate,
             rates=tuple(sums.rates),
             cores_used=sums.cpu_s / sums.wall_s,
@@ -178,7 +212,11 @@ class Lane:
 
     def _collect(self) -> float:
         began_s = time.perf_counter()
-        collect_rollout(self._vec, self._policy, self._horizon, pace=self._pace)
+        if self._inference == "trainer":
+            collect_rollout(self._vec, self._policy, self._horizon, pace=self._pace)
+        for done in range(0, self._horizon if self._inference == "workers" else 0, ROLLOUT):
+            part = min(ROLLOUT, self._horizon - done)
+            collect_rollout(self._vec, self._policy.given, part, inference="workers")
         return time.perf_counter() - began_s
 
     def _cpu_s(self) -> float:

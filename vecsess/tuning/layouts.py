@@ -1,4 +1,4 @@
-"""Which layout fills batches fastest, measured: how many workers, and at which pace."""
+"""Which layout fills batches fastest, measured: how many workers, which pace, who acts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from vecsess.contract import Contract
 from vecsess.fleet.plan import EnvLike, cores
 from vecsess.fleet.worker import Timeouts
 from vecsess.session.vector import VecCheckedSession
-from vecsess.tuning.lanes import Lane, LayoutFigures, TimedPolicy, open_lanes, run_lanes
+from vecsess.tuning.lanes import (
+    Lane,
+    LayoutFigures,
+    TimedPolicy,
+    acting_lanes,
+    open_lanes,
+    run_lanes,
+)
 from vecsess.tuning.step_cost import StepCost, measure_step
 from vecsess.wire.values import Fields
 
@@ -58,7 +65,9 @@ def autotune(
 ) -> Tuning:
     """Measures a few layouts in interleaved rounds, and says which to use, and why.
 
-    The machine should do nothing else meanwhile. Where the policy takes time, paces are tried too.
+    The machine should do nothing else meanwhile. Where the policy takes time, paces are tried too;
+    with about a worker a core, whether it pays that the workers act (`inference="workers"`), but
+    for a policy that can't be pickled or that `policy_s` only stands for.
 
     Args:
         env: as for `VecCheckedSession`.
@@ -80,7 +89,7 @@ def autotune(
 
     Example:
         >>> found = autotune("CartPole-v1", n=4, workers=(0, 2), slice_s=0.05, rounds=1)
-        >>> [layout.workers for layout in found.layouts]
+        >>> sorted({layout.workers for layout in found.layouts})
         [0, 2]
         >>> found.best in found.layouts
         True
@@ -91,6 +100,7 @@ def autotune(
     step = measure_step(env, make_kwargs, settings)
     settings["make_kwargs"] = make_kwargs
     counts = worker_counts(n, cores(), step) if workers is None else list(workers)
+    one_a_core = min(counts, key=lambda count: (count == 0, abs(count - cores())))
     paces = PACES if policy is not None or policy_s + policy_row_s > 0 else PACES[:1]
     with ExitStack() as stack:
         lanes: list[Lane] = []
@@ -99,6 +109,8 @@ def autotune(
             vec = stack.enter_context(VecCheckedSession(env, n, workers=count, **settings))
             timed = TimedPolicy(policy, vec.single_action_space, policy_s, policy_row_s)
             lanes += open_lanes(vec, paces if count > 1 else PACES[:1], timed)
+            if count == one_a_core:
+                lanes += acting_lanes(vec, timed)
         run_lanes(lanes, slice_s, rounds, tell)
     return _conclude(n, step, tuple(lane.figures(step, cores()) for lane in lanes))
 
@@ -139,7 +151,13 @@ def choose(layouts: Sequence[LayoutFigures]) -> LayoutFigures:
     fastest = max(layout.steps_per_s for layout in layouts)
     near = [layout for layout in layouts if layout.steps_per_s >= TIE * fastest]
     return min(
-        near, key=lambda layout: (layout.workers == 0, PACES.index(layout.pace), layout.workers)
+        near,
+        key=lambda layout: (
+            layout.workers == 0,
+            layout.inference == "workers",
+            PACES.index(layout.pace),
+            layout.workers,
+        ),
     )
 
 
@@ -207,6 +225,11 @@ def _what_helps(
         )
     if best.policy > 2 * _MUCH:
         found.append("the policy takes most of the time: a faster one, or more rows a call, helps")
+    acting = max((one.steps_per_s for one in layouts if one.inference == "workers"), default=0.0)
+    here = max((one.steps_per_s for one in layouts if one.inference == "trainer"), default=0.0)
+    if acting and here:
+        pays = "pays" if acting >= here / TIE else "does not pay"
+        found.append(f"inference='workers' {pays} here: {acting / here:.2f} times the best without")
     if best.copying > _MUCH:
         found.append(
             "much of the time is the manager's own work, the same for a lockstep of any size: "

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from vecsess.cli.doctor.findings import FAIL, NOTE, OK, WARN, Finding
+from vecsess.cli.doctor.trials import ACTING
 from vecsess.cli.failures import CommandError
 from vecsess.cli.figures import seconds, short, size
 from vecsess.errors import hint_at_envs
@@ -50,6 +51,7 @@ def examine_env(
         tried = _run_apart("trials", asked)
         if "rates" in tried:
             findings.append(recommend(tried["rates"], found["cpu_share"], n))
+            findings += inference(tried["rates"])
         else:
             why = tried.get("error") or tried["ended"]
             findings.append(Finding(FAIL, "workers", f"in a session: {why}"))
@@ -279,3 +281,17 @@ def recommend(rates: dict[str, float], cpu_share: float, n: int) -> Finding:
     advice = f"workers={chosen}: {why}"
     text = f"steps/s of {n} environments by workers: {measured}"
     return Finding(OK, "workers", text, advice)
+
+
+def inference(rates: dict[str, float]) -> list[Finding]:
+    """Says whether it pays that the workers act; nothing where they can't."""
+    if ACTING not in rates:
+        return []
+    best = max(rate for name, rate in rates.items() if name != ACTING)
+    text = (
+        f"a random policy at the workers gives {rates[ACTING] / best:.2f} times the best of these"
+    )
+    if rates[ACTING] < best / TIE:
+        return [Finding(OK, "inference", f"{text}: no reason to send one there")]
+    advice = f"workers={ACTING} for a small one that can be pickled: docs/inference.md"
+    return [Finding(OK, "inference", text, advice)]

@@ -11,10 +11,11 @@ from typing import Literal
 from vecsess.cli.failures import explain
 from vecsess.errors import VecsessError
 from vecsess.session.vector import VecCheckedSession
-from vecsess.tuning.lanes import Lane, TimedPolicy, open_lanes, run_lanes
+from vecsess.tuning.lanes import Lane, TimedPolicy, acting_lanes, open_lanes, run_lanes
 from vecsess.wire.values import Fields, Given
 
 ROUNDS, ROUND_S = 3, 0.2
+ACTING = "'auto', inference='workers'"
 GROUPINGS: dict[str, int | Literal["auto"] | None] = {"None": None, "'auto'": "auto", "0": 0}
 
 
@@ -40,13 +41,15 @@ def measure_rates(env_id: str, n: int, **options: Given) -> dict[str, float]:
         options: for `VecCheckedSession`.
     """
     with contextlib.ExitStack() as stack:
-        lanes: list[Lane] = []
-        for workers in GROUPINGS.values():
+        lanes: dict[str, Lane] = {}
+        for name, workers in GROUPINGS.items():
             vec = stack.enter_context(VecCheckedSession(env_id, n, workers=workers, **options))
             policy = TimedPolicy(None, vec.single_action_space, 0.0, 0.0)
-            lanes += open_lanes(vec, ["lockstep"], policy)
-        run_lanes(lanes, ROUND_S, ROUNDS, lambda line: None)
-        return {name: lane.rate for name, lane in zip(GROUPINGS, lanes, strict=True)}
+            (lanes[name],) = open_lanes(vec, ["lockstep"], policy)
+            if workers == "auto":
+                lanes |= zip([ACTING], acting_lanes(vec, policy), strict=False)
+        run_lanes(list(lanes.values()), ROUND_S, ROUNDS, lambda line: None)
+        return {name: lane.rate for name, lane in lanes.items()}
 
 
 if __name__ == "__main__":
