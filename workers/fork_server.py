@@ -43,6 +43,7 @@ from vecsess.workers.process import (
     redirect,
     run_worker,
 )
+from vecsess.workers.sources import note
 
 PACKET_BYTES = 1 << 17
 _REST_S = 0.5  # so long after the last start there is time for a spare worker
@@ -407,6 +408,7 @@ def _prepare(prepare: Prepare) -> None:
         except Exception as error:
             # The worker will import it again and fail with the traceback that its user sees.
             sys.stderr.write(f"vecsess: could not preload {module}: {error!r}\n")
+    note()  # as they were read: workers have these modules in memory, whatever becomes of the files
 
 
 def _kill_group(pid: int) -> None:

@@ -45,6 +45,7 @@ from vecsess.workers.outcomes import account_of, brief
 from vecsess.workers.particulars import plain_metadata, render_mode, spec_json
 from vecsess.workers.process import ask
 from vecsess.workers.replay import replay
+from vecsess.workers.sources import note
 
 
 def serve(channel: Channel, slab_fd: int, broadcast_fd: int) -> None:
@@ -195,7 +196,7 @@ def _build(channel: Channel, start: Start) -> EnvHost | None:
             keep_rng=settings["keep_rng"],
             episodes=episodes_of(settings, start.first_env, start.rows),
         )
-        channel.send(frame(encode(describe_host(host, start.seq))), None)
+        channel.send(frame(encode(describe_host(host, start.seq, note()))), None)
     except BuildError as error:
         failed = Failed(start.seq, error.row, *account_of(error.reason))
     except Exception as error:
@@ -212,7 +213,7 @@ def episodes_of(settings: Fields, first_env: int, rows: int) -> Episodes:
     return Episodes(rows, first_env, seeds, options)
 
 
-def describe_host(host: EnvHost, seq: int) -> Described:
+def describe_host(host: EnvHost, seq: int, sources: list[Given]) -> Described:
     """Returns what the manager must know of these environments before the first reset."""
     spaces: list[Given] = []
     first = host.envs[0]
@@ -225,7 +226,7 @@ def describe_host(host: EnvHost, seq: int) -> Described:
             spaces.append([describe(env.observation_space), describe(env.action_space)])
     generators = [space_generators(first.observation_space), space_generators(first.action_space)]
     about = spec_json(first), plain_metadata(first), render_mode(first)
-    return Described(seq, spaces, *about, generators)
+    return Described(seq, spaces, *about, generators, sources)
 
 
 def _attach(host: EnvHost, attach: Attach, slab_fd: int, settings: Fields) -> Layout:

@@ -51,9 +51,9 @@ def messages() -> list[tuple[Message, list[str]]]:
     values.append([1, "observation", _Packed([1, _Packed("abc")])])
     generators = [[None] * 5, [None]]
     spec = EnvSpec("X-v0", entry_point="m:X").to_json()
-    fields_of: Any = (pairs, spec, {"render_fps": 30}, "rgb_array", generators)
+    fields_of: Any = (pairs, spec, {"render_fps": 30}, "rgb_array", generators, [["/a.py", 1, 2]])
     odd_pair = [describe(others), describe(spaces.Graph(box, spaces.Discrete(2)))]
-    other: Any = ([odd_pair, None, None, None], "", {}, "", [[None] * 6, [None] * 3])
+    other: Any = ([odd_pair, None, None, None], "", {}, "", [[None] * 6, [None] * 3], [])
     return [
         (Done(7, values, []), ["session", "reset"]),
         (Done(7, [], [failure, failure]), ["session", "reset"]),

@@ -255,7 +255,13 @@ DESCRIPTIONS: dict[str, tuple[Any, ...]] = {
 
 
 def described(*pair: Any, spec: str = "", **others: Any) -> Described:
-    fields = {"metadata": {}, "render_mode": "", "generators": [[None], [None]], **others}
+    fields = {
+        "metadata": {},
+        "render_mode": "",
+        "generators": [[None], [None]],
+        "sources": [],
+        **others,
+    }
     return Described(1, [list(pair), None, None, None], spec, **fields)
 
 

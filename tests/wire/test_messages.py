@@ -139,7 +139,7 @@ def test_the_prepared_frames_are_the_messages() -> None:
 
 SPACES = [describe(spaces.Box(0, 1, (3, 2))), describe(spaces.Dict(a=spaces.Discrete(3)))]
 REPLY_EXAMPLES: list[Message] = [
-    Described(1, [SPACES, None, SPACES], "{}", {"render_fps": 30}, "human", [[None], [None]]),
+    Described(1, [SPACES, None, SPACES], "{}", {"render_fps": 30}, "human", [[None], [None]], []),
     Done(2, [[0, "info", pack_value({"a": 1.5})], [2, "warning", pack_value("x")]], []),
     Done(
         3, [], [[1, "raised", "ValueError(Exception)", "text", "trace"], [0, "form", "r", "", ""]]

@@ -128,7 +128,7 @@ class LocalHost:
 
     def describe(self) -> Described:
         """Returns what a worker would have told of itself."""
-        return describe_host(self.host, 0)
+        return describe_host(self.host, 0, [])
 
     def attach(self, layout: Layout) -> Views:
         """Returns the views of a slab that only this process has."""

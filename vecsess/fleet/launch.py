@@ -126,6 +126,8 @@ class Fleet:
             self._introduce(supervisor, worker, deadline)
         described = [self._hear(supervisor, worker, deadline) for worker in workers]
         self._spaces = [pack_value(one.spaces[0]) for one in described]
+        for worker, one in zip(workers, described, strict=True):
+            worker.sources = _sources_of(one)
         self.description = agree(workers, described, self._observation_mode)
         layout = _layout(self.description, workers[0].rows)
         self._slab = Slab(layout, len(workers))
@@ -184,6 +186,7 @@ class Fleet:
             described = self._hear_successor(supervisor, one)
             if pack_value(described.spaces[0]) != self._spaces[one.index]:
                 raise SpaceError("expected the spaces of its predecessor", worker=one.index)
+            _compare_sources(one, _sources_of(described))
             self._map(one)
             self.lockstep.flight.exchange(one, self._attach, self._timeouts.start_s, Done)
             one.dead = False
@@ -307,6 +310,25 @@ class Fleet:
 
 def _close_message(worker: Worker, seq: int) -> Close | None:
     return None if worker.dead else Close(seq)
+
+
+def _sources_of(described: Described) -> dict[str, list[int]]:
+    return {path: state for path, *state in described.sources}
+
+
+def _compare_sources(successor: Worker, now: dict[str, list[int]]) -> None:
+    """Notes and says which file of its code a successor has read in another state."""
+    before, successor.sources = successor.sources, now
+    for path in sorted(before.keys() & now.keys()):
+        if before[path] != now[path]:
+            successor.changed = printable(path)
+            warnings.warn(
+                f"worker {successor.index}: {successor.changed} has changed since its predecessor "
+                "read it: its environments run the new code, and their episodes are not replayed",
+                UserWarning,
+                stacklevel=2,
+            )
+            return
 
 
 def _died(supervisor: Supervisor, worker: Worker) -> WorkerDied:

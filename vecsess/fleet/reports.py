@@ -29,7 +29,7 @@ from vecsess.fleet.worker import Worker
 from vecsess.wire.columns import Schema
 from vecsess.wire.forms import unpack_piped
 from vecsess.wire.leaves import FormError, all_leaves_of, field_name, part_at, told
-from vecsess.wire.messages import Described, Done, Failed, Replayed, Reply
+from vecsess.wire.messages import MAX_SOURCES, Described, Done, Failed, Replayed, Reply
 from vecsess.wire.slab import Views
 from vecsess.wire.spaces import build_space, check_bytes
 from vecsess.wire.values import (
@@ -243,6 +243,13 @@ def check_description(worker: Worker, described: Described) -> None:
     pairs = all(entry is None or (type(entry) is list and len(entry) == 2) for entry in spaces)
     if len(spaces) != worker.rows or spaces[0] is None or not pairs:
         raise ProtocolError("expected the spaces of each environment", worker=worker.index)
+    sources = described.sources
+    if len(sources) > MAX_SOURCES or not all(map(_is_source, sources)):
+        raise ProtocolError("expected files with time and size", worker=worker.index)
+
+
+def _is_source(told: Plain) -> bool:
+    return type(told) is list and [type(part) for part in told] == [str, int, int]
 
 
 def spec_of(text: Plain) -> gymnasium.envs.registration.EnvSpec:

@@ -96,6 +96,8 @@ class Worker:
     dead: bool = False
     building: bool = False  # a successor that was told what to build, and has yet to describe it
     due: float | None = None  # until when
+    sources: dict[str, list[int]] = field(default_factory=dict)  # files it was read from: state
+    changed: str = ""  # one of them that its successor read in another state
     watch: select.poll = field(default_factory=select.poll)  # its replies and its end
     flight: Sender = field(init=False)  # what sent it its last command
     owed: set[tuple[int, int]] = field(default_factory=set)  # given up: generation, number

@@ -80,6 +80,7 @@ class Ladder:
             else:
                 outcomes[env] = self.climb(env, worker, row)
         self._place_actions(worker)
+        worker.changed = ""
         without = {row for row in range(worker.rows) if worker.first_env + row in self.lost}
         worker.flight.resend(worker, without)
 
@@ -88,7 +89,7 @@ class Ladder:
         if env in self.unreplayable:
             return
         journal = self.journal
-        accounts = journal.accounts(env) if seed is None else []
+        accounts = journal.accounts(env) if seed is None and not worker.changed else []
         for attempt, account in enumerate(accounts or [journal.settings(env)]):
             if not self._replay(env, worker, row, account, afresh=attempt > 0):
                 return
@@ -96,7 +97,9 @@ class Ladder:
     def climb(self, env: int, worker: Worker, row: int) -> str:
         """Goes down the ladder for one environment; returns what was done."""
         why = self.journal.unreachable
-        if env in self.unreplayable:
+        if worker.changed:
+            why = f"{worker.changed} has changed since it was read"
+        elif env in self.unreplayable:
             why = "its replays do not reproduce"
         else:
             accounts = self.journal.accounts(env)

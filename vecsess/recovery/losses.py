@@ -142,6 +142,7 @@ class Recovery:
             for row in range(worker.rows if worker in active else 0):
                 env = worker.first_env + row
                 self.ladder.prepare_reset(env, worker, row, seeds.get(env))
+            worker.changed = ""
 
     def complete_reset(self) -> None:
         """Logs the reset: every environment has answered it."""

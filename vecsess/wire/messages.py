@@ -25,6 +25,8 @@ from vecsess.wire.values import (
     unpack_value,
 )
 
+MAX_SOURCES = 512  # files that a worker tells of
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -162,6 +164,7 @@ class Described(Reply):
     metadata: dict[str, Any]
     render_mode: str
     generators: list[Any]  # of the first row's spaces, as in wire/generators.py
+    sources: list[Any]  # [path, when it was changed last, size] of files that it was read from
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,36 @@
+"""Which files the code of this process was read from, as they were then.
+
+A successor may read them anew, and another state of them would be other environments. What the
+fork server has imported its workers have in memory, so they tell what it has noted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from vecsess.wire.messages import MAX_SOURCES
+
+_LIBRARIES = ("/site-packages/", "/dist-packages/", f"{Path(os.__file__).parent}/")
+_OWN = f"{Path(__file__).absolute().parents[1]}/"
+_seen: set[str] = set()  # names of modules that were looked at
+_noted: dict[str, list[int]] = {}  # by path: when it was changed last, in ns, and its size
+
+
+def note() -> list[list[str | int]]:
+    """Notes the files of what has been imported since the last call; returns all noted so far."""
+    for name in sys.modules.keys() - _seen:
+        _seen.add(name)
+        path = getattr(sys.modules[name], "__dict__", {}).get("__file__")  # imports nothing
+        if type(path) is str and len(_noted) < MAX_SOURCES and _is_the_users(path):
+            try:
+                told = Path(path).stat()
+            except OSError:  # such as a module in an archive
+                continue
+            _noted[path] = [told.st_mtime_ns, told.st_size]
+    return [[path, *told] for path, told in _noted.items()]
+
+
+def _is_the_users(path: str) -> bool:
+    return not path.startswith(_OWN) and not any(part in path for part in _LIBRARIES)
