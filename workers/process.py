@@ -9,13 +9,16 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 
 from vecsess.wire.channel import Channel, EndOfStreamError
+from vecsess.wire.values import Given
 from vecsess.workers.child import STACK_SIGNAL
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _LIBC = ctypes.CDLL(None, use_errno=True)
+_GRACE_S = 1.0  # for what environments left to end in order
 _LOG = logging.getLogger("vecsess")
 
 
@@ -55,6 +58,42 @@ def ask(what: str, call: Callable[..., object], *arguments: object) -> None:
         call(*arguments)
     except OSError as error:
         _LOG.debug("done without %s: %s", what, error)
+
+
+def dismiss_group() -> None:
+    """Has what environments left in this worker's group, such as a janitor, end in order.
+
+    What is there after a while is killed with this process. Orphans come to it (`keep_orphans`),
+    so in the end the group is its children.
+    """
+    if os.getpgrp() != os.getpid() or _group_is_empty():
+        return  # where a sandbox refused a group of its own the others are not this worker's
+    until = time.monotonic() + _GRACE_S
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+    _end_tracker()
+    os.killpg(0, signal.SIGTERM)
+    while not _group_is_empty() and (left_s := until - time.monotonic()) > 0:
+        # A thread of the environments may take the signal: so not all of the time at once.
+        signal.sigtimedwait([signal.SIGCHLD], min(left_s, 0.05))
+
+
+def _group_is_empty() -> bool:
+    """Reaps this group's children that have ended; says whether none is left."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(0, os.WNOHANG)[0]:
+            pass
+        return False
+    return True
+
+
+def _end_tracker() -> None:
+    """Lets go of multiprocessing's resource tracker: it ends with its pipe, and by no signal."""
+    module = sys.modules.get("multiprocessing.resource_tracker")
+    tracker: Given = getattr(module, "_resource_tracker", None)
+    if getattr(tracker, "_fd", None) is not None:
+        os.close(tracker._fd)
+        tracker._fd = None
 
 
 def redirect(stderr_fd: int) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
+from functools import partial
+from multiprocessing import shared_memory
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,6 +46,57 @@ class SlowEnv(CountingEnv):
 
     def close(self) -> None:
         sys.stderr.write("closed in order\n")
+
+
+JANITOR = """
+import pathlib, signal, sys, time
+if "deaf" in sys.argv:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+else:
+    tidy = lambda *_: (pathlib.Path(sys.argv[1]).write_text("tidy"), sys.exit())
+    signal.signal(signal.SIGTERM, tidy)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+class JanitorEnv(CountingEnv):
+    """Leaves a process behind that has something to tidy up."""
+
+    def __init__(self, place: str, *more: str) -> None:
+        super().__init__()
+        command = [sys.executable, "-c", JANITOR, place, *more]
+        self.janitor = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert self.janitor.stdout is not None
+        assert self.janitor.stdout.readline() == b"ready\n"
+
+
+class SharedEnv(CountingEnv):
+    """Holds a shared memory that only multiprocessing's own janitor gives back."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.memory = shared_memory.SharedMemory(name, create=True, size=64)
+
+
+class TestJanitors:
+    @pytest.mark.parametrize("start_method", ["fork", "spawn"])
+    def test_they_end_in_order_before_the_group_is_killed(
+        self, start_method: Any, tmp_path: Path
+    ) -> None:
+        places = [tmp_path / str(env) for env in range(N)]
+        makers = [partial(JanitorEnv, str(place)) for place in places]
+        closes_in_time(open_session(makers, N, workers=2, start_method=start_method))
+        assert [place.read_text() for place in places] == ["tidy"] * N
+
+    def test_one_that_does_not_listen_is_killed(self, tmp_path: Path) -> None:
+        makers = [partial(JanitorEnv, str(tmp_path / "deaf"), "deaf")] * N
+        closes_in_time(open_session(makers, N, workers=2))
+
+    def test_what_multiprocessing_shares_is_given_back(self) -> None:
+        name = f"vecsess-test-{os.getpid()}"
+        closes_in_time(open_session([partial(SharedEnv, name)], 1))
+        assert not Path("/dev/shm", name).exists()
 
 
 class TestClose:
