@@ -168,6 +168,7 @@ class Campaign:
         ended_s = time.monotonic()
         timer.join()
         theirs = collect_rollout(self._calm, self._policy, _T)
+        self._own_s = min(self._own_s, *(each.took_s for each in self._vec.health()))
         tally = self._tallies[kind]
         if struck and struck[0] < ended_s:  # what came too late strikes the next one
             tally.losses += 1

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import msgpack
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from vecsess.bench.nodes import Nodes
 from vecsess.errors import StateError
 
 pytest.importorskip("ray")
+import ray
+
 from vecsess.integrations.ray import RaySession
 
 POLICY = RandomPolicy(spaces.Discrete(2))
@@ -88,6 +91,33 @@ def test_a_straggler_is_outrun(nodes: Nodes, tmp_path: Path) -> None:
         assert "Outrun" in [each.incident.kind for each in vec.incidents]
 
 
+def normalized() -> Any:
+    """Its running mean is state that no seed of an episode brings back: all episodes do."""
+    return gymnasium.wrappers.NormalizeObservation(CountingEnv(length=7))
+
+
+def test_environments_that_remember_earlier_episodes_are_brought_back(nodes: Nodes) -> None:
+    with RaySession(normalized, 4, shards=2, workers=1, **PATIENT) as vec:
+        vec.start(7)
+        got = [collect_rollout(vec, POLICY, 300, seed=5)]
+        ray.kill(vec._shards.slots[0].copies[0].actor)
+        got.append(collect_rollout(vec, POLICY, 20))
+        ray.kill(vec._shards.slots[1].copies[0].actor)
+        got.append(collect_rollout(vec, POLICY, 20))
+        vec.reshard(3)
+        got.append(collect_rollout(vec, POLICY, 20))
+        assert {each.incident.kind for each in vec.incidents} == {"ActorDiedError"}
+    with VecCheckedSession(normalized, 4, workers=0) as one:
+        one.start(7)
+        horizons = (300, 20, 20, 20)
+        seeds = (5, None, None, None)
+        alone = [
+            collect_rollout(one, POLICY, horizon, seed=seed)
+            for horizon, seed in zip(horizons, seeds, strict=True)
+        ]
+    assert_same(got, alone)
+
+
 class Unsteady(CountingEnv):
     """Its randomness is its own, so that no replay brings it back."""
 
@@ -101,8 +131,6 @@ def test_environments_that_do_not_reproduce_begin_new_episodes_and_are_named(nod
         vec.start(7)
         collect_rollout(vec, POLICY, 8, seed=5)
         lost = vec._shards.slots[1]
-        import ray
-
         ray.kill(lost.copies[0].actor)
         rollout = collect_rollout(vec, POLICY, 8)
         unrestored = [e.incident for e in vec.incidents if e.incident.kind == "Unrestored"]

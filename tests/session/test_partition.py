@@ -1,4 +1,4 @@
-"""Checkpoints by environment: trimmed, joined, divided; what is brought back goes on the same."""
+"""Checkpoints by environment: joined, divided; what is brought back goes on the same."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from gymnasium import spaces
 from vecsess import RandomPolicy, VecCheckedSession, collect_rollout
 from vecsess.collect.rollout import Rollout
 from vecsess.errors import StateError
+from vecsess.session.checkpoint import state_of
 from vecsess.session.partition import divide_checkpoint, join_checkpoints
 from vecsess.wire.values import pack_value
 
@@ -22,12 +23,19 @@ def session(n: int = 5, first_env: int = 0) -> VecCheckedSession:
     return VecCheckedSession("CartPole-v1", n, workers=0, first_env=first_env)
 
 
-def taken(n: int, first_env: int = 0, *, trim: bool = False) -> dict[str, Any]:
+def taken(n: int, first_env: int = 0, *, since: int | None = None) -> dict[str, Any]:
     """Returns the checkpoint of some environments after their first steps."""
     with session(n, first_env) as vec:
         vec.start(7)
         collect_rollout(vec, POLICY, STEPS, seed=5)
-        return vec.checkpoint(trim=trim)
+        return vec.checkpoint(since=since)
+
+
+def without_first_chunk(data: dict[str, Any]) -> dict[str, Any]:
+    """Returns a checkpoint whose log has forgotten its oldest actions."""
+    state = state_of(data)
+    del state["engine"]["recovery"]["journal"]["chunks"][0]
+    return {**data, "state": pack_value(state)}
 
 
 def goes_on(data: dict[str, Any], **settings: Any) -> Rollout:
@@ -42,25 +50,17 @@ def assert_same(one: Rollout, other: Rollout) -> None:
     assert one.episodes == other.episodes
 
 
-def test_a_trimmed_checkpoint_is_smaller_and_as_good() -> None:
-    whole, trimmed = taken(5), taken(5, trim=True)
-    assert len(pack_value(trimmed)) < 0.6 * len(pack_value(whole))
-    assert_same(goes_on(trimmed), goes_on(whole))
+def test_a_checkpoint_of_what_is_new_says_what_it_leaves_out() -> None:
+    whole, new = (
+        state_of(taken(5, since=since))["engine"]["recovery"]["journal"] for since in (None, 300)
+    )
+    assert [chunk[0] for chunk in whole["chunks"]] == new["held"] == [0, 1]
+    assert [chunk[0] for chunk in new["chunks"]] == [1]
 
 
-def test_an_episode_without_a_state_of_its_own_keeps_the_log_to_its_seed() -> None:
-    with session() as vec:
-        vec.start(7)
-        collect_rollout(vec, POLICY, STEPS, seed=5)
-        vec.engine.recovery._journal._rng[2] = 0  # type: ignore[union-attr]
-        whole, trimmed = vec.checkpoint(), vec.checkpoint(trim=True)
-    assert len(pack_value(trimmed)) > 0.9 * len(pack_value(whole))
-    assert_same(goes_on(trimmed), goes_on(whole))
-
-
-@pytest.mark.parametrize("trim", [False, True])
-def test_joined_parts_are_the_whole(trim: bool) -> None:
-    parts = [taken(3, trim=trim), taken(2, 3, trim=trim)]
+@pytest.mark.parametrize("forget", [list, lambda parts: [parts[0], without_first_chunk(parts[1])]])
+def test_joined_parts_are_the_whole(forget: Any) -> None:
+    parts = forget([taken(3), taken(2, 3)])
     assert_same(goes_on(join_checkpoints(parts)), goes_on(taken(5)))
 
 

@@ -69,24 +69,25 @@ def read_recipe(data: Given, settings: Mapping[str, Any]) -> Fields:
     return {**given, **settings}
 
 
-def pack_session(session: VecCheckedSession, recipe: Fields, *, trim: bool = False) -> Fields:
+def pack_session(session: VecCheckedSession, recipe: Fields, *, since: int | None = None) -> Fields:
     """Returns a session as plain data.
 
     Args:
         session: one that is ready to step.
         recipe: how to make one like it; see `write_recipe`.
-        trim: leave out of the log what the episodes under way can do without. Such a one goes to
-            those who trust each other, and is not signed: that would write a key on each node.
+        since: leave out of the log the locksteps before this one; see `only_since`. Such a one goes
+            to those who trust each other, and is not signed: that would write a key on each node.
     """
     engine = session.engine.dump()
+    recovery = engine["recovery"] if since is None else only_since(engine["recovery"], since)
     state = {
         "noise": [session.noise_seed, session.noise_counter],
         "returns": session.episode_returns,
         "lengths": session.episode_lengths,
-        "engine": {**engine, "recovery": trim_log(engine["recovery"])} if trim else engine,
+        "engine": {**engine, "recovery": recovery},
     }
     data = {"format": FORMAT, "recipe": recipe, "state": pack_value(state)}
-    return data if trim else signed(data)
+    return signed(data) if since is None else data
 
 
 def state_of(data: Fields) -> Fields:
@@ -118,25 +119,17 @@ def unpack_session(session: VecCheckedSession, data: Fields) -> dict[int, str]:
     return failed
 
 
-def trim_log(recovery: Fields) -> Fields:
-    """Returns a log without what came before the episodes that are under way.
+def only_since(recovery: Fields, since: int) -> Fields:
+    """Returns a log without the actions that who has kept the earlier ones has already.
 
-    Where an episode can't be begun from its own RNG state or seed, what leads to it stays.
+    Args:
+        recovery: with the whole log.
+        since: the lockstep up to which that goes.
+
+    Returns:
+        One whose journal has `held`, too: which chunks the whole log has.
     """
-    progress, journal = recovery["progress"], recovery["journal"]
-    events, starts = [], []
-    for env, begun in enumerate(progress["begun"]):
-        told = journal["events"][env]
-        at, first = begun, 0
-        resets = [index for index, event in enumerate(told) if event[1] == "reset"]
-        seed = told[resets[-1]][2][0] if resets else None
-        if journal["rng"][env, 0] or (not progress["episodes"][env] and seed is not None):
-            first = resets[-1] if resets else 0
-        elif resets:
-            at = told[resets[0]][0]
-        kept = [event for event in told[:first] if event[1] == "set"]
-        events.append([*kept, *told[first:]])
-        starts.append(at)
-    oldest = min(starts) // CHUNK_STEPS
-    chunks = [chunk for chunk in journal["chunks"] if chunk[0] >= oldest]
-    return {**recovery, "journal": {**journal, "events": events, "chunks": chunks}}
+    journal = recovery["journal"]
+    chunks = [chunk for chunk in journal["chunks"] if chunk[0] >= since // CHUNK_STEPS]
+    held = [chunk[0] for chunk in journal["chunks"]]
+    return {**recovery, "journal": {**journal, "chunks": chunks, "held": held}}

@@ -274,22 +274,21 @@ class VecCheckedSession(GymVector, VectorEnv[Any, Any, Any]):  # skrl looks at t
 
     # --- checkpoints -----------------------------------------------------------------------------
 
-    def checkpoint(self, *, trim: bool = False) -> Fields:
+    def checkpoint(self, *, since: int | None = None) -> Fields:
         """Returns the session as plain data, which msgpack can pack: see `restore`.
 
         It holds the log of resets, actions and checksums, not the environments' memory, so it is
         small, and good on another day, in another process, with other `workers`.
 
         Args:
-            trim: leave out what the episodes under way can do without. An environment whose
-                randomness is not all in `np_random` may need just that to be brought back.
-                Such a one is not signed: `restore(..., trusted=True)`.
+            since: only what is new since that lockstep, for who puts logs together: no session can
+                be restored from such a one, and it is not signed.
 
         Raises:
             StateError: not between two steps, or without a log (`on_crash` is not "replay").
         """
         with self._gate.during("checkpoint"):
-            return pack_session(self, self._recipe, trim=trim)
+            return pack_session(self, self._recipe, since=since)
 
     @classmethod
     def restore(

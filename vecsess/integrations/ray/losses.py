@@ -6,6 +6,7 @@ come to, and that is the driver's, in the checkpoint that came with each answer.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pickle
 import time
@@ -68,6 +69,7 @@ class Shards:
         self.incidents: list[ShardIncident] = []
         self.spaces: tuple[Any, Any] | None = None
         self.begun: set[int] = set()
+        self._silent: dict[str, float] = {}  # nodes where a copy fell silent, and when
 
     # --- one call --------------------------------------------------------------------------------
 
@@ -167,14 +169,15 @@ class Shards:
 
     def _greet(self, slot: Slot, copy: Copy) -> None:
         """Takes what a copy said when it opened its session."""
-        if copy.heard_s is not None:
+        if copy.greeted:
             return
         told = ray.get(copy.opened, timeout=self._limits.answer_s)
         _raise(told)
         if told["unrestored"] and copy.racing:
             raise _UnlikeError("its environments do not reproduce")
-        copy.node, copy.heard_s = told["node"], time.monotonic()
-        copy.door = door_of(copy.node)
+        copy.greeted, copy.heard_s = True, time.monotonic()
+        if copy.node != told["node"] or copy.door is None:
+            copy.node, copy.door = told["node"], door_of(told["node"])
         self.spaces = self.spaces or told["spaces"]
         if told["unrestored"]:
             begun = {env + slot.first: why for env, why in told["unrestored"].items()}
@@ -203,6 +206,8 @@ class Shards:
         actor = self._remote.options(scheduling_strategy=strategy, **self._options).remote()
         opened = actor.open.remote(slot.index, (slot.first, slot.n), self._pack(slot), self._path)
         copy = Copy(actor, opened, time.monotonic(), racing)
+        if not isinstance(strategy, str):
+            copy.node, copy.door = strategy.node_id, door_of(strategy.node_id)
         slot.copies.append(copy)
         slot.generation += 1
         return copy
@@ -218,6 +223,8 @@ class Shards:
         """Gives a copy up; where it was the only one, a successor gets the call."""
         began = time.monotonic()
         suspect(copy.node)
+        if isinstance(error, TimeoutError):
+            self._silent[copy.node] = began
         ray.kill(copy.actor)  # it may only be out of reach, and must not go on
         slot.copies.remove(copy)
         incident = Incident(str(error), type(error).__name__, -1, slot.generation, None)
@@ -251,14 +258,9 @@ class Shards:
         """Gives up who is gone or silent; has raced who takes longer than `usual_s`."""
         now = time.monotonic()
         for copy in list(slot.copies):
-            if copy.door in gone:
-                self._lose(slot, copy, ConnectionRefusedError("its raylet is gone"), submit)
-                return
-            if copy.heard_s is None and not self._is_open(slot, copy, now):
-                continue
-            silent_s = now - self._heard(copy, now)
-            if self._limits.answer_s is not None and silent_s > self._limits.answer_s:
-                self._lose(slot, copy, TimeoutError(f"silent for {silent_s:.1f} s"), submit)
+            error = self._loss_of(slot, copy, now, gone)
+            if error is not None:
+                self._lose(slot, copy, error, submit)
                 return
         copy, race = slot.copies[0], self._limits.race
         if usual_s is None or race is None or slot.raced or slot.fails or len(slot.copies) > 1:
@@ -268,23 +270,35 @@ class Shards:
             suspect(copy.node)
             self._send(self._add(slot, racing=True), slot, submit)
 
-    def _is_open(self, slot: Slot, copy: Copy, now: float) -> bool:
-        """Whether a copy has opened its session; raises where that takes too long."""
+    def _loss_of(self, slot: Slot, copy: Copy, now: float, gone: set[Door]) -> Exception | None:
+        """Returns why a copy is to be given up, None where it is not."""
+        if copy.door in gone:
+            return ConnectionRefusedError("its raylet is gone")
+        if not copy.greeted:
+            self._look_at_opening(slot, copy, now)
+        heard_s = self._heard(copy, now)
+        if heard_s is None:
+            # Its node may be one that stands still, where it will never begin.
+            stands = self._silent.get(copy.node, -1.0) >= copy.made_s
+            return TimeoutError("another shard on its node fell silent") if stands else None
+        silent_s, answer_s = now - heard_s, self._limits.answer_s
+        if answer_s is not None and silent_s > answer_s:
+            return TimeoutError(f"silent for {silent_s:.1f} s")
+        return None
+
+    def _look_at_opening(self, slot: Slot, copy: Copy, now: float) -> None:
+        """Greets a copy that has opened its session; raises where that takes too long."""
         if ray.wait([copy.opened], timeout=0)[0]:
-            try:
+            with contextlib.suppress(RayError):  # its call says so too, and is looked at there
                 self._greet(slot, copy)
-            except RayError:  # its call says so too, and is looked at there
-                return False
-            return True
-        if now - copy.made_s > self._limits.start_s and not copy.racing:
+        elif now - copy.made_s > self._limits.start_s and not copy.racing:
             raise SpawnError(
                 f"shard {slot.index} did not start within start_s={self._limits.start_s:g}: "
                 + explain_room(self._options["num_cpus"], len(self.slots))
             )
-        return False
 
-    def _heard(self, copy: Copy, now: float) -> float:
-        """Returns when a copy was last heard of; asks it for a sign of life."""
+    def _heard(self, copy: Copy, now: float) -> float | None:
+        """Returns when a copy was last heard of, None before; asks it for a sign of life."""
         if copy.ping is None:
             copy.ping = copy.actor.ping.options(concurrency_group="health").remote()
         elif ray.wait([copy.ping], timeout=0)[0]:
@@ -294,7 +308,7 @@ class Shards:
             except RayError as error:  # its call says so too, or its silence will
                 _LOG.debug("a ping of %s: %s", copy.node, error)
             copy.ping = None
-        return now if copy.heard_s is None else copy.heard_s
+        return copy.heard_s
 
 
 class _UnlikeError(RayError):

@@ -18,6 +18,7 @@ from vecsess.collect.rollout import Rollout
 from vecsess.contract import Transition
 from vecsess.errors import ClosedError, StateError
 from vecsess.fleet.plan import EnvLike, group
+from vecsess.integrations.ray.log import Log
 from vecsess.integrations.ray.losses import Shards
 from vecsess.integrations.ray.parts import Assembly, Collecting
 from vecsess.integrations.ray.placement import Cluster
@@ -120,7 +121,7 @@ class RaySession:
         self._require_open()
         self._last = None
         for slot in self._shards.slots:
-            slot.kept = None
+            slot.log = None
 
         def submit(slot: Slot, actor: Given) -> Given:
             own = seed if seed is None or np.ndim(seed) == 0 else list(seed)[slot.envs]  # type: ignore[arg-type]
@@ -234,7 +235,7 @@ class RaySession:
         Raises:
             StateError: before the first start.
         """
-        parts = [slot.kept for slot in self._shards.slots if slot.kept is not None]
+        parts = [slot.log.whole() for slot in self._shards.slots if slot.log is not None]
         if self._last is None or len(parts) < len(self._shards.slots):
             raise StateError("`checkpoint`: expected start() first: there is nothing to keep yet")
         # The shards are this user's own, whatever the keys on their machines.
@@ -330,7 +331,7 @@ class RaySession:
         """Makes shards, from a checkpoint where there is one."""
         parts = [None] * len(groups) if kept is None else divide_checkpoint(kept, groups)
         slots = [
-            Slot(index, first, count, part)
+            Slot(index, first, count, None if part is None else Log(part))
             for index, ((first, count), part) in enumerate(zip(groups, parts, strict=True))
         ]
         make = partial(pack_shard, self._env, self._settings)
@@ -364,7 +365,7 @@ class RaySession:
 
         self._shards.call(submit, taken, race=race)
         for slot in self._shards.slots:
-            slot.kept = kept[slot.index]
+            slot.keep(kept[slot.index])
         self._last = tree.concatenate([seen[index] for index in sorted(seen)])
 
 

@@ -20,7 +20,6 @@ import ray
 
 from vecsess._version import __version__
 from vecsess.collect.packing import unpack
-from vecsess.collect.rollout import Rollout
 from vecsess.collect.sources import collect_rollout
 from vecsess.errors import SpawnError, VecsessError
 from vecsess.integrations.ray.pieces import cut
@@ -57,8 +56,8 @@ class Shard:
         self._vec: VecCheckedSession | None = None
         self._index, self._first_env = 0, 0
         self._told = 0  # how many of the session's incidents the driver knows
+        self._since = 0  # up to which lockstep it knows the log
         self._unopened: Answer | None = None
-        self._out: Rollout | None = None  # filled again: fresh pages cost as much as a copy
 
     # --- what the driver asks --------------------------------------------------------------------
 
@@ -132,6 +131,7 @@ class Shard:
             self._vec = VecCheckedSession(env, n, **settings)
         else:
             self._vec = VecCheckedSession.restore(kept, env, trusted=True, **settings)
+            self._since = self._vec.engine.progress.t
         vec = self._vec
         return {
             "spaces": (vec.single_observation_space, vec.single_action_space),
@@ -149,7 +149,7 @@ class Shard:
         if state is not None:
             actor.set_state(envs, state)
         began = time.perf_counter()
-        out = self._out = collect_rollout(self.vec, actor, out=self._out, **arguments)
+        out = collect_rollout(self.vec, actor, **arguments)
         return {
             "took_s": time.perf_counter() - began,
             **{name: getattr(out, name) for name in ARRAYS},
@@ -165,7 +165,8 @@ class Shard:
         """Returns what brings this shard back elsewhere, and what went wrong in it lately."""
         incidents = self.vec.incidents[self._told :]
         self._told += len(incidents)
-        return {"kept": self.vec.checkpoint(trim=True), "incidents": incidents}
+        since, self._since = self._since, self.vec.engine.progress.t
+        return {"kept": self.vec.checkpoint(since=since), "incidents": incidents}
 
     def _answer(self, call: Callable[[], Answer]) -> Answer:
         if self._unopened is not None:

@@ -12,6 +12,7 @@ from vecsess.errors import SpawnError
 from vecsess.fleet.health import WorkerHealth
 from vecsess.fleet.plan import registrations
 from vecsess.integrations.ray.doors import Door
+from vecsess.integrations.ray.log import Log
 from vecsess.integrations.ray.placement import address_of
 from vecsess.integrations.ray.shard import versions
 from vecsess.recovery.policy import Incident
@@ -32,9 +33,10 @@ class Copy:
         racing: whether it is a second copy.
         refs: what the call under way will answer, in pieces; see `cut`.
         since_s: when that began.
-        heard_s: when it last gave a sign of life; None before it has opened its session.
+        greeted: whether it has opened its session, and said so.
+        heard_s: when it last gave a sign of life; None before the first.
         ping: one that was not answered yet.
-        node: where it lives, "" while that is not known.
+        node: where it lives, or is to; "" while that is not known.
         door: where that node's raylet listens, None where nobody here can tell.
     """
 
@@ -44,6 +46,7 @@ class Copy:
     racing: bool = False
     refs: list[Given] = field(default_factory=list)
     since_s: float = 0.0
+    greeted: bool = False
     heard_s: float | None = None
     ping: Given = None
     node: str = ""
@@ -58,7 +61,7 @@ class Slot:
         index: of the shard.
         first: of its environments.
         n: how many there are.
-        kept: what brings it back to where the last complete call left it; None for a new one.
+        log: what brings it back to where the last complete call left it; None for a new one.
         copies: who works for it: none, one, or two that race.
         fails: losses in a row, without an answer in between.
         generation: how many actors there were before.
@@ -70,13 +73,20 @@ class Slot:
     index: int
     first: int
     n: int
-    kept: Fields | None = None
+    log: Log | None = None
     copies: list[Copy] = field(default_factory=list)
     fails: int = 0
     generation: int = -1
     raced: bool = False
     took_s: float = 0.0
     pieces: int = 1
+
+    def keep(self, kept: Fields) -> None:
+        """Takes what is new of what brings it back."""
+        if self.log is None:
+            self.log = Log.begun(kept)
+        else:
+            self.log.add(kept)
 
     @property
     def envs(self) -> slice:
@@ -145,7 +155,7 @@ def pack_shard(env: Given, settings: Fields, slot: Slot) -> bytes:
     """
     own = env[slot.envs] if isinstance(env, Sequence) and not isinstance(env, str) else env
     try:
-        made = dumps((registrations(), own, settings, slot.kept))
+        made = dumps((registrations(), own, settings, slot.log and slot.log.whole()))
         packed: bytes = dumps((versions(), made))
     except Exception as error:  # whatever a __reduce__ raises
         raise SpawnError(
