@@ -71,6 +71,22 @@ class SmallPolicy:
         return flat[:, : self._inputs].astype(np.float32)
 
 
+class WeightyPolicy(SmallPolicy):
+    """The same with weights beside its own, which travel with each rollout.
+
+    Args:
+        observation_space: of one environment.
+        action_space: likewise.
+        extra_bytes: how many.
+    """
+
+    def __init__(
+        self, observation_space: gym.Space[Any], action_space: gym.Space[Any], extra_bytes: int
+    ) -> None:
+        super().__init__(observation_space, action_space)
+        self._extra = np.zeros(extra_bytes, np.uint8)
+
+
 def _layers(rng: np.random.Generator, sizes: Sequence[int]) -> list[NDArray[np.float32]]:
     pairs = itertools.pairwise(sizes)
     return [rng.standard_normal(pair).astype(np.float32) / pair[0] ** 0.5 for pair in pairs]
@@ -143,6 +159,7 @@ class CollectAdapter(RolloutAdapter):
         workers: as for `VecCheckedSession`.
         policy: made of the two spaces.
         affinity: as for `VecCheckedSession`.
+        each: whether each worker has `n` environments, instead of all together.
         how: further arguments of `collect_rollout`, such as `inference="workers"`.
     """
 
@@ -154,10 +171,12 @@ class CollectAdapter(RolloutAdapter):
         workers: int | Literal["auto"] | None,
         policy: Callable[..., Any] = SmallPolicy,
         affinity: Literal["spread"] | None = None,
+        each: bool = False,
         **how: Any,
     ) -> None:
         from vecsess import VecCheckedSession
 
+        n = n * workers if each and isinstance(workers, int) else n
         self._vec = VecCheckedSession(case.env, n, workers=workers, affinity=affinity)
         spaces = (self._vec.single_observation_space, self._vec.single_action_space)
         self._policy = policy(*spaces)

@@ -12,6 +12,7 @@ from vecsess.bench.cases import Case
 from vecsess.bench.collecting import (
     CollectAdapter,
     UsualLoop,
+    WeightyPolicy,
 )
 from vecsess.bench.contenders import (
     Adapter,
@@ -112,7 +113,21 @@ UNCHECKED = ours(
 )
 CHECKS = (CHECKED, UNCHECKED)
 
-EXTRA = (*FREE, *OVERLAPS["rows"], *OVERLAPS["call"], *SLOW, MANAGER, WORKER)
+# How inference at the workers grows: with their number, and with the policy's weights.
+GROWTH = tuple(
+    ours(f"growth-{w}", f"{w} workers, each with N", _acting(workers=w, each=True))
+    for w in (1, 2, 4, 8, 16)
+)
+WEIGHTS = tuple(
+    ours(
+        f"weights-{name}",
+        f"{name} of weights",
+        _acting(workers="auto", policy=partial(WeightyPolicy, extra_bytes=size)),
+    )
+    for name, size in {"0B": 0, "10kB": 10_000, "6.7MB": 6_700_000, "50MB": 50_000_000}.items()
+)
+
+EXTRA = (*GROWTH, *WEIGHTS, *FREE, *OVERLAPS["rows"], *OVERLAPS["call"], *SLOW, MANAGER, WORKER)
 
 _BARE = (BARE, BARE_LOOPS, BARE_ACTING)
 EVERYTHING = {

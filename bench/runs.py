@@ -31,6 +31,10 @@ RUNS: dict[str, tuple[str, ...]] = {
     "collect-cartpole": _collect("cartpole", "16,64", f"{_ROLLOUT},usual-envpool"),
     "collect-halfcheetah": _collect("halfcheetah", "16", _ROLLOUT),
     "collect-pong": _collect("pong", "16", "bare,bare-acting,usual-loop,collect-auto,acting-auto"),
+    "acting-workers": _collect("cartpole", "8", "growth-1,growth-2,growth-4,growth-8,growth-16"),
+    "acting-weights": _collect(
+        "cartpole", "16", "weights-0B,weights-10kB,weights-6.7MB,weights-50MB"
+    ),
     "free": ("free", "-n", "16", "--seconds", "1.5", *_SHORT),
     "pipelined": ("pipelined", "-n", "16", *_SHORT),
     "slow": ("slow", "-n", "16", *_SHORT),
