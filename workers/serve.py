@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from vecsess.wire.channel import VALUE_BYTES, Channel, EndOfStreamError, Patience, frame
+from vecsess.wire.channel import COMMAND_BYTES, Channel, EndOfStreamError, Patience, frame
 from vecsess.wire.generators import space_generators
 from vecsess.wire.messages import (
     COMMANDS,
@@ -83,7 +83,7 @@ def _loop(channel: Channel, host: EnvHost, acting: Acting, patience: Patience) -
     while True:
         if patience.spin_ns:
             patience.spin(expected, seq)  # the manager writes to the pipe first, then the hint
-        payload = channel.receive(None, VALUE_BYTES)
+        payload = channel.receive(None, COMMAND_BYTES)
         began = patience.over() if patience.spin_ns else perf_counter_ns()
         numbers = step_numbers(payload)
         if numbers is None:
@@ -174,7 +174,7 @@ def report(host: EnvHost, seq: int, values: Values, failures: Failures) -> bytes
 
 
 def _next(channel: Channel) -> Command:
-    return decode(channel.receive(None, VALUE_BYTES), COMMANDS)
+    return decode(channel.receive(None, COMMAND_BYTES), COMMANDS)
 
 
 def _build(channel: Channel, start: Start) -> EnvHost | None:

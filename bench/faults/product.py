@@ -124,8 +124,7 @@ def expected(cell: Cell, tables: Tables) -> str:
         outcome = tables[cell.fault]["raise"]
     if cell.workers == 0:
         outcome = outcome.removesuffix(", restarted")
-    asked = cell.mode == "disabled" and outcome == "truncated"
-    if cell.span != "once" and not asked:
+    if cell.span != "once":
         outcome = tables.get(outcome, {}).get(_LASTING[cell.span], outcome)
     if outcome == "limit":
         return "quarantined" if cell.on_limit == "quarantine" else "RestartLimitExceeded"

@@ -396,3 +396,39 @@ def test_what_one_environment_may_send_each_may_whatever_the_grouping(
         vec.reset(seed=0)
         assert [len(told) for told in vec.call("tell")] == [600_000] * 4
         assert not vec.incidents
+
+
+class WideEnv(BreakingEnv):
+    """Takes actions of 800 kB, and adds them up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space = spaces.Box(-1, 1, (100_000,), np.float64)
+
+    def step(self, action: Any) -> Any:
+        return super().step(float(action[-1]))
+
+
+def test_a_replay_may_take_more_than_a_reply_may() -> None:
+    actions = np.zeros((1, 100_000))
+    with open_session([WideEnv], 1, workers=1) as vec:
+        vec.reset(seed=0)
+        for step in range(90):
+            actions[0, -1] = step / 100
+            vec.step(actions)
+        kill(vec, 0)
+        assert "invalid" not in vec.step(actions)[4]
+        assert vec.incidents[0].outcomes == {0: "replayed episode"}
+
+
+def test_a_replay_that_no_frame_holds_is_named_and_kills_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with open_session([WideEnv], 1, workers=1) as vec:
+        vec.reset(seed=0)
+        vec.step(np.zeros((1, 100_000)))
+        monkeypatch.setattr("vecsess.wire.channel.COMMAND_BYTES", 500_000)
+        kill(vec, 0)
+        assert vec.step(np.zeros((1, 100_000)))[4]["invalid"].tolist() == [True]
+        (incident,) = vec.incidents
+        assert "lower RestartPolicy(log_bytes=...)" in incident.outcomes[0]

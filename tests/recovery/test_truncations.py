@@ -12,7 +12,8 @@ from tests.sessions import zeros
 from vecsess import VecCheckedSession, WorkerDied, collect_rollout
 from vecsess.bench.faults.faulty import BreakingEnv
 from vecsess.collect.policies import RandomPolicy
-from vecsess.errors import ContractViolation, EnvError
+from vecsess.errors import ContractViolation, EnvError, RestartLimitExceeded
+from vecsess.recovery.policy import RestartPolicy
 
 GROUPINGS = [pytest.param(None, id="a worker each"), pytest.param(2, id="2 workers")]
 pytestmark = pytest.mark.usefixtures("no_process_left")
@@ -193,3 +194,71 @@ def test_an_invalid_row_counts_for_nothing_and_cuts_the_trace() -> None:
     ]
     assert sum(size for size, _ in sizes) <= 10 * N - 1
     assert all(valid for _, valid in sizes)
+
+
+# --- what is cut off between two steps -----------------------------------------------------------
+
+
+def lose_in_a_call(vec: VecCheckedSession) -> list[int]:
+    vec.call("has_wrapper_attr", "x")
+    return [0, 1]
+
+
+def lose_in_a_masked_reset(vec: VecCheckedSession) -> list[int]:
+    vec.reset(options={"reset_mask": np.arange(4) == 0})
+    return [1]
+
+
+@pytest.mark.parametrize("mode", ["same_step", "next_step", "disabled"])
+@pytest.mark.parametrize("verb", [lose_in_a_call, lose_in_a_masked_reset])
+def test_what_is_cut_off_between_two_steps_the_next_row_tells(verb: Any, mode: Any) -> None:
+    makers = [BreakingEnv] * 4
+    with open_session(makers, 4, workers=2, on_crash="truncate", autoreset_mode=mode) as vec:
+        vec.reset(seed=0)
+        before = [vec.step(zeros(4))[0] for _ in range(3)][-1]
+        kill(vec, env=0)
+        cut = verb(vec)
+        _, rewards, _, truncated, infos = vec.step(zeros(4))
+        assert np.flatnonzero(infos["invalid"]).tolist() == cut
+        assert np.flatnonzero(truncated).tolist() == cut
+        assert not rewards[cut].any()
+        if mode == "same_step":
+            finals = np.stack(infos["final_obs"][cut])
+            np.testing.assert_array_equal(finals, before[cut])
+        if mode == "disabled":
+            vec.reset(options={"reset_mask": truncated})
+        _, rewards, _, truncated, infos = vec.step(zeros(4))
+        assert "invalid" not in infos
+        assert not truncated.any()
+        assert rewards.all()
+
+
+@pytest.mark.parametrize("how", [{}, {"pace": "free"}, {"inference": "workers"}])
+def test_a_rollout_s_first_row_tells_what_was_cut_off_before(how: Any) -> None:
+    with VecCheckedSession([BreakingEnv] * 4, workers=2) as vec:
+        policy = RandomPolicy(vec.single_action_space)
+        policy.act = lambda observations, **_: (  # type: ignore[method-assign]
+            np.zeros(len(observations), np.int64),
+            np.zeros(len(observations)),
+            np.zeros(len(observations)),
+        )
+        policy.value = lambda observations, **_: np.zeros(len(observations))  # type: ignore[method-assign,assignment]
+        vec.reset(seed=0)
+        vec.call("has_wrapper_attr", "x")  # not pure, so what follows can't be replayed
+        kill(vec, env=0)
+        vec.call("has_wrapper_attr", "x")
+        valid = collect_rollout(vec, policy, 4, **how).valid
+        assert valid.tolist() == [[False, False, True, True], *[[True] * 4] * 3]
+
+
+def test_a_masked_reset_does_not_begin_the_count_of_failures_anew() -> None:
+    how: Any = {"workers": 2, "on_error": "truncate", "autoreset_mode": "disabled"}
+    limits = RestartPolicy(max_restarts=5)
+    with open_session(breaking("raises ValueError"), restart_policy=limits, **how) as vec:
+        vec.reset(seed=0)
+        actions = cue()
+        for _ in range(5):
+            truncated = vec.step(actions)[3]
+            vec.reset(options={"reset_mask": truncated})
+        with pytest.raises(RestartLimitExceeded, match="without a step in between"):
+            vec.step(actions)

@@ -256,11 +256,13 @@ class Flight:
 
         Raises:
             WorkerError: it died, was too slow, or answered what it should not.
+            FrameError: the message is longer than any can be; nothing was sent.
         """
         seq = _SIDE + next(self._numbers)
+        data = frame(encode(make(seq)))
         until = None if limit_s is None else time.monotonic() + limit_s
         try:
-            worker.channel.send(frame(encode(make(seq))), until)
+            worker.channel.send(data, until)
             self._views.command[worker.index] = seq
             while (payload := worker.channel.receive_ready(VALUE_BYTES)) is None:
                 if self._supervisor is not None:

@@ -20,7 +20,7 @@ from vecsess.recovery.policy import RestartPolicy
 from vecsess.recovery.progress import Progress
 from vecsess.recovery.reproducer import write_reproducer
 from vecsess.wire.messages import OVER_BUDGET, Done, Replay, Replayed, Reset, Step, StepWith
-from vecsess.wire.values import Plain
+from vecsess.wire.values import FrameError, Plain
 
 
 class Ladder:
@@ -123,12 +123,15 @@ class Ladder:
         """Replays one environment; returns why that failed, "" where it did not."""
         script = [["make"], *account.script] if afresh else account.script
         budget_s = self._policy.replay_budget_s
-        reply = self._lockstep.flight.exchange(
-            worker,
-            lambda seq: Replay(seq, row, script, int(budget_s * 1000)),
-            self._replay_s(script, budget_s),
-            Replayed,
-        )
+        try:
+            reply = self._lockstep.flight.exchange(
+                worker,
+                lambda seq: Replay(seq, row, script, int(budget_s * 1000)),
+                self._replay_s(script, budget_s),
+                Replayed,
+            )
+        except FrameError as error:
+            return f"its log is too long to be sent: {error}; lower RestartPolicy(log_bytes=...)"
         if reply.failures:
             _, kind, name, message, _ = reply.failures[0]
             if kind == OVER_BUDGET:

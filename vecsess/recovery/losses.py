@@ -11,7 +11,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -87,6 +87,8 @@ class Recovery:
         self.ladder = Ladder(fleet, self._journal, progress, self._policy)
         # The environments whose row of the lockstep under way is invalid, and why.
         self.lost = self.ladder.lost
+        self._marked: set[int] = set()  # those of them that a row has told of
+        self._anew = True  # whether the reset under way is one of all
         self._reset: tuple[list[int], list[int | None], bytes] = ([], [], b"")
         self.incidents: list[Incident] = []
         self.quarantined: dict[int, str] = {}
@@ -100,7 +102,13 @@ class Recovery:
     # --- what the session does -------------------------------------------------------------------
 
     def begin_reset(
-        self, envs: list[int], seeds: list[int | None], options: bytes, *, continued: bool
+        self,
+        envs: list[int],
+        seeds: list[int | None],
+        options: bytes,
+        *,
+        continued: bool,
+        masked: bool = False,
     ) -> None:
         """Notes a reset that is about to be sent; revives dead workers.
 
@@ -109,12 +117,14 @@ class Recovery:
             seeds: one for each of them.
             options: a pickle, empty for none.
             continued: the last call was completed, so the log before it still holds.
+            masked: it is one of some, as steps with "disabled" need: failures are counted on.
         """
-        self._reset = (envs, seeds, options)
+        self._reset, self._anew = (envs, seeds, options), not (masked and continued)
         first = next((seed for seed in seeds if seed is not None), None)
         if first is not None:
             self.ladder.root_seed = abs(first)
-        self.lost.clear()
+        self._marked.update(envs if continued else self.lost)
+        self._forget_marked()
         self._drop_repair()
         if not continued:
             self._journal.break_off()
@@ -146,17 +156,33 @@ class Recovery:
 
     def complete_reset(self) -> None:
         """Logs the reset: every environment has answered it."""
-        self._failures.clear()
+        if self._anew:
+            self._failures.clear()
         self._progress.reset(self._reset[0])
         self._journal.reset(*self._reset)
 
     def begin_step(self, actions: list[Plain]) -> None:
         """Logs the actions of a lockstep that is about to be sent."""
-        if self.lost:
-            self.lost.clear()
+        if self._marked:
+            self._forget_marked()
         if self.quarantined:
             self.lost.update(self.quarantined)
         self._journal.note(actions)
+
+    def mark(self, envs: Iterable[int]) -> None:
+        """Notes that the rows of lost environments tell of it."""
+        self._marked.update(envs)
+
+    @property
+    def unmarked(self) -> set[int]:
+        """Those that were cut off between two steps: the next row tells of it."""
+        return self.lost.keys() - self._marked - self.quarantined.keys()
+
+    def _forget_marked(self, envs: Iterable[int] | None = None) -> None:
+        told = self._marked.copy() if envs is None else self._marked.intersection(envs)
+        for env in told:
+            self.lost.pop(env, None)
+        self._marked -= told
 
     def complete_step(self, ended: Plain) -> None:
         """Logs what came of the lockstep; `ended [K]` are the environments whose episode did."""
@@ -166,10 +192,9 @@ class Recovery:
 
     def begin_part(self, part: Lockstep, actions: list[Plain]) -> None:
         """Does what `begin_step` does, for workers that go at their own pace."""
-        for env in range(part.rows.envs.start, part.rows.envs.stop):
-            self.lost.pop(env, None)
-            if env in self.quarantined:
-                self.lost[env] = self.quarantined[env]
+        own = range(part.rows.envs.start, part.rows.envs.stop)
+        self._forget_marked(own)
+        self.lost.update({env: self.quarantined[env] for env in own if env in self.quarantined})
         self._journal.note(actions, part.rows.envs, part.own.start)
 
     def complete_part(self, part: Lockstep, ended: Plain) -> None:
@@ -188,7 +213,7 @@ class Recovery:
 
     def begin_rollout(self) -> None:
         """Does what `begin_step` does, for steps that the workers decide about themselves."""
-        self.lost.clear()
+        self._forget_marked()
         self.lost.update(self.quarantined)
 
     def complete_rollout(

@@ -67,7 +67,9 @@ class Acting:
         supervisor = engine.fleet.supervisor
         piped = any(leaf.piped for leaf in (*layout.observations, *layout.actions))
         logged = engine.terms.reactions.on_crash == "replay"
-        return supervisor is not None and supervisor.broadcast.usable and logged and not piped
+        usable = supervisor is not None and supervisor.broadcast.usable
+        # What was cut off before has yet to be told by a row, which no worker knows of.
+        return usable and logged and not piped and not engine.recovery.unmarked
 
     def begin(self, parts: list[Given], horizon: int, state: list[Shape]) -> list[int]:
         """Sends what decides to all workers, and has them begin.

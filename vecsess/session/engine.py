@@ -143,7 +143,9 @@ class Engine:
         packed = b"" if options is None else dumps(options)
         self.gate.tell()
         own_seeds = [seeds[env] for env in envs]
-        self.recovery.begin_reset(envs, own_seeds, packed, continued=started)
+        self.recovery.begin_reset(
+            envs, own_seeds, packed, continued=started, masked=mask is not None
+        )
         self.episode_returns[envs], self.episode_lengths[envs] = 0.0, 0
 
         def message(worker: Worker, seq: int) -> Reset | None:
@@ -159,7 +161,11 @@ class Engine:
         self.raise_failures(fresh=True)
         self.recovery.complete_reset()
         observations = self.read_observations()
-        self.lockstep.last = leaves(observations)
+        before, self.lockstep.last = self.lockstep.last, leaves(observations)
+        if cut := sorted(self.recovery.unmarked):  # beside a mask: their last ones are still due
+            self.lockstep.last = [leaf.copy() for leaf in self.lockstep.last]
+            for leaf, old in zip(self.lockstep.last, before, strict=True):
+                leaf[cut] = old[cut]
         return observations
 
     # --- one step --------------------------------------------------------------------------------
@@ -301,6 +307,7 @@ class Engine:
         envs = np.array(sorted(e for e in self.recovery.lost if first <= e < last), np.int64)
         if not len(envs):
             return finals
+        self.recovery.mark(envs.tolist())
         own = envs - first
         rows.rewards[own], rows.valid[own] = 0.0, False
         rows.terminated[own], rows.truncated[own] = False, True

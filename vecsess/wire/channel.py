@@ -16,6 +16,7 @@ from vecsess.wire.values import FrameError
 
 HEADER = struct.Struct("<I")
 CONTROL_BYTES = 1 << 16  # the cap on a frame that carries no values of an environment
+COMMAND_BYTES = (1 << 32) - 1  # the cap on a command: what the length can say, for it is trusted
 _FIRST_BYTES = 256  # what is asked for first: nearly every frame is short, and a buffer costs
 VALUE_BYTES = 1 << 26  # the cap on one that does: infos, rendered frames, results of calls
 
@@ -29,7 +30,13 @@ class DeadlineError(TimeoutError):
 
 
 def frame(payload: bytes) -> bytes:
-    """Returns the payload behind its length."""
+    """Returns the payload behind its length.
+
+    Raises:
+        FrameError: it is longer than any frame can be.
+    """
+    if len(payload) > COMMAND_BYTES:
+        raise FrameError(f"expected a frame of at most {COMMAND_BYTES} bytes, got {len(payload)}")
     return HEADER.pack(len(payload)) + payload
 
 
@@ -75,10 +82,10 @@ class Channel:
             EndOfStreamError: nobody reads any more.
             DeadlineError: the other side did not take it in time.
         """
-        sent = 0
+        sent, rest = 0, memoryview(data)  # no copy: what is long takes many writes
         while sent < len(data):
             try:
-                sent += os.write(self.write_fd, data[sent:] if sent else data)
+                sent += os.write(self.write_fd, rest[sent:] if sent else data)
             except BlockingIOError:
                 _wait(self.write_fd, select.POLLOUT, deadline)
             except OSError as error:  # a broken pipe, or one that was closed here
