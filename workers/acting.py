@@ -82,7 +82,8 @@ class Acting:
         """Fills this worker's part; what fails ends it, and is told with the step it was at."""
         memory, slab = self._map(command), self._host.views
         run = _Run(memory, slab, self._checksum, self._rows)
-        slab.running[0] = 2 * self._layout.rows  # the policy's turn, and no environment's
+        # The policy's turn, and no environment's: first it arrives, with what it imports.
+        slab.running[0] = 2 * self._layout.rows + 1
         slab.replayed[0] = 0
         failures: Failures = []
         trouble: list[str] = []

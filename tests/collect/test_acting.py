@@ -321,12 +321,32 @@ def test_a_policy_that_hangs_has_a_deadline_of_its_own() -> None:
     def sleep(_: Any) -> Any:
         time.sleep(1000)
 
-    with VecCheckedSession("CartPole-v1", n=4, workers=2, timeouts=Timeouts(policy_s=0.3)) as vec:
+    with VecCheckedSession("CartPole-v1", n=4, workers=2, timeouts=Timeouts(policy_s=1.5)) as vec:
         policy = Flawed(vec.single_action_space, sleep)
-        with pytest.raises(PolicyError, match=r"policy's decision within 0\.3 s"):
+        with pytest.raises(PolicyError, match=r"policy's decision within 1\.5 s"):
             collect_rollout(vec, policy, 16, seed=0, inference="workers")
         vec.reset(seed=0)
         collect_rollout(vec, RandomPolicy(vec.single_action_space), 8, inference="workers")
+
+
+class SlowToArrive(RandomPolicy):
+    """Takes a while to be unpickled, as one whose modules are large."""
+
+    def __reduce__(self) -> Any:
+        return _arrive_late, (self.space,)
+
+
+def _arrive_late(space: Any) -> RandomPolicy:
+    time.sleep(3.0)
+    return RandomPolicy(space)
+
+
+def test_a_policys_arrival_is_none_of_its_decisions() -> None:
+    with VecCheckedSession("CartPole-v1", n=4, workers=2, timeouts=Timeouts(policy_s=1.5)) as vec:
+        policy = SlowToArrive(vec.single_action_space)
+        policy.space = vec.single_action_space
+        collect_rollout(vec, RandomPolicy(policy.space), 4, seed=0, inference="workers")
+        collect_rollout(vec, policy, 8, inference="workers")
 
 
 def test_a_policy_that_ends_its_process_does_not_end_the_trainer() -> None:

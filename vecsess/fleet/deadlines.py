@@ -77,7 +77,9 @@ class Deadlines:
 
     def _limit(self, place: int) -> tuple[str, float | None]:
         """Returns what a worker is at by its hint, and how long that may take."""
-        if place >= 2 * self._rows:
+        if place > 2 * self._rows:
+            return "the policy's arrival there", self._timeouts.start_s
+        if place == 2 * self._rows:
             return "the policy's decision", self._timeouts.policy_s
         if place >= self._rows:
             return "reset", self._timeouts.reset_s
@@ -87,10 +89,10 @@ class Deadlines:
         """Returns how long a command may take: a call for each row, and a reset after a step."""
         call_s, reset_s = self.call_s, self._timeouts.reset_s
         if isinstance(command, Rollout):
-            policy_s = self._timeouts.policy_s
-            if call_s is None or reset_s is None or policy_s is None:
+            policy_s, start_s = self._timeouts.policy_s, self._timeouts.start_s
+            if call_s is None or reset_s is None or policy_s is None or start_s is None:
                 return None
-            return command.horizon * (worker.rows * (call_s + reset_s) + policy_s)
+            return start_s + command.horizon * (worker.rows * (call_s + reset_s) + policy_s)
         if not isinstance(command, Step | StepSome | StepWith):
             reset_s = 0.0
         return None if call_s is None or reset_s is None else worker.rows * (call_s + reset_s)

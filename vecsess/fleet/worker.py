@@ -20,7 +20,8 @@ class Timeouts:
     Deadlines are per environment call, whatever the grouping, on the monotonic clock.
 
     Attributes:
-        start_s: from a worker's start until it has built its environments.
+        start_s: from a worker's start until it has built its environments; also until a policy that
+            acts there has arrived, with what it imports.
         reset_s: one `reset`, an auto-reset included.
         step_s: one `step`.
         policy_s: one decision of a policy that acts at the workers.
