@@ -332,6 +332,10 @@ def test_a_policy_that_hangs_has_a_deadline_of_its_own() -> None:
 class SlowToArrive(RandomPolicy):
     """Takes a while to be unpickled, as one whose modules are large."""
 
+    def __init__(self, space: Any) -> None:
+        super().__init__(space)
+        self.space = space
+
     def __reduce__(self) -> Any:
         return _arrive_late, (self.space,)
 
@@ -344,7 +348,6 @@ def _arrive_late(space: Any) -> RandomPolicy:
 def test_a_policys_arrival_is_none_of_its_decisions() -> None:
     with VecCheckedSession("CartPole-v1", n=4, workers=2, timeouts=Timeouts(policy_s=1.5)) as vec:
         policy = SlowToArrive(vec.single_action_space)
-        policy.space = vec.single_action_space
         collect_rollout(vec, RandomPolicy(policy.space), 4, seed=0, inference="workers")
         collect_rollout(vec, policy, 8, inference="workers")
 
