@@ -182,6 +182,7 @@ def open_ours(
     workers: int | Literal["auto"] | None,
     into: bool = False,
     values: bool = True,
+    log: bool = True,
 ) -> Adapter:
     """Ours in one grouping.
 
@@ -191,11 +192,13 @@ def open_ours(
         workers: as for `VecCheckedSession`; None is a process per environment.
         into: step by `step_into`, collection's call, instead of `step`.
         values: whether observations and rewards are checked for being finite.
+        log: whether there is a log, by which workers and checkpoints are brought back.
     """
     from vecsess import Contract, VecCheckedSession
 
     contract = Contract(check_obs_finite=values, check_reward_finite=values)
-    vec = VecCheckedSession(case.env, n, workers=workers, contract=contract)
+    on_crash: Literal["replay", "raise"] = "replay" if log else "raise"
+    vec = VecCheckedSession(case.env, n, workers=workers, contract=contract, on_crash=on_crash)
     return IntoAdapter(vec) if into else VectorAdapter(vec)
 
 

@@ -112,6 +112,12 @@ UNCHECKED = ours(
     "unchecked", "vecsess workers=2, no value checks", partial(open_ours, workers=2, values=False)
 )
 CHECKS = (CHECKED, UNCHECKED)
+# What is left of the cost where the checks of values and the log are left out.
+UNCHECKED_HERE = ours(
+    "unchecked-0",
+    "vecsess workers=0, no value checks, no log",
+    partial(open_ours, workers=0, values=False, log=False),
+)
 
 # How inference at the workers grows: with their number, and with the policy's weights.
 GROWTH = tuple(
@@ -127,7 +133,17 @@ WEIGHTS = tuple(
     for name, size in {"0B": 0, "10kB": 10_000, "6.7MB": 6_700_000, "50MB": 50_000_000}.items()
 )
 
-EXTRA = (*GROWTH, *WEIGHTS, *FREE, *OVERLAPS["rows"], *OVERLAPS["call"], *SLOW, MANAGER, WORKER)
+EXTRA = (
+    UNCHECKED_HERE,
+    *GROWTH,
+    *WEIGHTS,
+    *FREE,
+    *OVERLAPS["rows"],
+    *OVERLAPS["call"],
+    *SLOW,
+    MANAGER,
+    WORKER,
+)
 
 _BARE = (BARE, BARE_LOOPS, BARE_ACTING)
 EVERYTHING = {

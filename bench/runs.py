@@ -8,7 +8,9 @@ from pathlib import Path
 _SHORT = ("--rounds", "3")
 _LONG = ("--rounds", "5")
 
-_STEP = "bare,bare-cores,sync,async,dummy,sb3,ours-sb3,ours-auto,ours-n,ours-0,into-auto"
+_STEP = (
+    "bare,bare-cores,sync,async,dummy,sb3,ours-sb3,ours-auto,ours-n,ours-0,unchecked-0,into-auto"
+)
 _ROLLOUT = "bare,bare-acting,usual-sync,usual-loop,collect-auto,collect-n,collect-0,acting-auto"
 
 
