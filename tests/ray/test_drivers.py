@@ -42,6 +42,9 @@ with RaySession(env, 4, shards=2, workers=1, start_s=90, address=address) as vec
     below = [each.pid for each in psutil.Process().children(recursive=True)]
     print("pids", *workers, *below, flush=True)
     rollout = collect_rollout(vec, RandomPolicy(vec.single_action_space), 64, seed=0)
+if address is None:  # another one of its own, in the same process
+    with RaySession(env, 4, shards=1, workers=0, start_s=90) as again:
+        collect_rollout(again, RandomPolicy(vec.single_action_space), 8)
 print(rollout.valid.all(), len(vec.incidents))
 """
 

@@ -153,7 +153,9 @@ def _knock(address: str, start_s: float) -> None:
 def _surroundings(folder: Path) -> Iterator[None]:
     """Keeps Ray's authentication on, and its files out of the home folder."""
     wanted = {"RAY_TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0"}
-    named = any(f"RAY_AUTH_{name}" in os.environ for name in ("MODE", "TOKEN", "TOKEN_PATH"))
+    # Not RAY_AUTH_MODE=token: Ray itself leaves that behind when the first cluster starts.
+    named = any(f"RAY_AUTH_{name}" in os.environ for name in ("TOKEN", "TOKEN_PATH"))
+    named = named or os.environ.get("RAY_AUTH_MODE") == "disabled"
     if not named and not (Path.home() / ".ray" / "auth_token").exists():
         token = folder / "token"
         token.touch(mode=0o600)

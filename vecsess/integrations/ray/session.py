@@ -97,11 +97,12 @@ class RaySession:
         self.episode_lengths = np.zeros(n, np.int64)
         self.last_seen: Tree | None = None  # of no use here: each shard looks for itself
         self._last: Tree | None = None
-        self._closed = False
+        self._closed = True  # until there is something to close
         self._incidents: list[ShardIncident] = []
         self._cluster: Cluster | None = Cluster(
             address, shards * self._options["num_cpus"], start_s
         )
+        self._closed = False
         try:
             self._open(groups, _kept)
         except BaseException:
@@ -140,7 +141,8 @@ class RaySession:
     def step_checked(self, actions: Tree) -> Transition:
         """Steps every environment and returns the whole transition.
 
-        Slow across nodes: each step is a call of every shard, and brings their checkpoints.
+        Slow across nodes: each step is a call of every shard, and brings what is new of their
+        logs; 2 to 3 ms in two shards on one machine, five times what one session takes.
         """
         self.observe()
         made: dict[int, Transition] = {}
