@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -85,6 +86,8 @@ def test_the_readme_trains_stable_baselines() -> None:
 
 @pytest.mark.parametrize("code", blocks("docs/trainers.md", "python"))
 def test_the_page_on_trainers(code: str, tmp_path: Path) -> None:
+    for module in re.findall(r"^(?:from|import) (\S+)", code, re.MULTILINE):
+        pytest.importorskip(module, reason=f"needs {module}", exc_type=ImportError)
     script = tmp_path / "snippet.py"
     script.write_text(code)
     printed = run(script, cwd=tmp_path).stdout
