@@ -16,13 +16,14 @@ from numpy import float64
 from vecsess.wire.forms import Form
 from vecsess.wire.leaves import FormError
 from vecsess.wire.slab import Layout, Views
-from vecsess.wire.values import Env, Fields, Given, Space, pack_value
+from vecsess.wire.values import Env, Fields, FrameError, Given, Space, pack_value
 from vecsess.workers.columns import InfoWriter
 from vecsess.workers.env_source import BuildError, Maker, build
 from vecsess.workers.episodes import Episodes, Words, load_rng
 from vecsess.workers.outcomes import (
     READS,
     account_of,
+    check_size,
     flag_of,
     pack_info,
     pack_result,
@@ -323,6 +324,10 @@ class EnvHost:
         values.append([row, what, pack_info(info, partial(self._warn, row))])
 
     def _pipe(self, what: str, row: int, leaf: int, data: bytes) -> None:
+        try:
+            check_size(data)
+        except FrameError as error:
+            raise FormError("observation", str(error)) from error
         self.asides.append([row, what, pack_value([leaf, data])])
 
     def _warn(self, row: int, text: str) -> None:

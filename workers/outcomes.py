@@ -11,6 +11,7 @@ from collections.abc import Callable
 import gymnasium
 import numpy as np
 
+from vecsess.wire.channel import VALUE_BYTES
 from vecsess.wire.leaves import TRY_LENIENT, FormError
 from vecsess.wire.spaces import describe
 from vecsess.wire.values import Env, Fields, FrameError, Given, check_objects, pack_value
@@ -87,6 +88,7 @@ def pack_info(info: Fields, warn: Callable[[str], None]) -> bytes:
     except (TypeError, ValueError):
         packed = pack_value(_sendable(info, "info", warn))
     try:
+        check_size(packed)
         check_objects([packed])
     except FrameError as error:
         warn(f"an info was left out: {error}")
@@ -211,6 +213,16 @@ def is_wrapped(env: Env, name: str, _packed: bytes) -> bool:
 READS = {"call": call_method, "read": call_method, "get": get_attribute, "wrapped": is_wrapped}
 
 
+def check_size(packed: bytes) -> None:
+    """Refuses what is more than one value may be, so that the same is legal in every grouping.
+
+    Raises:
+        FrameError: it is.
+    """
+    if len(packed) > VALUE_BYTES:
+        raise FrameError(f"expected at most {VALUE_BYTES} bytes, got {len(packed)}")
+
+
 def pack_result(result: Given, name: str) -> tuple[str, bytes]:
     """Returns what a result is, and the result as msgpack.
 
@@ -225,6 +237,7 @@ def pack_result(result: Given, name: str) -> tuple[str, bytes]:
         if isinstance(result, np.random.Generator):
             return "generator", pack_value(dict(result.bit_generator.state))
         packed = pack_value(result)
+        check_size(packed)
         check_objects([packed])
         return "result", packed
     except (TypeError, ValueError) as error:

@@ -32,7 +32,7 @@ FAULTS = (
 SPANS = ("once", "steps", "resets", "replays")
 LENGTH = 6  # of an episode
 AT = 3  # the step of an episode at which it breaks
-_LARGE = 1 << 27  # bytes: more than a reply may have
+_LARGE = (1 << 26) + 1  # bytes: more than one value may have
 
 
 class LastingEnv(gymnasium.Env[Any, Any]):

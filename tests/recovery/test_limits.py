@@ -384,8 +384,8 @@ def test_an_odd_successor_is_a_loss_within_the_policy(
 class LoudEnv(BreakingEnv):
     """Has much to tell."""
 
-    def tell(self) -> bytes:
-        return bytes(600_000)
+    def tell(self, size: int = 600_000) -> bytes:
+        return bytes(size)
 
 
 def test_what_one_environment_may_send_each_may_whatever_the_grouping(
@@ -398,8 +398,19 @@ def test_what_one_environment_may_send_each_may_whatever_the_grouping(
         assert not vec.incidents
 
 
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_what_is_legal_in_one_grouping_is_legal_in_all(workers: int) -> None:
+    with open_session([LoudEnv] * 2, 2, workers=workers) as vec:
+        vec.reset(seed=0)
+        assert [len(told) for told in vec.call("tell", 40 << 20)] == [40 << 20] * 2
+        with pytest.raises(EnvError, match="expected at most 67108864 bytes"):
+            vec.call("tell", (64 << 20) + 1)
+        vec.step(zeros(2))
+        assert not vec.incidents
+
+
 class WideEnv(BreakingEnv):
-    """Takes actions of 800 kB, and adds them up."""
+    """Takes actions of 800 kB."""
 
     def __init__(self) -> None:
         super().__init__()

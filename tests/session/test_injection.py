@@ -35,7 +35,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
 PACKAGE = str(Path(vecsess.__file__).parent)
-N, DEADLINE_S, SAMPLED = 3, 30, 8
+N, DEADLINE_S, SAMPLED = 3, 30, 5
 ACTIONS = [np.arange(step, step + N) % 2 for step in range(4)]
 Verb = Callable[[VecCheckedSession], Any]
 
@@ -236,7 +236,7 @@ def test_what_can_be_waited_for_after_an_interrupt_comes_out_right() -> None:
         case.prepare(vec)
         expected = [vec.step(actions)[:4] for actions in (ACTIONS[0], ACTIONS[2])]
         lines = attempt(case, vec, 0, KeyboardInterrupt).lines
-        for at in chosen(lines, "wait", 40):
+        for at in chosen(lines, "wait", 24):
             injection = attempt(case, vec, at, KeyboardInterrupt)
             if not injection.raised:
                 continue
@@ -265,7 +265,7 @@ def test_whatever_breaks_off_a_close_another_one_closes(kind: str) -> None:
                 vec.reset()
         return injection.lines
 
-    for at in chosen(close(0), "close", 6):
+    for at in chosen(close(0), "close", 4):
         close(at)
 
 
@@ -276,7 +276,7 @@ def test_what_breaks_off_a_restore_leaves_nothing(kind: str) -> None:
         restore(vec)
         with Injection(0, KINDS[kind]) as counted:
             restore(vec)
-        for at in chosen(counted.lines, "restore", 6):
+        for at in chosen(counted.lines, "restore", 4):
             suppressed = contextlib.suppress(Exception, KINDS[kind])
             with within(DEADLINE_S), suppressed, Injection(at, KINDS[kind]):
                 restore(vec)

@@ -113,8 +113,10 @@ class Flight:
         self.infos = InfoReader(workers, layout, views)
         self._asks_infos = False  # whether the last command asks for infos
         told_bytes = CONTROL_BYTES + layout.rows * _FAILURE_BYTES
-        # What one environment may send, each may: whatever the grouping.
-        self._value_cap = VALUE_BYTES * layout.rows
+        # What one environment may send, each may: whatever the grouping. Its values are two infos,
+        # and what of two observations goes by pipe.
+        values = 2 + 2 * len(self._reports.parts)
+        self._value_cap = (VALUE_BYTES + CONTROL_BYTES) * values * layout.rows
         self._step_cap = self._value_cap if self._reports.parts else told_bytes
 
     def follow(self, whole: Flight) -> None:
@@ -264,7 +266,7 @@ class Flight:
         try:
             worker.channel.send(data, until)
             self._views.command[worker.index] = seq
-            while (payload := worker.channel.receive_ready(VALUE_BYTES)) is None:
+            while (payload := worker.channel.receive_ready(self._value_cap)) is None:
                 if self._supervisor is not None:
                     self._supervisor.wait_for(worker, until)
             reply = self._reports.read(worker, decode(payload, REPLIES), kind)
