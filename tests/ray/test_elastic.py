@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -126,15 +128,29 @@ class Unsteady(CountingEnv):
         return self.buffer
 
 
-def test_environments_that_do_not_reproduce_begin_new_episodes_and_are_named(nodes: Nodes) -> None:
+MASKS = ("valid", "truncated", "terminated", "rewards", "episode_start")
+
+
+@pytest.mark.parametrize("how", [{}, {"inference": "workers"}])
+def test_environments_that_do_not_reproduce_are_cut_off_as_on_one_machine(
+    nodes: Nodes, how: Any
+) -> None:
     with RaySession(partial(Unsteady, 50), 4, shards=2, workers=1, **PATIENT) as vec:
         vec.start(7)
-        collect_rollout(vec, POLICY, 8, seed=5)
-        lost = vec._shards.slots[1]
-        ray.kill(lost.copies[0].actor)
-        rollout = collect_rollout(vec, POLICY, 8)
+        before = collect_rollout(vec, POLICY, 8, seed=5).last_observations.copy()
+        ray.kill(vec._shards.slots[1].copies[0].actor)
+        rollout = collect_rollout(vec, POLICY, 8, **how)
         unrestored = [e.incident for e in vec.incidents if e.incident.kind == "Unrestored"]
         assert [sorted(incident.outcomes) for incident in unrestored] == [[2, 3]]
-        assert rollout.observations.shape == (8, 4, 4)
-        np.testing.assert_array_equal(rollout.observations[0, :, 1], [8, 8, 0, 0])
-        assert rollout.episode_start[0].tolist() == [False, False, True, True]
+        assert collect_rollout(vec, POLICY, 8).valid.all()
+    with VecCheckedSession(partial(Unsteady, 50), 4, workers=2) as one:
+        one.start(7)
+        collect_rollout(one, POLICY, 8, seed=5)
+        os.kill(one.pids[2], signal.SIGKILL)
+        with pytest.warns(UserWarning, match="a replay did not reproduce"):
+            alone = collect_rollout(one, POLICY, 8)
+    for name in MASKS:
+        np.testing.assert_array_equal(getattr(rollout, name), getattr(alone, name), name)
+    assert rollout.valid[0].tolist() == [True, True, False, False]
+    assert rollout.final_envs.tolist() == alone.final_envs.tolist() == [2, 3]
+    np.testing.assert_array_equal(rollout.final_observations, before[2:])

@@ -67,7 +67,7 @@ def test_a_loss_leaves_no_trace(
 
 def test_workers_that_act_for_themselves_lose_nothing_either(whole: Nodes, tmp_path: Path) -> None:
     env = partial(Disaster, str(tmp_path), "actor", KILL, 2, length=9)
-    with RaySession(env, 6, shards=2, workers=2, **PATIENT) as vec:
+    with RaySession(env, 6, shards=2, workers=1, **PATIENT) as vec:
         assert_same(collect(vec, inference="workers"), on_one_machine(env))
         assert [each.incident.worker for each in vec.incidents] == [-1, -1]
 

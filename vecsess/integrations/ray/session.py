@@ -122,7 +122,7 @@ class RaySession:
         self._require_open()
         self._last = None
         for slot in self._shards.slots:
-            slot.log = None
+            slot.log = slot.seen = None
 
         def submit(slot: Slot, actor: Given) -> Given:
             own = seed if seed is None or np.ndim(seed) == 0 else list(seed)[slot.envs]  # type: ignore[arg-type]
@@ -367,7 +367,7 @@ class RaySession:
 
         self._shards.call(submit, taken, race=race)
         for slot in self._shards.slots:
-            slot.keep(kept[slot.index])
+            slot.keep(kept[slot.index], seen[slot.index])
         self._last = tree.concatenate([seen[index] for index in sorted(seen)])
 
 

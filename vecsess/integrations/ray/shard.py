@@ -18,11 +18,13 @@ import cloudpickle
 import numpy as np
 import ray
 
+from vecsess import tree
 from vecsess._version import __version__
 from vecsess.collect.packing import unpack
 from vecsess.collect.sources import collect_rollout
 from vecsess.errors import SpawnError, VecsessError
 from vecsess.integrations.ray.pieces import cut
+from vecsess.session.checkpoint import state_of
 from vecsess.session.vector import VecCheckedSession
 from vecsess.tree import Tree
 from vecsess.wire.values import Fields, Given
@@ -119,7 +121,7 @@ class Shard:
                 "install the same there"
             )
         try:
-            registered, env, settings, kept = pickle.loads(made)  # noqa: S301
+            registered, env, settings, kept, seen = pickle.loads(made)  # noqa: S301
         except ImportError as error:
             raise SpawnError(
                 f"{type(error).__name__}: {error}: it is not on this node; install it there, or "
@@ -132,6 +134,8 @@ class Shard:
         else:
             self._vec = VecCheckedSession.restore(kept, env, trusted=True, **settings)
             self._since = self._vec.engine.progress.t
+            if seen is not None and self._vec.unrestored:
+                _cut_off(self._vec, kept, seen)
         vec = self._vec
         return {
             "spaces": (vec.single_observation_space, vec.single_action_space),
@@ -193,6 +197,25 @@ class Shard:
         if not getattr(error, "remote_traceback", ""):
             error.add_note("Traceback in the shard:\n" + "".join(traceback.format_exception(error)))
         return error
+
+
+def _cut_off(vec: VecCheckedSession, kept: Fields, seen: Tree) -> None:
+    """Has the next row say of what could not be brought back that it was cut off.
+
+    Args:
+        vec: was restored just now.
+        kept: from which.
+        seen: the last observations before, `[n, *obs]`.
+    """
+    cut = sorted(vec.unrestored)
+    state = state_of(kept)
+    vec.episode_returns[cut], vec.episode_lengths[cut] = (
+        state["returns"][cut],
+        state["lengths"][cut],
+    )
+    vec.engine.recovery.lost.update(vec.unrestored)
+    for last, before in zip(vec.engine.lockstep.last, tree.leaves(seen), strict=True):
+        last[cut] = before[cut]
 
 
 def _packed(error: Exception) -> bytes:

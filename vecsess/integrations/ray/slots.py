@@ -16,6 +16,7 @@ from vecsess.integrations.ray.log import Log
 from vecsess.integrations.ray.placement import address_of
 from vecsess.integrations.ray.shard import versions
 from vecsess.recovery.policy import Incident
+from vecsess.tree import Tree
 from vecsess.wire.code import dumps
 from vecsess.wire.values import Fields, Given
 
@@ -62,6 +63,7 @@ class Slot:
         first: of its environments.
         n: how many there are.
         log: what brings it back to where the last complete call left it; None for a new one.
+        seen: its last observations, which a row that is cut off ends with; None where not known.
         copies: who works for it: none, one, or two that race.
         fails: losses in a row, without an answer in between.
         generation: how many actors there were before.
@@ -74,6 +76,7 @@ class Slot:
     first: int
     n: int
     log: Log | None = None
+    seen: Tree | None = None
     copies: list[Copy] = field(default_factory=list)
     fails: int = 0
     generation: int = -1
@@ -81,8 +84,9 @@ class Slot:
     took_s: float = 0.0
     pieces: int = 1
 
-    def keep(self, kept: Fields) -> None:
-        """Takes what is new of what brings it back."""
+    def keep(self, kept: Fields, seen: Tree) -> None:
+        """Takes what is new of what brings it back, and its last observations."""
+        self.seen = seen
         if self.log is None:
             self.log = Log.begun(kept)
         else:
@@ -155,7 +159,7 @@ def pack_shard(env: Given, settings: Fields, slot: Slot) -> bytes:
     """
     own = env[slot.envs] if isinstance(env, Sequence) and not isinstance(env, str) else env
     try:
-        made = dumps((registrations(), own, settings, slot.log and slot.log.whole()))
+        made = dumps((registrations(), own, settings, slot.log and slot.log.whole(), slot.seen))
         packed: bytes = dumps((versions(), made))
     except Exception as error:  # whatever a __reduce__ raises
         raise SpawnError(
