@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import signal
 import socket
@@ -16,6 +17,11 @@ from vecsess.wire.messages import STACK_MARK
 TAIL_LINES = 60
 LINE_CHARACTERS = 500
 STACK_SIGNAL = signal.SIGUSR2
+# What `faulthandler` writes between its first line and its last.
+_OF_A_CRASH = re.compile(r"$|  File |  \.\.\.|Extension modules: |.*\(most recent call first\)")
+_WARNING = re.compile(r"\S+:\d+: \w*Warning: ")
+_WARNED: dict[str, int] = {}  # what was shown, and of which worker
+_WARNINGS = 1000  # so many of them at most
 _PART_BYTES = 1 << 13  # so much of what one worker writes is taken in one turn
 _LAST_BYTES = 1 << 20  # what a pipe may hold
 _READY_MS = 20  # for the rest of a spare worker's rehearsal: less than to fork another takes
@@ -27,7 +33,9 @@ class Child:
 
     Attributes:
         call: where a spare one waits for its descriptors; it has no index yet.
+        said: its last warning was another worker's too.
         asked: it was asked for its stack, which is not passed on.
+        held: the account of a crash, so far; see `_show`.
         end_at: when it is to be ended, or given up, on the monotonic clock.
     """
 
@@ -39,6 +47,8 @@ class Child:
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
     partial: bytes = b""
     call: socket.socket | None = None
+    held: list[str] = field(default_factory=list)
+    said: bool = False
     asked: bool = False
     end_at: float | None = None
 
@@ -102,11 +112,37 @@ class Child:
         texts = [line.decode(errors="replace")[:LINE_CHARACTERS] for line in lines]
         self.tail += texts
         if texts and not self.asked:
-            _pass_on("".join(f"[{self.name}] {text}\n" for text in texts))
+            self._show(texts)
         return bool(data)
 
-    def read_last(self) -> None:
-        """Takes what a dead worker wrote last, a line without an end too."""
+    def _show(self, texts: list[str]) -> None:
+        """Passes on all but the account of a crash: the death that follows is told with it."""
+        shown: list[str] = []
+        for text in texts:
+            begins = text.startswith("Fatal Python error: ")
+            if (begins or (self.held and _OF_A_CRASH.match(text))) and len(self.held) < TAIL_LINES:
+                self.held.append(text)
+            else:  # it lives, so that was another process's
+                shown += self.held if self._is_said(text) else [*self.held, text]
+                self.held.clear()
+        _pass_on("".join(f"[{self.name}] {text}\n" for text in shown))
+
+    def _is_said(self, text: str) -> bool:
+        """Whether a line is of a warning that another worker has shown already."""
+        if _WARNING.match(text):
+            if len(_WARNED) >= _WARNINGS:
+                _WARNED.clear()
+            self.said = _WARNED.setdefault(text, self.worker) != self.worker
+        elif not text.startswith("  "):  # else it is the line of code that warned
+            self.said = False
+        return self.said
+
+    def read_last(self, *, killed: bool) -> None:
+        """Takes what a dead worker wrote last, a line without an end too.
+
+        Args:
+            killed: by a signal, its own included: then an account of a crash was its own.
+        """
         for _ in range(_LAST_BYTES // _PART_BYTES):
             ready = select.select([self.stderr_fd], [], [], 0)[0]
             if not ready or not self.read_stderr():
@@ -114,6 +150,8 @@ class Child:
         if self.partial:
             self.tail.append(self.partial.decode(errors="replace"))
             _pass_on(f"[{self.name}] {self.tail[-1]}\n")
+        if not killed:
+            _pass_on("".join(f"[{self.name}] {text}\n" for text in self.held))
 
 
 def _pass_on(text: str) -> None:

@@ -336,7 +336,7 @@ class ForkServer:
         self._lingering.add(child.pid)
         _kill_group(child.pid)
         self._sweep(_SWEEP_S)
-        child.read_last()
+        child.read_last(killed=os.WIFSIGNALED(status))
         for fd in (child.pidfd, child.stderr_fd):
             with contextlib.suppress(KeyError):
                 self._poll.unregister(fd)

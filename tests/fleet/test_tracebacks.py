@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import linecache
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +95,72 @@ def test_source_travels_once_and_within_bounds(cell_name: str) -> None:
     packed = dumps(long)
     assert len(packed) < 100_000
     assert pickle.loads(packed)[3].__code__.co_filename == cell_name  # ours
+
+
+CRASH = """
+import os, subprocess, sys
+import gymnasium
+from vecsess import VecCheckedSession
+
+class Crashing(gymnasium.Env):
+    observation_space = gymnasium.spaces.Discrete(2)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return 0, {}
+
+    def step(self, action):
+        if sys.argv[1] == "itself":
+            os.abort()
+        code = "import faulthandler, os; faulthandler.enable(); os.abort()"
+        subprocess.run([sys.executable, "-c", code])
+        print("goes on", flush=True)
+        return 0, 0.0, False, False, {}
+
+with VecCheckedSession(Crashing, n=1, on_crash="raise") as vec:
+    vec.reset(seed=0)
+    vec.step([0])
+"""
+
+
+@pytest.mark.parametrize(("who", "code"), [("itself", 1), ("another", 0)])
+def test_a_crash_is_told_once(who: str, code: int, tmp_path: Path) -> None:
+    script = tmp_path / "crash.py"
+    script.write_text(CRASH)
+    said = run(script, who, cwd=tmp_path, code=code).stderr
+    assert said.count("Fatal Python error: Aborted") == 1, said
+    assert said.count("(most recent call first)") == 1, said
+    assert ("[worker 0] goes on" in said) == (who == "another")
+
+
+WARNS = """
+import warnings
+import gymnasium
+from vecsess import VecCheckedSession
+
+class Warning_(gymnasium.Env):
+    observation_space = gymnasium.spaces.Discrete(2)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        for _ in range(2):
+            warnings.warn("the same everywhere")
+        warnings.warn(f"of {seed}")
+        print("no warning", flush=True)
+        return 0, {}
+
+with VecCheckedSession(Warning_, n=3) as vec:
+    vec.reset(seed=5)
+"""
+
+
+def test_a_warning_of_every_worker_is_shown_once(tmp_path: Path) -> None:
+    script = tmp_path / "warns.py"
+    script.write_text(WARNS)
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stderr.count("UserWarning: the same everywhere") == 1, done.stderr
+    assert done.stderr.count('warnings.warn("the same everywhere")') == 1, done.stderr
+    assert all(f"UserWarning: of {seed}" in done.stderr for seed in (5, 6, 7))
+    assert done.stderr.count("no warning") == 3
