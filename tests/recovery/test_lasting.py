@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.losses import kill
+from tests.losses import kill, open_session
 from tests.processes import all_gone
 from tests.sessions import zeros
 from vecsess import (
@@ -22,6 +23,7 @@ from vecsess import (
     WorkerDied,
     collect_rollout,
 )
+from vecsess.bench.faults.faulty import BreakingEnv
 from vecsess.bench.faults.lasting import LastingEnv
 from vecsess.collect.paced import Pace
 from vecsess.contract import Contract
@@ -306,3 +308,40 @@ def test_a_wait_gives_up_in_time_while_a_lost_worker_waits_to_be_replaced(then: 
         assert observations[:, 1].tolist() == [2 if then == "wait" else 0] * N
         assert vec.step_checked(zeros(N)).valid.all()
         assert len(vec.incidents) == 2
+
+
+class DelayedEnv(BreakingEnv):
+    """Takes its time for each step."""
+
+    def step(self, action: Any) -> Any:
+        time.sleep(0.02)
+        return super().step(action)
+
+
+def test_a_replay_goes_on_where_the_caller_s_time_was_up() -> None:
+    makers = [DelayedEnv] * 4
+    with open_session(makers, 4, workers=2) as vec, open_session(makers, 4, workers=0) as oracle:
+        for session in (vec, oracle):
+            session.reset(seed=0)
+            for _ in range(20):
+                session.step(zeros(4))
+        expected = oracle.step(zeros(4))
+        kill(vec, env=0, wait=True)
+        vec.step_async(zeros(4))
+        waits = 0
+        while True:
+            began = time.monotonic()
+            try:
+                ours = vec.step_wait(timeout=0.05)
+                break
+            except TimeoutError:
+                waits += 1
+                assert time.monotonic() - began < 5.0
+                assert waits < 2000
+        assert waits > 4  # two replays of 0.4 s
+        for one, other in zip(ours[:4], expected[:4], strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert [each.outcomes for each in vec.incidents] == [
+            {0: "replayed episode", 1: "replayed episode"}
+        ]
+        vec.step(zeros(4))

@@ -39,6 +39,8 @@ from vecsess.wire.values import FrameError
 
 Make = Callable[[Worker, int], Command | None]
 OnLost = Callable[[Worker | None, WorkerError], None]
+# Worker, generation and place; the command's number, its deadline, and what is still to be sent.
+Aside = tuple[tuple[int, int, tuple[int, str] | None], int, float | None, bytes]
 
 _FAILURE_BYTES = 1024  # what a row may add to a reply: a failure, in brief
 _SIDE = 1 << 62  # numbers of commands to one worker alone begin here
@@ -102,6 +104,7 @@ class Flight:
         self.unread = self.resumable = False
         self.until: float | None = None  # when the caller's own time is up
         self._unfinished: tuple[Worker | None, WorkerError] | None = None
+        self._aside: Aside | None = None  # what one worker alone has yet to answer
         self._deadlines = Deadlines(timeouts, views, layout.rows)
         self._postmortem = Postmortem(supervisor, views.running, layout.rows)
         self._on_lost: OnLost = _raise
@@ -246,6 +249,7 @@ class Flight:
         make: Callable[[int], Command],
         limit_s: float | None,
         kind: type[R],
+        place: tuple[int, str] | None = None,
     ) -> R:
         """Sends one worker a message while the others keep their place; returns its reply.
 
@@ -255,20 +259,29 @@ class Flight:
                 the other workers go on answering theirs.
             limit_s: how long the reply may take altogether.
             kind: of reply.
+            place: what it is, where the wait ends with the caller's time; the next call for the
+                same goes on waiting, and sends nothing.
 
         Raises:
+            OutOfTimeError: the caller's time is up.
             WorkerError: it died, was too slow, or answered what it should not.
             FrameError: the message is longer than any can be; nothing was sent.
         """
-        seq = _SIDE + next(self._numbers)
-        data = frame(encode(make(seq)))
-        until = None if limit_s is None else time.monotonic() + limit_s
+        began, self._aside = self._aside, None
+        mine = (worker.index, worker.generation, place)
+        if began is not None and began[0] == mine:
+            _, seq, until, data = began
+        else:
+            seq = _SIDE + next(self._numbers)
+            until = None if limit_s is None else time.monotonic() + limit_s
+            data = frame(encode(make(seq)))
         try:
-            worker.channel.send(data, until)
-            self._views.command[worker.index] = seq
+            if data:
+                worker.channel.send(data, until)
+                self._views.command[worker.index] = seq
             while (payload := worker.channel.receive_ready(self._value_cap)) is None:
                 if self._supervisor is not None:
-                    self._supervisor.wait_for(worker, until)
+                    self._wait_aside(worker, (mine, seq, until, b""))
             reply = self._reports.read(worker, decode(payload, REPLIES), kind)
         except FrameError as error:
             raise self._postmortem.end(worker, breach_type(error), str(error)) from error
@@ -282,6 +295,20 @@ class Flight:
                 worker, ProtocolError, f"expected the reply to command {seq}"
             )
         return reply
+
+    def _wait_aside(self, worker: Worker, aside: Aside) -> None:
+        """Waits for one worker's reply; the caller's time ends that where it can be taken up."""
+        assert self._supervisor is not None, "an environment in this process has answered already"
+        (_, _, place), until = aside[0], aside[2]
+        mine = None if place is None else self.until
+        if mine is None or (until is not None and until <= mine):
+            self._supervisor.wait_for(worker, until)
+            return
+        try:
+            self._supervisor.wait_for(worker, mine)
+        except DeadlineError as error:
+            self._aside = aside
+            raise OutOfTimeError("a lost worker is being brought back") from error
 
     def resend(self, worker: Worker, without: set[int]) -> None:
         """Sends a successor the command that its predecessor was lost in.

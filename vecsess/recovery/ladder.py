@@ -53,6 +53,9 @@ class Ladder:
         self.unreplayable: set[int] = set()
         self.root_seed = secrets.randbits(32)
         self.truncations = 0
+        # By generation and environment: what was done, and why which replay failed, so far.
+        self._back: dict[tuple[int, int], str] = {}
+        self._tried: dict[tuple[int, int, str], str] = {}
         self._rungs: dict[int, str] = {}  # by environment: what reproduced it last
 
     def bring_back(
@@ -61,13 +64,21 @@ class Ladder:
         outcomes: dict[int, str],
         poison: frozenset[int] | set[int] = frozenset(),
     ) -> None:
-        """Brings each environment of a successor to where its predecessor's was."""
+        """Brings each environment of a successor to where its predecessor's was.
+
+        Raises:
+            OutOfTimeError: the caller's time is up; called once more, this goes on where it was.
+        """
         message = worker.flight.message(worker) if worker.flight.unread else None
         again = {}
         if isinstance(message, Reset):
             again = dict(zip(message.rows, message.seeds, strict=True))
         for row in range(worker.rows):
-            env = worker.first_env + row
+            env, back = worker.first_env + row, self._back
+            place = worker.generation, env
+            if place in back:
+                outcomes[env] = back[place]
+                continue
             if row in again:
                 self.prepare_reset(env, worker, row, again[row])
                 outcomes[env] = "reset"
@@ -79,6 +90,9 @@ class Ladder:
                 outcomes[env] = self._begin_anew(env, worker, row, why)
             else:
                 outcomes[env] = self.climb(env, worker, row)
+            back[place] = outcomes[env]
+        self._back.clear()
+        self._tried.clear()
         self._place_actions(worker)
         worker.changed = ""
         without = {row for row in range(worker.rows) if worker.first_env + row in self.lost}
@@ -121,6 +135,15 @@ class Ladder:
 
     def _replay(self, env: int, worker: Worker, row: int, account: Account, *, afresh: bool) -> str:
         """Replays one environment; returns why that failed, "" where it did not."""
+        name = f"{account.rung}, afresh" if afresh else account.rung
+        key = worker.generation, env, name
+        if key not in self._tried:
+            self._tried[key] = self._replay_once(worker, row, account, name, afresh=afresh)
+        return self._tried[key]
+
+    def _replay_once(
+        self, worker: Worker, row: int, account: Account, name: str, *, afresh: bool
+    ) -> str:
         script = [["make"], *account.script] if afresh else account.script
         budget_s = self._policy.replay_budget_s
         try:
@@ -129,6 +152,7 @@ class Ladder:
                 lambda seq: Replay(seq, row, script, int(budget_s * 1000)),
                 self._replay_s(script, budget_s),
                 Replayed,
+                (row, name),
             )
         except FrameError as error:
             return f"its log is too long to be sent: {error}; lower RestartPolicy(log_bytes=...)"
