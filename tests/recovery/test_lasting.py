@@ -23,7 +23,7 @@ from vecsess import (
     WorkerDied,
     collect_rollout,
 )
-from vecsess.bench.faults.faulty import BreakingEnv
+from vecsess.bench.faults.faulty import CUE, BreakingEnv
 from vecsess.bench.faults.lasting import LastingEnv
 from vecsess.collect.paced import Pace
 from vecsess.contract import Contract
@@ -318,6 +318,18 @@ class DelayedEnv(BreakingEnv):
         return super().step(action)
 
 
+def step_in_slices(vec: VecCheckedSession, actions: Any) -> tuple[Any, int]:
+    """Steps with many waits of 0.05 s; returns the rows, and how many timed out."""
+    vec.step_async(actions)
+    for waits in range(2000):
+        began = time.monotonic()
+        try:
+            return vec.step_wait(timeout=0.05), waits
+        except TimeoutError:
+            assert time.monotonic() - began < 5.0
+    raise AssertionError("it never ends")
+
+
 def test_a_replay_goes_on_where_the_caller_s_time_was_up() -> None:
     makers = [DelayedEnv] * 4
     with open_session(makers, 4, workers=2) as vec, open_session(makers, 4, workers=0) as oracle:
@@ -325,23 +337,27 @@ def test_a_replay_goes_on_where_the_caller_s_time_was_up() -> None:
             session.reset(seed=0)
             for _ in range(20):
                 session.step(zeros(4))
-        expected = oracle.step(zeros(4))
         kill(vec, env=0, wait=True)
-        vec.step_async(zeros(4))
-        waits = 0
-        while True:
-            began = time.monotonic()
-            try:
-                ours = vec.step_wait(timeout=0.05)
-                break
-            except TimeoutError:
-                waits += 1
-                assert time.monotonic() - began < 5.0
-                assert waits < 2000
+        ours, waits = step_in_slices(vec, zeros(4))
         assert waits > 4  # two replays of 0.4 s
-        for one, other in zip(ours[:4], expected[:4], strict=True):
+        for one, other in zip(ours[:4], oracle.step(zeros(4))[:4], strict=True):
             np.testing.assert_array_equal(one, other)
-        assert [each.outcomes for each in vec.incidents] == [
-            {0: "replayed episode", 1: "replayed episode"}
-        ]
+        replayed = "replayed episode"
+        assert [each.outcomes for each in vec.incidents] == [{0: replayed, 1: replayed}]
         vec.step(zeros(4))
+
+
+@pytest.mark.parametrize("fault", ["raises ValueError", "NaN"])
+def test_a_restart_goes_on_where_the_caller_s_time_was_up(fault: str) -> None:
+    makers: list[Any] = [partial(DelayedEnv, fault), DelayedEnv]
+    how: Any = {"on_error": "restart", "on_violation": "restart"}
+    with open_session(makers, 2, workers=1, **how) as vec:
+        vec.reset(seed=0)
+        for _ in range(20):
+            vec.step(zeros(2))
+        ours, waits = step_in_slices(vec, np.array([CUE, 0]))
+        assert waits > 4  # a replay of 0.4 s
+        observations, _, _, truncated, infos = ours
+        assert infos["invalid"].tolist() == truncated.tolist() == [True, False]
+        assert observations[:, 0].tolist() == [0.0, 21.0]
+        assert vec.step(zeros(2))[0][:, 0].tolist() == [1.0, 22.0]

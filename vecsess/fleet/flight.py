@@ -542,6 +542,10 @@ class Flight:
         finally:
             self._on_lost = usual
 
+    def put_off(self) -> None:
+        """What is being mended was not done in the caller's time: the next wait goes on with it."""
+        self._unfinished = None, WorkerError("it is being mended")
+
     def report(self, worker: Worker | None, error: WorkerError) -> None:
         """Has a worker brought back that was seen to be lost; None for all of them."""
         self._lose(worker, error)

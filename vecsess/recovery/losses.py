@@ -258,14 +258,16 @@ class Recovery:
         """Logs a call that may have changed an environment: its episode can't be replayed."""
         self._journal.called(env)
 
-    def settle(self, error: VecsessError, reaction: str) -> None:
+    def settle(self, error: VecsessError, reaction: str, until: float | None = None) -> None:
         """Cuts off the episode of an environment that raised or broke the contract.
 
         Args:
             error: names the environment.
             reaction: "truncate", or "restart" for a new process too.
+            until: when the caller's time is up, on the monotonic clock.
 
         Raises:
+            OutOfTimeError: it is; the next wait goes on with it.
             RestartLimitExceeded: that was tried as often as the policy allows.
             WorkerError: a worker was lost in it, and `on_crash` is "raise".
         """
@@ -273,13 +275,21 @@ class Recovery:
         assert env is not None, "a failure names its environment"
         worker = self._lockstep.holder(env)
         self.lost[env] = error.brief
-        if reaction == "restart" and self._fleet.renewable:
-            self._replace(worker)
-            self._mend([worker], error)
-        else:
-            self._mend([worker], error, cut=env)
+        flight = self._lockstep.flight
+        flight.until = until
+        try:
+            if reaction == "restart" and self._fleet.renewable:
+                self._replace(worker)
+                self._mend([worker], error)
+            else:
+                self._mend([worker], error, cut=env)
+        except OutOfTimeError:
+            flight.put_off()
+            raise
+        finally:
+            flight.until = None
         if worker.flight.unread:
-            worker.flight.gather()
+            worker.flight.gather(None if until is None else max(0.0, until - time.monotonic()))
 
     @staticmethod
     def _replace(worker: Worker) -> None:

@@ -6,6 +6,7 @@ themselves, and what libraries expect of them, are in gym_vector.py and vector.p
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -206,14 +207,15 @@ class Engine:
         self, part: Lockstep, rows: StepRows, timeout_s: float | None = None
     ) -> Finals | None:
         """Waits for a step of some workers, checks it, and copies it into `rows [n, ...]`."""
+        until = None if timeout_s is None else time.monotonic() + timeout_s
         self.gather(part, timeout_s)
         if part.flight.answers:
-            self._settle_failures(part)
+            self._settle_failures(part, until)
         arrays = leaves(rows.next_observations)
         ended = part.rows.read_step(rows, arrays)
         finals = None if ended is None else self._finals(ended)
         while (violation := self._violation(part, rows, arrays, finals)) is not None:
-            self._settle_violation(violation)
+            self._settle_violation(violation, until)
             ended = part.rows.read_step(rows, arrays)
             finals = None if ended is None else self._finals(ended)
         if part is self.lockstep:
@@ -355,16 +357,25 @@ class Engine:
         except VecsessError as error:
             raise self.located(error) from error.__cause__
         except TimeoutError as error:
-            pending = PENDING[self.gate.phase]
-            raise CallTimeout(
-                f"expected all answers within {timeout_s} s; the {pending} is still pending: "
-                f"{pending}_wait() again, or reset()"
-            ) from error
+            raise self._too_late() from error
         except BaseException:  # such as Ctrl-C
             self.gate.hold(resumable=flight.resumable)
             raise
 
-    def _settle_failures(self, part: Lockstep) -> None:
+    def _too_late(self) -> CallTimeout:
+        pending = PENDING[self.gate.phase]
+        return CallTimeout(
+            f"expected all answers in time; the {pending} is still pending: "
+            f"{pending}_wait() again, or reset()"
+        )
+
+    def _settle(self, error: VecsessError, reaction: str, until: float | None) -> None:
+        try:
+            self.recovery.settle(error, reaction, until)
+        except TimeoutError as late:
+            raise self._too_late() from late
+
+    def _settle_failures(self, part: Lockstep, until: float | None) -> None:
         """Raises what environments raised, or cuts their episodes off, as the session was told."""
         answers, workers = part.flight.answers, part.workers
         warn_once(answers, workers, self._warned)
@@ -375,14 +386,14 @@ class Engine:
             reaction = self.terms.reactions.to(error)
             if reaction == "raise":
                 self.raise_failures(part)
-            self.recovery.settle(self.located(error), reaction)
+            self._settle(self.located(error), reaction, until)
 
-    def _settle_violation(self, violation: Violation) -> None:
+    def _settle_violation(self, violation: Violation, until: float | None) -> None:
         error = self._broken(violation)
         reaction = self.terms.reactions.on_violation
         if reaction == "raise":
             raise error
-        self.recovery.settle(error, reaction)
+        self._settle(error, reaction, until)
 
     def raise_failures(self, part: Lockstep | None = None, *, fresh: bool = False) -> None:
         """Raises what environments raised in a call.
