@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from vecsess.__main__ import main
 from vecsess.cli import top
 from vecsess.cli.archive import load
 from vecsess.cli.failures import CommandError
@@ -72,6 +73,40 @@ def test_an_array_that_lies_about_its_size_is_refused(tmp_path: Path) -> None:
         archive.writestr("large.npy", header)
     with pytest.raises(CommandError, match="no room for an array"):
         load(tmp_path / "a.npz")
+
+
+# --- transitions ---------------------------------------------------------------------------------
+
+NUMBERS = ["--obs-shape", "2", "--n-actions", "2"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"transitions": ' + "[" * 100_000,
+        '{"transitions": 5}',
+        '{"transitions": [{"obs": ' + "9" * 5000 + "}]}",
+        '{"transitions": [\x1b[31m]}',
+        '{"transitions": ["\x1b[31m"]}',
+        '{"transitions": [{"\\u001b[31m": 0}]}',
+        '{"transitions": [{"obs": [1e999, 0], "action": 1e999}]}',
+        '{"transitions": [' + ",".join(['{"obs": "\\u001b[2J"}'] * 50) + "]}",
+        "\x00\xff",
+        "",
+    ],
+    ids=lambda text: text[:24],
+)
+def test_transitions_of_a_stranger_are_checked_within_bounds(
+    text: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.json").write_text(text)
+    assert main(["check", str(tmp_path / "a.json"), *NUMBERS]) != 0
+    printed = "".join(capfd.readouterr())
+    assert printed.strip()
+    assert "Traceback" not in printed
+    assert "\x1b" not in printed
+    assert len(printed) < 5000
 
 
 # --- reproducers ---------------------------------------------------------------------------------

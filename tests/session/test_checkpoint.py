@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,9 @@ from gymnasium import spaces
 
 from vecsess import Contract, RestartPolicy, Timeouts, VecCheckedSession, collect_rollout
 from vecsess.collect.policies import RandomPolicy
-from vecsess.errors import StateError
+from vecsess.errors import StateError, VecsessError
 from vecsess.session import signature
+from vecsess.wire.values import pack_value, unpack_value
 
 N = 4
 pytestmark = pytest.mark.usefixtures("no_process_left")
@@ -202,6 +206,45 @@ def test_a_damaged_one_of_nobody_is_refused(damage: dict[str, Any]) -> None:
         data = through_a_file(vec.checkpoint())
     with pytest.raises(StateError, match="damaged"):
         VecCheckedSession.restore({**data, **damage}, workers=0)
+
+
+ODD: list[Any] = [None, -1, 2**40, 2**70, 0.5, float("nan"), "text", b"bytes", [], {}, [[1]], True]
+ODD += [np.zeros(3), np.zeros((2, 2), np.float32)]
+
+
+def places(plain: Any) -> Iterator[tuple[Any, ...]]:
+    """Yields the way to each part of plain data, the whole one's too."""
+    yield ()
+    parts = plain.items() if isinstance(plain, dict) else ()
+    for key, part in enumerate(plain) if isinstance(plain, list) else parts:
+        yield from ((key, *rest) for rest in places(part))
+
+
+def with_odd(plain: Any, place: tuple[Any, ...], odd: Any) -> Any:
+    if not place:
+        return odd
+    copied = copy.copy(plain)
+    copied[place[0]] = with_odd(copied[place[0]], place[1:], odd)
+    return copied
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of what is not brought back
+def test_whatever_an_unsigned_one_holds_a_session_goes_on_or_says_what_is_wrong() -> None:
+    with VecCheckedSession("CartPole-v1", 2, workers=0) as vec:
+        vec.reset(seed=0)
+        steps_of(vec, actions_of(vec, 3))
+        data = vec.checkpoint()
+    state = unpack_value(data["state"], max_objects=None)
+    told = 0
+    for place, odd in itertools.product(places(state), ODD):
+        packed = pack_value(with_odd(state, place, odd))
+        unsigned = {"format": data["format"], "recipe": data["recipe"], "state": packed}
+        try:
+            with VecCheckedSession.restore(unsigned, workers=0) as vec:
+                vec.step(np.zeros(2, np.int64))
+        except VecsessError:
+            told += 1
+    assert told > 200  # the rest are values that may stand there
 
 
 # --- whose it is ---------------------------------------------------------------------------------

@@ -311,6 +311,11 @@ class Journal:
         self._piped_bytes = 0
         for index, actions, checksums in plain["chunks"]:
             arrays = [np.array(e, object) if isinstance(e, list) else e for e in actions]
+            lead = (CHUNK_STEPS, len(self._places))
+            if [array.shape for array in arrays] != [
+                (*lead, *f.shape) for f in self.layout.actions
+            ]:
+                raise ValueError(f"expected actions of {lead} steps and environments in the log")
             chunk = _Chunk(arrays, self._no_checksums())
             chunk.checksums[:, workers, rows] = checksums
             self._chunks[index] = chunk

@@ -119,6 +119,14 @@ class Progress:
         return {name: getattr(self, name) for name in names}
 
     def load(self, plain: Fields) -> None:
-        """Takes what `dump` returned as its own."""
-        self.t, self.begun, self.episodes = plain["t"], plain["begun"], plain["episodes"]
+        """Takes what `dump` returned as its own.
+
+        Raises:
+            ValueError: it is of another form.
+        """
+        t, begun, episodes = plain["t"], plain["begun"], plain["episodes"]
+        whole = all(isinstance(count, int) for count in (t, *begun, *episodes))
+        if not whole or not len(begun) == len(episodes) == len(self.begun):
+            raise ValueError(f"expected whole numbers for {len(self.begun)} environments")
+        self.t, self.begun, self.episodes = t, [*begun], [*episodes]
         self.ended[:] = plain["ended"]

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from vecsess.contract import Contract
-from vecsess.errors import StateError
+from vecsess.errors import StateError, VecsessError
 from vecsess.fleet.worker import Timeouts
 from vecsess.recovery.journal import CHUNK_STEPS
 from vecsess.recovery.policy import RestartPolicy
@@ -18,6 +18,16 @@ if TYPE_CHECKING:
     from vecsess.session.vector import VecCheckedSession
 
 FORMAT = 4
+# What comes of data that is not what its place asks for; a stranger's may be anything.
+_MISSHAPEN = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    TypeError,
+    ValueError,
+)
 _CLASSES = {"contract": Contract, "timeouts": Timeouts, "restart_policy": RestartPolicy}
 
 
@@ -98,7 +108,7 @@ def state_of(data: Fields) -> Fields:
     """
     try:
         state: Fields = unpack_value(data["state"], max_objects=None)  # ours, long logs
-    except FrameError as error:
+    except (FrameError, KeyError) as error:
         raise StateError(f"expected a checkpoint, got a damaged one: {error}") from error
     return state
 
@@ -108,8 +118,23 @@ def unpack_session(session: VecCheckedSession, data: Fields) -> dict[int, str]:
 
     Returns:
         The environments that could not be brought back, and why.
+
+    Raises:
+        StateError: it is damaged, or of a form that no checkpoint has.
     """
     state = state_of(data)
+    try:
+        return _put_state(session, state)
+    except VecsessError:
+        raise
+    except _MISSHAPEN as error:
+        raise StateError(
+            "expected a checkpoint, got a damaged one: its state has another form than a "
+            f"session's ({type(error).__name__}: {error}); take another checkpoint"
+        ) from error
+
+
+def _put_state(session: VecCheckedSession, state: Fields) -> dict[int, str]:
     session.noise_seed, session.noise_counter = state["noise"]
     session.episode_returns[:] = state["returns"]
     session.episode_lengths[:] = state["lengths"]
