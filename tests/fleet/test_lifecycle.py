@@ -6,6 +6,7 @@ import gc
 import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -234,3 +235,31 @@ def test_a_start_that_fails_leaves_nothing_behind() -> None:
             before = process.num_fds()
     assert process.num_fds() == before
     assert not processes_below()
+
+
+CRASHES = """
+import os, sys
+from vecsess import VecCheckedSession
+
+class Holder:
+    pass
+
+vec = VecCheckedSession("CartPole-v1", n=2, workers=int(sys.argv[1]))
+vec.reset(seed=0)
+holder = Holder()
+holder.vec, holder.own = vec, holder  # is let go of last
+if sys.argv[2] == "killed":
+    os.kill(vec.health()[0].pid, 9)
+raise RuntimeError("the last line")
+"""
+
+
+@pytest.mark.parametrize("how", ["0 alive", "2 alive", "2 killed"])
+def test_a_trainer_that_crashes_without_close_says_no_more_than_why(
+    how: str, tmp_path: Path
+) -> None:
+    done = run_script(CRASHES, tmp_path, *how.split())
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "RuntimeError: the last line"
+    assert "Exception ignored" not in done.stderr
+    assert not done.stdout
