@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 from pathlib import Path
@@ -38,6 +39,12 @@ def wait_for_spare(vec: VecCheckedSession) -> int:
 
     assert wait_until(is_there, 10.0)
     return found[0]
+
+
+def limit_for(process: psutil.Process, free: int) -> int:
+    """Returns the limit of descriptors by which a process can have so many more."""
+    used = {int(path.name) for path in Path(f"/proc/{process.pid}/fd").iterdir()}
+    return next(n for n in itertools.count() if n - len(used & set(range(n))) == free + 1) - 1
 
 
 def kill_and_await(pid: int) -> None:
@@ -118,12 +125,14 @@ def test_where_none_can_be_had_the_server_goes_on_without() -> None:
         server = psutil.Process(vec.health()[0].pid).parent()
         assert server is not None
         usual = server.rlimit(psutil.RLIMIT_NOFILE)
-        there = spares(vec)  # on a busy machine there may be one by now, with three descriptors
-        # Where the descriptors that workers were started with lay, three numbers are too few.
-        limit = server.num_fds() - 3 * len(there) - 1
-        server.rlimit(psutil.RLIMIT_NOFILE, (limit, usual[1]))
+        # None is being forked now, and none comes before the limit is set.
+        assert wait_until(lambda: is_asleep(server.pid), 10.0)
+        server.suspend()
+        there = spares(vec)
+        server.rlimit(psutil.RLIMIT_NOFILE, (limit_for(server, 3 - 3 * len(there)), usual[1]))
+        server.resume()
         vec.reset(seed=0)
-        for pid in there:
+        for pid in there:  # its three descriptors are free then: to fork one takes four
             kill_and_await(pid)
         assert not wait_until(lambda: bool(spares(vec)), 1.0)
         server.rlimit(psutil.RLIMIT_NOFILE, usual)
