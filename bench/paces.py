@@ -97,9 +97,9 @@ class SlowAdapter(IntoAdapter):
         """Starts two workers; a wait may spin for `spin_ns`."""
         # A session has no argument for this, and this process has no other session.
         from vecsess import VecCheckedSession
-        from vecsess.session import vector
+        from vecsess.session import arguments
 
-        vars(vector)["SPIN_NS"] = spin_ns
+        vars(arguments)["SPIN_NS"] = spin_ns
         super().__init__(VecCheckedSession(case.env, n, workers=min(2, n)))
         self.step = self._slowly  # type: ignore[method-assign]
 

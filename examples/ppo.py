@@ -31,8 +31,7 @@ from instruments import Chaos, Instruments, draw
 from settings import Settings, env_maker, is_image, open_session, parse, session_options, stop
 
 from vecsess import Rollout, VecCheckedSession, collect_rollout
-from vecsess.collect.acting import Collected, Collecting
-from vecsess.collect.sources import begin_rollout
+from vecsess.collect.sources import Collected, Collecting, begin_rollout
 from vecsess.errors import extra
 
 with extra("train", needed_by="examples/ppo.py"):

@@ -11,8 +11,7 @@ import gymnasium
 import numpy as np
 
 from vecsess import Contract, RestartPolicy, VecCheckedSession, VecsessError
-from vecsess.collect.paced import Pace
-from vecsess.collect.sources import Inference
+from vecsess.collect.sources import Inference, Pace
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

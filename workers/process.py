@@ -114,10 +114,15 @@ def leave(code: int) -> None:
         code = given if isinstance(given, int) else int(given is not None)
     elif error is not None:
         sys.excepthook(type(error), error, error.__traceback__)
+    flush_output()
+    os._exit(code & 0xFF)
+
+
+def flush_output() -> None:
+    """Writes what was printed, as far as there is somebody to read it."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    os._exit(code & 0xFF)
 
 
 def die_with_parent(sent: int) -> None:

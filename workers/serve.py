@@ -43,7 +43,7 @@ from vecsess.workers.env_source import BuildError, makers, unpacked
 from vecsess.workers.episodes import Episodes
 from vecsess.workers.outcomes import account_of, brief
 from vecsess.workers.particulars import plain_metadata, render_mode, spec_json
-from vecsess.workers.process import ask, dismiss_group
+from vecsess.workers.process import ask, dismiss_group, flush_output
 from vecsess.workers.replay import replay
 from vecsess.workers.sources import note
 
@@ -154,6 +154,7 @@ def answer(host: EnvHost, command: Command) -> bytes:
         case Close():
             host.close()
             dismiss_group()
+            flush_output()  # whoever has its answer may end this process
             values, failures = [], []
         case _:
             raise AssertionError(f"{type(command).__name__} comes only once, at the start")

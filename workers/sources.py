@@ -28,7 +28,9 @@ def note() -> list[list[str | int]]:
                 told = Path(path).stat()
             except OSError:  # such as a module in an archive
                 continue
-            _noted[path] = [told.st_mtime_ns, told.st_size]
+            # Named only, never opened: what is no text in it must not keep it from the wire.
+            named = os.fsencode(path).decode(errors="backslashreplace")
+            _noted[named] = [told.st_mtime_ns, told.st_size]
     return [[path, *told] for path, told in _noted.items()]
 
 

@@ -87,7 +87,7 @@ def test_a_sleep_is_never_early() -> None:
 def test_all_of_them_step(
     contender: Contender, case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vecsess.session.vector.SPIN_NS", 0)  # which a slow one changes for good
+    monkeypatch.setattr("vecsess.session.arguments.SPIN_NS", 0)  # which a slow one changes for good
     with closing(contender.open(case, 2)) as adapter:
         adapter.reset()
         (actions, *_) = adapter.prepare([np.zeros(2, np.int64)])

@@ -65,7 +65,7 @@ def reply_pipe() -> int:
         (frame(pack_value([Done.KIND, 3, []])), MissingField, "failures"),
         (frame(pack_value([Done.KIND, "3", [], []])), WrongFieldType, "Done.seq: expected int"),
         (frame(pack_value([Done.KIND, 1000, [], []])), ProtocolError, "to 1000"),
-        (b"\xff\xff\xff\xff", ProtocolError, "at most 67108864 bytes"),
+        (b"\xff\xff\xff\xff", ProtocolError, "at most 134348800 bytes"),
     ],
 )
 def test_a_worker_that_breaks_the_protocol_is_ended(

@@ -13,9 +13,12 @@ from typing import Any, Literal, TypeVar, get_args
 import gymnasium
 from gymnasium.vector import AutoresetMode
 
-from vecsess.collect.acting import Collected, Collecting, acting_of
+from vecsess.collect.acting import Collected as Collected
+from vecsess.collect.acting import Collecting as Collecting
+from vecsess.collect.acting import acting_of
 from vecsess.collect.loop import Books, SingleBooks, fill_rollout
-from vecsess.collect.paced import PACES, Pace, fill_paced
+from vecsess.collect.paced import PACES, fill_paced
+from vecsess.collect.paced import Pace as Pace
 from vecsess.collect.policies import AnyPolicy
 from vecsess.collect.rollout import Rollout
 from vecsess.collect.single import SingleLockstep
