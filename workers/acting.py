@@ -95,10 +95,8 @@ class Acting:
             run.begin(starts)
             while run.t < command.horizon and not failures:
                 failures = self._step(decider, run)
-            for target, array in zip(
-                memory.state, [] if failures else decider.state_after(), strict=True
-            ):
-                _put_state(target, array)
+            if not failures:
+                self._finish(decider, run)
         except Exception as error:  # the policy's: environments' are among the failures
             trouble = account_of(error)
             env = getattr(error, "env", None)
@@ -127,6 +125,15 @@ class Acting:
             run.done[0] = run.t
         return failures
 
+    def _finish(self, decider: Decider, run: _Run) -> None:
+        """Asks for what is known only after the last step: values, and the policy's state."""
+        run.turn[0] = 2 * self._layout.rows
+        if run.ended and not decider.keeps_state:
+            run.note_values(decider.value(*run.all_ends()))
+        run.memory.last_values[...] = decider.value(np.arange(self._rows), run.observations())
+        for target, array in zip(run.memory.state, decider.state_after(), strict=True):
+            _put_state(target, array)
+
     def _map(self, command: Rollout) -> RolloutViews:
         """Maps the memory behind the slab, anew for a rollout of another form."""
         form = (command.horizon, command.state)
@@ -146,7 +153,7 @@ class _Run:
     """
 
     def __init__(self, memory: RolloutViews, slab: Views, checksum: Checksum, rows: int) -> None:
-        self._memory, self._checksum, self._rows = memory, checksum, rows
+        self.memory, self._checksum, self._rows = memory, checksum, rows
         self._seen = [field[0, :rows] for field in slab.observations]
         self._finals = [field[0] for field in slab.finals]
         self._flags, self._words = slab.flags[0, :rows], slab.words[0, :rows]
@@ -160,22 +167,23 @@ class _Run:
         self._no_flags = bytes(2 * rows)
         self.starts = self._no_starts = np.zeros(rows, np.bool_)
         self.dtypes: list[str] = []
-        self.t = self._ended = self._written = 0
+        self.t = self._written = 0
+        self.ended: list[int] = []  # the row of each end
 
     def begin(self, starts: Array) -> None:
         """Notes what is acted on first."""
         self.starts = starts
-        self._memory.flags.fill(0)
-        for target, seen in zip(self._memory.observations, self._seen, strict=True):
+        self.memory.flags.fill(0)
+        for target, seen in zip(self.memory.observations, self._seen, strict=True):
             target[0] = seen
 
     def observations(self) -> list[Array]:
         """Returns what to act on now, `[n, *leaf]` per leaf."""
-        return [field[self.t] for field in self._memory.observations]
+        return [field[self.t] for field in self.memory.observations]
 
     def note(self, decision: Sequence[Array]) -> int:
         """Writes down a decision, and the step that came of it; returns how many ended."""
-        memory, t = self._memory, self.t
+        memory, t = self.memory, self.t
         *actions, log_probs, values = decision
         for target, array in zip(memory.actions, actions, strict=True):
             target[t] = array
@@ -186,37 +194,42 @@ class _Run:
         for target, seen in zip(memory.observations, self._seen, strict=True):
             target[self.t] = seen
         self._gathered[t - self._written] = self._words
-        before, self.starts = self._ended, self._no_starts
+        before, self.starts = len(self.ended), self._no_starts
         if self._flags.tobytes() != self._no_flags:
             self._note_ends(t)
         if self.t - self._written == len(self._gathered):
             self.write()
-        return self._ended - before
+        return len(self.ended) - before
 
     def last_ends(self, count: int) -> tuple[Array, list[Array]]:
-        """Returns the rows that ended last, and their final observations."""
-        own = slice(self._ended - count, self._ended)
-        return np.flatnonzero(self.starts), [field[own] for field in self._memory.finals]
+        """Returns the rows that ended last, `[count]`, and their final observations."""
+        own = slice(len(self.ended) - count, len(self.ended))
+        return np.array(self.ended[own]), [field[own] for field in self.memory.finals]
+
+    def all_ends(self) -> tuple[Array, list[Array]]:
+        """Returns the rows of all ends, and their final observations."""
+        return self.last_ends(len(self.ended))
 
     def note_values(self, values: Array) -> None:
         """Writes down the values of the final observations that came last."""
-        self._memory.final_values[self._ended - len(values) : self._ended] = values
+        ended = len(self.ended)
+        self.memory.final_values[ended - len(values) : ended] = values
 
     def _note_ends(self, t: int) -> None:
-        self._memory.flags[t] = self._flags
+        self.memory.flags[t] = self._flags
         self.starts = self._flags != 0
         for row in self.starts.nonzero()[0].tolist():
-            for target, final in zip(self._memory.finals, self._finals, strict=True):
-                target[self._ended] = final[row]
-            self._memory.firsts[row] = self._words[row]
-            self._ended += 1
+            for target, final in zip(self.memory.finals, self._finals, strict=True):
+                target[len(self.ended)] = final[row]
+            self.memory.firsts[row] = self._words[row]
+            self.ended.append(row)
 
     def write(self) -> None:
         """Writes the rewards and the checksums of the steps that were gathered."""
         begin, self._written = self._written, self.t
         words = self._gathered[: self.t - begin]
-        self._memory.rewards[begin : self.t] = words[..., REWARD_WORD].view(np.float64)
-        self._checksum.of_steps(words, self._memory.checksums[begin : self.t])
+        self.memory.rewards[begin : self.t] = words[..., REWARD_WORD].view(np.float64)
+        self._checksum.of_steps(words, self.memory.checksums[begin : self.t])
 
 
 def _put_state(target: Array, array: Array) -> None:

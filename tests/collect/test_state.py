@@ -145,7 +145,17 @@ def test_next_values_are_those_of_a_plain_loop(
 def test_a_policy_without_state_is_asked_once_for_all_ends(how: dict[str, Any]) -> None:
     policy = Forgetful()
     (rollout,) = collect(2, policy, 1, **how)
-    assert policy.asked == [N, len(rollout.final_envs)]
+    at_workers = "inference" in how  # there it is asked of copies
+    assert policy.asked == ([] if at_workers else [N, len(rollout.final_envs)])
+
+
+def test_of_many_ends_not_more_are_asked_for_at_once_than_one_thread_takes() -> None:
+    """A large matrix product has BLAS start threads, which then spin on the workers' cores."""
+    policy = Forgetful()
+    with VecCheckedSession([lambda: Counts(1)] * 3, workers=0) as vec:
+        rollout = collect_rollout(vec, policy, 50, seed=0)
+    assert policy.asked == [3, 64, 64, 22]
+    np.testing.assert_array_equal(rollout.next_values, 1)
 
 
 def test_half_of_a_state_is_refused() -> None:

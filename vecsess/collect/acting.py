@@ -9,7 +9,7 @@ quarantine and marked truncations have one home. What an error is to be raised f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from vecsess.collect.loop import (
     end_rollout,
     envs_of,
     rollout_for,
+    values_of,
 )
 from vecsess.collect.paced import Paced, Run
 from vecsess.collect.packing import pack, unpack
@@ -140,16 +141,30 @@ class Collecting:
             parts.raise_first()
             endings = parts.endings
             again = parts.again(outcomes)
+            values = parts.last_values
             if again:
                 endings = [*endings, self._again(policy, rollout, again)]
+                values = [*values, *self._values_of(policy, rollout, again)]
             last = tree.leaves(rollout.last_observations)
             ended = [each.envs for each in parts.endings]
             self._engine.end_rollout(last, np.concatenate([_NONE, *ended]))
         if self._frozen and self._state is not None:
             state = state_keeper(policy).get_state(self._envs)
             state_keeper(self._policy).set_state(self._envs, state)
-        self._close(policy, rollout, Endings.joined(endings))
+        self._close(policy, rollout, Endings.joined(endings), values)
         return rollout
+
+    def _values_of(
+        self, policy: Policy, rollout: Rollout, again: dict[int, Outcome | None]
+    ) -> list[tuple[slice, Array]]:
+        """Returns the values of the last observations of some workers' environments."""
+        workers = self._engine.lockstep.workers
+        parts = [slice(w.first_env, w.first_env + w.rows) for w in map(workers.__getitem__, again)]
+        last = rollout.last_observations
+        return [
+            (part, values_of(rollout, policy, self._envs[part], tree.row(last, part)))
+            for part in parts
+        ]
 
     def _sent(self) -> Policy:
         """Returns the policy as it was sent; what it writes to is its own."""
@@ -202,7 +217,11 @@ class Collecting:
             raise engine.located(error) from error.__cause__
         run.finish()
         finals, _ = run.in_order()
-        return Endings.of(finals)
+        ended = Endings.of(finals)
+        if ended.values is None and len(ended.envs):
+            envs, observations = self._envs[ended.envs], ended.observations
+            ended = replace(ended, values=values_of(rollout, policy, envs, observations))
+        return ended
 
     def _bring_back(self, outcome: Outcome, flight: Flight) -> None:
         """Replaces a worker whose first step has been sent again."""
@@ -217,8 +236,17 @@ class Collecting:
         if env is not None:
             recovery.suspect(env, flags[:, env - worker.first_env] != 0)
 
-    def _close(self, policy: Policy, rollout: Rollout, endings: Endings) -> None:
+    def _close(
+        self,
+        policy: Policy,
+        rollout: Rollout,
+        endings: Endings,
+        values: list[tuple[slice, Array]],
+    ) -> None:
         """Keeps the books, and adds what is known only after the last step."""
+        last = np.empty(rollout.num_envs, rollout.values.dtype)
+        for part, known in values:
+            last[part] = known
         books = self._books
         np.logical_or(
             rollout.terminated[:-1], rollout.truncated[:-1], out=rollout.episode_start[1:]
@@ -226,7 +254,7 @@ class Collecting:
         episodes = count_episodes(rollout, books, endings)
         books.noise_counter += self._horizon
         rollout.counter = books.noise_counter
-        end_rollout(rollout, books, policy, self._envs, endings, episodes)
+        end_rollout(rollout, books, policy, self._envs, endings, episodes, last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +304,7 @@ class Parts:
 
     Attributes:
         endings: of the parts that are as they should be.
+        last_values: theirs, of the observations after the last step, with the environments.
     """
 
     def __init__(
@@ -291,6 +320,7 @@ class Parts:
         self._errors: list[tuple[int, VecsessError]] = []
         self._refused: set[int] = set()
         self.endings: list[Endings] = []
+        self.last_values: list[tuple[slice, Array]] = []
 
     def take(self, outcome: Outcome) -> None:
         """Takes one worker's part, or notes why it is none."""
@@ -327,7 +357,8 @@ class Parts:
             arrays = iter([array.copy() for array in views.state])
             state = tree.map_leaves(lambda _: next(arrays), self._state)
             state_keeper(self._policy).set_state(self._envs[envs], state)
-        self.endings.append(part.endings(valued=self._state is not None))
+        self.endings.append(part.endings())
+        self.last_values.append((part.envs, part.last_values))
         return True
 
     def raise_first(self) -> None:
@@ -363,6 +394,7 @@ class Part:
 
     Attributes:
         done: `[t, n]` bool, where episodes ended.
+        last_values: `[n]`, of the observations after the last step.
     """
 
     def __init__(self, engine: Engine, rollout: Rollout, outcome: Outcome, envs: slice) -> None:
@@ -393,6 +425,7 @@ class Part:
         self._ends, self._rows = np.nonzero(self.done)
         self._finals = [leaf[: len(self._ends)].copy() for leaf in views.finals]
         self._final_values = views.final_values[: len(self._ends)].astype(rollout.values.dtype)
+        self.last_values = views.last_values.astype(rollout.values.dtype)
 
     def first_problem(self) -> tuple[int, VecsessError] | None:
         """Returns what went wrong first in an environment, and at which step."""
@@ -449,8 +482,7 @@ class Part:
             return None
         return [leaf.reshape(steps, -1, *leaf.shape[1:]) for leaf in checked]
 
-    def endings(self, *, valued: bool) -> Endings:
-        """Returns where episodes ended, and the final observations; their values if `valued`."""
+    def endings(self) -> Endings:
+        """Returns where episodes ended, the final observations, and their values."""
         finals = assemble(self._engine.space, iter(self._finals))
-        values = self._final_values if valued else None
-        return Endings(self._ends, self._rows + self.envs.start, finals, values)
+        return Endings(self._ends, self._rows + self.envs.start, finals, self._final_values)

@@ -104,7 +104,7 @@ class Actor:
         return self.state is not None
 
     def value(self, rows: Array, observations: list[Array]) -> Array:
-        """Returns the values `[k]` of final observations, asked for in their own step.
+        """Returns the values `[k]` of observations that are not acted on.
 
         Args:
             rows: `[k]`, of this worker's environments.

@@ -33,6 +33,7 @@ from vecsess.wire.values import Array, Given, Space
 
 # Noise is made for many locksteps at once, as long as it stays small: 1 MiB of float64.
 _NOISE_BLOCK = 2**17
+_LEAST_ROWS = 64  # of observations whose values are asked for at once, where they are more
 
 # A step, the final observations of the episodes that ended in it, and their values if known.
 Final: TypeAlias = tuple[int, Finals, Array | None]
@@ -275,7 +276,7 @@ class Endings:
         steps: `[K]` int64, the row `t` of each.
         envs: `[K]` int64.
         observations: tree of `[K, *obs]`; None where there are none.
-        values: `[K]`, what a policy that keeps state said of each then; None where it keeps none.
+        values: `[K]`, what the policy said of each; None where it has not been asked yet.
     """
 
     steps: NDArray[np.int64]
@@ -323,8 +324,22 @@ def values_now(
     """
     if not keeps_state(actor):
         return None
-    values = np.empty(len(finals.envs), rollout.values.dtype)
-    _put("values", actor.value(finals.observations, envs=envs[finals.envs]), values)
+    return values_of(rollout, actor, envs[finals.envs], finals.observations)
+
+
+def values_of(
+    rollout: Rollout, actor: Policy, envs: NDArray[np.int64], observations: Tree
+) -> Array:
+    """Returns values `[k]` of observations `[k, *obs]` that are not acted on.
+
+    They are asked for in batches that are no larger than those that are acted on: of a larger one
+    BLAS may have several threads, which would then spin on the cores that the workers need.
+    """
+    values, rows = np.empty(len(envs), rollout.values.dtype), max(rollout.num_envs, _LEAST_ROWS)
+    for begin in range(0, len(envs), rows):
+        part = slice(begin, begin + rows)
+        given = actor.value(tree.row(observations, part), envs=envs[part])
+        _put("values", given, values[part])
     return values
 
 
@@ -335,6 +350,7 @@ def end_rollout(
     envs: NDArray[np.int64],
     ended: Endings,
     episodes: list[Episode],
+    last_values: Array | None = None,
 ) -> None:
     """Adds what is known only after the last lockstep.
 
@@ -345,12 +361,14 @@ def end_rollout(
         envs: as `envs_of` returns them.
         ended: the final observations.
         episodes: those that ended.
+        last_values: `[N]`, of the last observations, where they are known already.
     """
     books.last_seen = tree.map_leaves(np.copy, rollout.last_observations)
     rollout.episodes = episodes
     rollout.next_values[:-1] = rollout.values[1:]
-    last = actor.value(rollout.last_observations, envs=envs)
-    _put("values", last, rollout.next_values[-1])
+    if last_values is None:
+        last_values = values_of(rollout, actor, envs, rollout.last_observations)
+    rollout.next_values[-1] = last_values
     rollout.final_steps, rollout.final_envs = ended.steps, ended.envs
     if not len(ended.steps):
         none = tree.row(rollout.last_observations, slice(0, 0))
@@ -359,7 +377,5 @@ def end_rollout(
     rollout.final_observations = ended.observations
     values = ended.values
     if values is None:  # nothing is kept, so they are asked for together
-        values = np.empty(len(rollout.final_envs), dtype=rollout.values.dtype)
-        given = actor.value(rollout.final_observations, envs=envs[rollout.final_envs])
-        _put("values", given, values)
+        values = values_of(rollout, actor, envs[ended.envs], ended.observations)
     rollout.next_values[rollout.final_steps, rollout.final_envs] = values

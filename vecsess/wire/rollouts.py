@@ -37,7 +37,8 @@ class RolloutViews:
         firsts: `[n, words]` uint64, the slab's row as it was when the last episode began.
         state: `[n, ...]` per array of the policy's state, as it is at the end.
         finals: `[T * n, *leaf]` per leaf, the final observations in the order of their steps.
-        final_values: `[T * n]` float64, of those, where the policy keeps state.
+        final_values: `[T * n]` float64, the policy's values of those.
+        last_values: `[n]` float64, its values of the observations after the last step.
     """
 
     observations: list[Array]
@@ -51,6 +52,7 @@ class RolloutViews:
     state: list[Array]
     finals: list[Array]
     final_values: Array
+    last_values: Array
 
 
 class RolloutLayout:
@@ -74,7 +76,7 @@ class RolloutLayout:
             [((rows, layout.span_bytes // 8), _WORD)],
             [((rows, *shape), dtype) for shape, dtype in state],
             [((horizon * rows, *shape), dtype) for shape, dtype in seen],
-            [((horizon * rows,), _FLOAT)],
+            [((horizon * rows,), _FLOAT), ((rows,), _FLOAT)],
         ]
         self._offsets, end = [], 0
         for shape, dtype in (each for group in self._shapes for each in group):
@@ -87,7 +89,7 @@ class RolloutLayout:
         """Returns the fields in a buffer of `size_bytes`."""
         offsets = iter(self._offsets)
         groups = [list(_arrays(group, offsets, buffer)) for group in self._shapes]
-        observations, actions, scalars, firsts, state, finals, final_values = groups
+        observations, actions, scalars, firsts, state, finals, ends = groups
         rewards, flags, log_probs, values, checksums = scalars
         return RolloutViews(
             observations,
@@ -100,7 +102,7 @@ class RolloutLayout:
             firsts[0],
             state,
             finals,
-            final_values[0],
+            *ends,
         )
 
 
