@@ -378,3 +378,23 @@ def test_only_closing_needs_a_limit() -> None:
     assert Timeouts(start_s=None, reset_s=None, step_s=None, close_s=0).step_s is None
     with pytest.raises(ValueError, match=r"Timeouts\.close_s"):
         Timeouts(close_s=None)  # type: ignore[arg-type]  # the fault itself
+
+
+class TellsModules(gymnasium.Env[Any, Any]):
+    """Tells at its reset what this process has imported."""
+
+    observation_space = gymnasium.spaces.Box(0, 1, (1,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        return np.zeros(1, np.float32), {"masked": "numpy.ma" in sys.modules}
+
+    def step(self, action: Any) -> Any:
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+
+def test_workers_import_nothing_that_they_do_not_need() -> None:
+    """NumPy imports `np.ma` at first sight, which took each of 16 workers 6 ms of their start."""
+    with VecCheckedSession(TellsModules, n=2) as vec:
+        _, infos = vec.reset(seed=0)
+        assert not infos["masked"].any()

@@ -64,7 +64,7 @@ def _encode(depth: int, keylike: list[Any], value: Any) -> Any:
 
     What can be a key of a dict is put into `keylike` too: only few of these may be one.
     """
-    if isinstance(value, np.ma.MaskedArray):
+    if _is_masked(value):
         raise TypeError("can't send a masked array, whose masked values would be lost: fill it")
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in _KINDS:
         code = ARRAY if isinstance(value, np.ndarray) else SCALAR
@@ -89,6 +89,12 @@ def _encode(depth: int, keylike: list[Any], value: Any) -> Any:
         if isinstance(value, plain):
             return plain(value)
     raise TypeError(f"can't send a {type(value).__module__}.{type(value).__qualname__}")
+
+
+def _is_masked(value: Given) -> bool:
+    """Whether it is a masked array; looks without `np.ma`, which each worker would import first."""
+    module = sys.modules.get("numpy.ma")
+    return module is not None and isinstance(value, module.MaskedArray)
 
 
 def pack_value(value: Any, depth: int = 0) -> bytes:
