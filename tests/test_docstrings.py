@@ -9,7 +9,12 @@ import pytest
 
 from tests.documents import CHECKOUT
 
-NEEDS = {"collect.pytorch": "torch", "integrations.sb3": "stable_baselines3"}
+NEEDS = {
+    "collect.pytorch": "torch",
+    "integrations.ray.pieces": "ray",
+    "integrations.sb3": "stable_baselines3",
+    "integrations.tianshou": "tianshou",
+}
 
 
 def modules_with_examples() -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 from tests.documents import CHECKOUT
 from tests.programs import run
 from vecsess.cli.doctor.costs import measure_costs
-from vecsess.cli.doctor.env_report import _could_not, inference, judge, probe, recommend
+from vecsess.cli.doctor.env_report import _could_not, _ended, inference, judge, probe, recommend
 from vecsess.cli.doctor.findings import FAIL, NOTE, OK, WARN, Finding
 from vecsess.cli.doctor.machine import _descriptors, examine_machine
 from vecsess.cli.doctor.trials import ACTING
@@ -68,6 +68,14 @@ def test_what_ends_an_environment_is_a_line_of_the_table(env: str, expected: str
     (problem,) = [finding for finding in said["env"] if finding["level"] == FAIL]
     assert expected in problem["text"]
     assert problem["advice"]
+
+
+def test_where_an_environment_hangs_is_told_also_in_a_folder_of_the_same_name() -> None:
+    said = 'Timeout (0:00:05)!\n  File "/home/me/vecsess/envs.py", line 7 in wait\n'
+    assert (
+        _ended("signal", said)
+        == "a call does not return: it is in wait, /home/me/vecsess/envs.py:7"
+    )
 
 
 def test_an_environment_that_can_not_be_made_is_an_error() -> None:

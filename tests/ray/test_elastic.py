@@ -16,14 +16,15 @@ from gymnasium import spaces
 
 from tests.collect.test_paced import assert_same
 from tests.envs import CountingEnv
-from tests.ray.test_batches import PATIENT, collect, on_one_machine
 from vecsess import RandomPolicy, VecCheckedSession, collect_rollout
 from vecsess.bench.nodes import Nodes
 from vecsess.errors import StateError
 
 pytest.importorskip("ray")
+
 import ray
 
+from tests.ray.test_batches import PATIENT, collect, on_one_machine
 from vecsess.integrations.ray import RaySession
 
 POLICY = RandomPolicy(spaces.Discrete(2))

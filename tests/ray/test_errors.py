@@ -15,12 +15,13 @@ import pytest
 from gymnasium import spaces
 
 from tests.envs import CountingEnv
-from tests.ray.test_batches import PATIENT
 from vecsess import ContractViolation, EnvError, RandomPolicy, collect_rollout
 from vecsess.bench.nodes import Nodes
 from vecsess.errors import PolicyError, SpawnError
 
 pytest.importorskip("ray")
+
+from tests.ray.test_batches import PATIENT
 from vecsess.integrations.ray import RaySession
 
 POLICY = RandomPolicy(spaces.Discrete(2))

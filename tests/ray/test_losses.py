@@ -14,11 +14,12 @@ import pytest
 from tests.collect.test_paced import assert_same
 from tests.processes import wait_until
 from tests.ray.disasters import Disaster
-from tests.ray.test_batches import PATIENT, collect, on_one_machine
 from vecsess import Timeouts
 from vecsess.bench.nodes import Nodes
 
 pytest.importorskip("ray")
+
+from tests.ray.test_batches import PATIENT, collect, on_one_machine
 from vecsess.integrations.ray import RaySession
 from vecsess.integrations.ray.doors import door_of, refusing
 

@@ -6,11 +6,13 @@ import io
 
 import pytest
 
-from tests.ray.test_batches import PATIENT
 from vecsess import RandomPolicy
 from vecsess.bench.nodes import Nodes
 
 pytest.importorskip("ray")
+
+from tests.ray.test_batches import PATIENT
+
 pytest.importorskip("rich")
 from rich.console import Console
 
