@@ -141,30 +141,16 @@ class Collecting:
             parts.raise_first()
             endings = parts.endings
             again = parts.again(outcomes)
-            values = parts.last_values
             if again:
                 endings = [*endings, self._again(policy, rollout, again)]
-                values = [*values, *self._values_of(policy, rollout, again)]
             last = tree.leaves(rollout.last_observations)
             ended = [each.envs for each in parts.endings]
             self._engine.end_rollout(last, np.concatenate([_NONE, *ended]))
         if self._frozen and self._state is not None:
             state = state_keeper(policy).get_state(self._envs)
             state_keeper(self._policy).set_state(self._envs, state)
-        self._close(policy, rollout, Endings.joined(endings), values)
+        self._close(policy, rollout, Endings.joined(endings))
         return rollout
-
-    def _values_of(
-        self, policy: Policy, rollout: Rollout, again: dict[int, Outcome | None]
-    ) -> list[tuple[slice, Array]]:
-        """Returns the values of the last observations of some workers' environments."""
-        workers = self._engine.lockstep.workers
-        parts = [slice(w.first_env, w.first_env + w.rows) for w in map(workers.__getitem__, again)]
-        last = rollout.last_observations
-        return [
-            (part, values_of(rollout, policy, self._envs[part], tree.row(last, part)))
-            for part in parts
-        ]
 
     def _sent(self) -> Policy:
         """Returns the policy as it was sent; what it writes to is its own."""
@@ -221,6 +207,9 @@ class Collecting:
         if ended.values is None and len(ended.envs):
             envs, observations = self._envs[ended.envs], ended.observations
             ended = replace(ended, values=values_of(rollout, policy, envs, observations))
+        for own in (part.rows.envs for part in paced.parts):
+            last = tree.row(rollout.last_observations, own)
+            rollout.next_values[-1, own] = values_of(rollout, policy, self._envs[own], last)
         return ended
 
     def _bring_back(self, outcome: Outcome, flight: Flight) -> None:
@@ -236,17 +225,8 @@ class Collecting:
         if env is not None:
             recovery.suspect(env, flags[:, env - worker.first_env] != 0)
 
-    def _close(
-        self,
-        policy: Policy,
-        rollout: Rollout,
-        endings: Endings,
-        values: list[tuple[slice, Array]],
-    ) -> None:
+    def _close(self, policy: Policy, rollout: Rollout, endings: Endings) -> None:
         """Keeps the books, and adds what is known only after the last step."""
-        last = np.empty(rollout.num_envs, rollout.values.dtype)
-        for part, known in values:
-            last[part] = known
         books = self._books
         np.logical_or(
             rollout.terminated[:-1], rollout.truncated[:-1], out=rollout.episode_start[1:]
@@ -254,7 +234,7 @@ class Collecting:
         episodes = count_episodes(rollout, books, endings)
         books.noise_counter += self._horizon
         rollout.counter = books.noise_counter
-        end_rollout(rollout, books, policy, self._envs, endings, episodes, last)
+        end_rollout(rollout, books, policy, self._envs, endings, episodes, valued=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +284,6 @@ class Parts:
 
     Attributes:
         endings: of the parts that are as they should be.
-        last_values: theirs, of the observations after the last step, with the environments.
     """
 
     def __init__(
@@ -320,7 +299,6 @@ class Parts:
         self._errors: list[tuple[int, VecsessError]] = []
         self._refused: set[int] = set()
         self.endings: list[Endings] = []
-        self.last_values: list[tuple[slice, Array]] = []
 
     def take(self, outcome: Outcome) -> None:
         """Takes one worker's part, or notes why it is none."""
@@ -353,12 +331,12 @@ class Parts:
         checksums, firsts = views.checksums.copy(), views.firsts.copy()
         recovery.complete_rollout(part.outcome.worker, sent, part.done, checksums, firsts)
         self._rollout.valid[:, envs] = True
+        self._rollout.next_values[-1, envs] = views.last_values
         if self._state is not None:
             arrays = iter([array.copy() for array in views.state])
             state = tree.map_leaves(lambda _: next(arrays), self._state)
             state_keeper(self._policy).set_state(self._envs[envs], state)
         self.endings.append(part.endings())
-        self.last_values.append((part.envs, part.last_values))
         return True
 
     def raise_first(self) -> None:
@@ -394,7 +372,6 @@ class Part:
 
     Attributes:
         done: `[t, n]` bool, where episodes ended.
-        last_values: `[n]`, of the observations after the last step.
     """
 
     def __init__(self, engine: Engine, rollout: Rollout, outcome: Outcome, envs: slice) -> None:
@@ -425,7 +402,6 @@ class Part:
         self._ends, self._rows = np.nonzero(self.done)
         self._finals = [leaf[: len(self._ends)].copy() for leaf in views.finals]
         self._final_values = views.final_values[: len(self._ends)].astype(rollout.values.dtype)
-        self.last_values = views.last_values.astype(rollout.values.dtype)
 
     def first_problem(self) -> tuple[int, VecsessError] | None:
         """Returns what went wrong first in an environment, and at which step."""

@@ -90,13 +90,11 @@ class Actor:
             fitting("actions", pick(actions, path), shape, dtype)
             for path, shape, dtype in self._shapes
         ]
-        rows = self._envs.shape
-        told = fitting("log_probs", log_probs, rows, self._dtypes[0])
-        return self._check(assemble(self._action_space, iter(noted))), [
-            *noted,
-            told,
-            fitting("values", values, rows, self._dtypes[1]),
-        ]
+        sent = self._check(assemble(self._action_space, iter(noted)))
+        rows, (log_probs_dtype, values_dtype) = self._envs.shape, self._dtypes
+        noted.append(fitting("log_probs", log_probs, rows, log_probs_dtype))
+        noted.append(fitting("values", values, rows, values_dtype))
+        return sent, noted
 
     @property
     def keeps_state(self) -> bool:

@@ -350,7 +350,8 @@ def end_rollout(
     envs: NDArray[np.int64],
     ended: Endings,
     episodes: list[Episode],
-    last_values: Array | None = None,
+    *,
+    valued: bool = False,
 ) -> None:
     """Adds what is known only after the last lockstep.
 
@@ -361,14 +362,13 @@ def end_rollout(
         envs: as `envs_of` returns them.
         ended: the final observations.
         episodes: those that ended.
-        last_values: `[N]`, of the last observations, where they are known already.
+        valued: the values of the last observations are in the last row already.
     """
     books.last_seen = tree.map_leaves(np.copy, rollout.last_observations)
     rollout.episodes = episodes
     rollout.next_values[:-1] = rollout.values[1:]
-    if last_values is None:
-        last_values = values_of(rollout, actor, envs, rollout.last_observations)
-    rollout.next_values[-1] = last_values
+    if not valued:
+        rollout.next_values[-1] = values_of(rollout, actor, envs, rollout.last_observations)
     rollout.final_steps, rollout.final_envs = ended.steps, ended.envs
     if not len(ended.steps):
         none = tree.row(rollout.last_observations, slice(0, 0))

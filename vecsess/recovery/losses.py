@@ -239,10 +239,8 @@ class Recovery:
             env: which one.
             done: `[t]` bool, where its episodes ended before that step.
         """
-        begun, at = (
-            self._progress.begun[env],
-            self._progress.time_of(self._lockstep.holder(env).index),
-        )
+        begun = self._progress.begun[env]
+        at = self._progress.time_of(self._lockstep.holder(env).index)
         ends = done.nonzero()[0]
         self._suspects[env] = (at + int(ends[-1]) + 1 if len(ends) else begun, at + len(done))
 

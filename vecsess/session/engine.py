@@ -178,14 +178,13 @@ class Engine:
     def _send(self, part: Lockstep, actions: list[Array], infos: int) -> None:
         """Notes actions and sends them; workers that are due are replaced meanwhile."""
         self.gate.tell()
-        due = {} if self._recycling is None else self._due_workers(part.own)
+        due = self._due_workers(part.own)
         if part is self.lockstep:
             self.recovery.begin_step(actions)
         else:
             self.recovery.begin_part(part, actions)
         part.begin_step(actions, infos)
-        if due:
-            self._recycle(due)
+        self._recycle(due)
 
     def _due_workers(self, own: slice) -> dict[int, str]:
         """Returns the workers to replace now, and why; they have closed their environments."""
@@ -196,7 +195,7 @@ class Engine:
 
     def _recycle(self, due: dict[int, str]) -> None:
         """Replaces workers that have closed their environments."""
-        if self._recycling is not None:
+        if due and self._recycling is not None:
             self.recovery.recycle(due, self._recycling.renewed)
 
     def finish_step(self, rows: StepRows, timeout_s: float | None) -> Finals | None:
