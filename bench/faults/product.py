@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import itertools
 import random
-import signal
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from vecsess.bench.faults.lasting import FAULTS, LENGTH, SPANS, LastingEnv
+from vecsess.bench.faults.overdue import within
 from vecsess.collect.policies import RandomPolicy
 from vecsess.collect.sources import collect_rollout
 from vecsess.errors import VecsessError
@@ -136,7 +135,8 @@ def expected(cell: Cell, tables: Tables) -> str:
 
 def outcome(cell: Cell) -> str:
     """Runs a combination; returns what came of it."""
-    with tempfile.TemporaryDirectory() as name, _deadline(cell), warnings.catch_warnings():
+    late = AssertionError(f"hangs: {cell}")
+    with tempfile.TemporaryDirectory() as name, within(WITHIN_S, late), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of environments that did not close in order
         folder = Path(name)
         with _open(cell, folder) as vec:
@@ -265,20 +265,6 @@ class _Ledger:
     def _compare(self, what: str, got: Any, right: Any, where: Any = slice(None)) -> None:
         if not np.array_equal(got[where], right[where]):
             raise AssertionError(f"a wrong {what}: {got.tolist()}, expected {right.tolist()}")
-
-
-@contextmanager
-def _deadline(cell: Cell) -> Iterator[None]:
-    def ring(*_: object) -> None:
-        raise AssertionError(f"hangs: {cell}")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(WITHIN_S)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def run_product(todo: list[Cell]) -> Iterator[str]:

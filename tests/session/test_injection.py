@@ -12,7 +12,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -23,6 +23,7 @@ import pytest
 
 import vecsess
 from vecsess import RestartPolicy, VecCheckedSession, collect_rollout
+from vecsess.bench.faults.overdue import within
 from vecsess.collect.policies import RandomPolicy
 from vecsess.collect.sources import begin_rollout
 from vecsess.errors import ClosedError, StateError
@@ -78,23 +79,6 @@ class Injection:
                 self.place = f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}"
                 raise self.kind(self.place)
         return self._trace
-
-
-@contextlib.contextmanager
-def within(seconds: int) -> Iterator[None]:
-    """Raises `OverdueError` where something takes longer."""
-
-    def ring(*_: Any) -> None:
-        signal.alarm(1)  # again, where the first one is swallowed
-        raise OverdueError
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def open_session(**how: Any) -> VecCheckedSession:
@@ -205,7 +189,11 @@ def chosen(lines: int, seed: str, sampled: int = SAMPLED) -> list[int]:
 def attempt(case: Case, vec: VecCheckedSession, at: int, kind: type[BaseException]) -> Injection:
     """Runs a case's verb with an exception at one line; whatever comes of it is all right."""
     case.prepare(vec)
-    with within(DEADLINE_S), Injection(at, kind) as injection, contextlib.suppress(Exception, kind):
+    with (
+        within(DEADLINE_S, OverdueError()),
+        Injection(at, kind) as injection,
+        contextlib.suppress(Exception, kind),
+    ):
         case.verb(vec)
     return injection
 
@@ -222,7 +210,7 @@ def test_whatever_is_broken_off_the_session_can_be_reset(name: str, kind: str) -
             injection = attempt(case, vec, at, KINDS[kind])
             where = f"line {at} of {lines}, {injection.place}"
             try:
-                with within(DEADLINE_S):
+                with within(DEADLINE_S, OverdueError()):
                     ours = rows_after(vec, case.pace)
             except (Exception, OverdueError) as error:
                 raise AssertionError(f"no reset after {where}") from error
@@ -257,7 +245,7 @@ def test_whatever_breaks_off_a_close_another_one_closes(kind: str) -> None:
     def close(at: int) -> int:
         vec = open_session()
         vec.reset(seed=0)
-        with within(DEADLINE_S):
+        with within(DEADLINE_S, OverdueError()):
             with Injection(at, KINDS[kind]) as injection, contextlib.suppress(KINDS[kind]):
                 vec.close()
             vec.close()
@@ -278,5 +266,5 @@ def test_what_breaks_off_a_restore_leaves_nothing(kind: str) -> None:
             restore(vec)
         for at in chosen(counted.lines, "restore", 4):
             suppressed = contextlib.suppress(Exception, KINDS[kind])
-            with within(DEADLINE_S), suppressed, Injection(at, KINDS[kind]):
+            with within(DEADLINE_S, OverdueError()), suppressed, Injection(at, KINDS[kind]):
                 restore(vec)
