@@ -6,15 +6,25 @@ each; what the leaves hold is the caller's affair.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from vecsess.wire.values import Array, Given
 
-# An observation's nesting is known when the environment is, not before: the one place for `Any`.
-Tree: TypeAlias = Any
+# An observation's nesting is known when the environment is, not before. So to a type checker it is
+# all three at once: it knows their methods and no others, and a policy may be written for any.
+if TYPE_CHECKING:
+
+    class ArrayDictTuple(  # type: ignore[misc]  # nothing can be all three: there is none of it
+        np.ndarray[Any, np.dtype[Any]], dict[str, Any], tuple[Any, ...]
+    ):
+        """What a session gives: an array, or dicts and tuples of such."""
+else:
+    ArrayDictTuple = Any
+
+Tree: TypeAlias = ArrayDictTuple | Any  # `Any`: what was computed from it is one, too
 
 
 def map_leaves(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
@@ -87,7 +97,7 @@ def copy_into(target: Tree, source: Tree) -> None:
     map_leaves(_copy_leaf, target, source)
 
 
-def concatenate(trees: list[Tree]) -> Tree:
+def concatenate(trees: Sequence[Tree]) -> Tree:
     """Joins trees of one structure along the first axis of their leaves.
 
     Example:

@@ -252,8 +252,8 @@ class Run:
         actions, begin = [], 0
         for t, envs in places:
             end = begin + envs.stop - envs.start
-            part = tuple(tree.row(one, slice(begin, end)) for one in decision)
-            actions.append(store(rollout, t, part, envs))
+            acts, log_probs, values = (tree.row(one, slice(begin, end)) for one in decision)
+            actions.append(store(rollout, t, (acts, log_probs, values), envs))
             begin = end
         return actions
 
