@@ -9,26 +9,33 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import resource
 import subprocess
 import sys
 import time
 import warnings
+from collections import Counter
 from dataclasses import asdict, dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
+from gymnasium.vector.utils import batch_space
 
-from vecsess.bench.faults.lies import FrameOf, frame_maker, messages, packed
+from vecsess.bench.faults.lies import FrameOf, Liar
+from vecsess.contract import Contract
 from vecsess.errors import VecsessError
 from vecsess.fleet.description import agree
 from vecsess.fleet.lockstep import Lockstep
 from vecsess.fleet.reports import check_description, failures_of, start_error, warn_once
 from vecsess.fleet.worker import Timeouts, Worker
-from vecsess.wire.channel import EndOfStreamError
+from vecsess.session.acting import Acting, Outcome
+from vecsess.session.actions import ActionCheck
+from vecsess.wire.channel import Announce, EndOfStreamError
 from vecsess.wire.messages import (
     SERVER_REPLIES,
     Described,
@@ -84,34 +91,30 @@ def feed_elsewhere(count: int, seed: int, seconds: float | None = None) -> Fed:
 
 def feed(count: int, seed: int, seconds: float | None = None) -> Fed:
     """Feeds `count` frames of each kind in this process, one kind after the other."""
-    rng = random.Random(seed)  # an experiment
-    readers, spoken = Readers(), messages()
-    originals = [packed(message) for message, _ in spoken]
-    until = None if seconds is None else time.monotonic() + seconds
-    before, total = _peak_bytes(), 0
-    results, slow, crashes = [0, 0], 0, list[str]()
-    for turn in range(count * len(spoken)):
-        if until is not None and time.monotonic() > until:
+    liar, readers = Liar(random.Random(seed)), Readers()  # an experiment
+    until = math.inf if seconds is None else time.monotonic() + seconds
+    before, told = _peak_bytes(), Counter[str]()
+    crashes: list[str] = []
+    for turn in range(count * len(liar.kinds)):
+        if time.monotonic() > until:
             break
-        message, names = spoken[turn % len(spoken)]
-        frame_of = frame_maker(message, rng, originals)
+        name, frame_of = liar.lie(liar.kinds[turn % len(liar.kinds)])
         began = time.perf_counter()
         try:
-            readers.read(rng.choice(names), frame_of)
-            results[0] += 1
+            readers.read(name, frame_of)
+            told["accepted"] += 1
         except (FrameError, VecsessError):
-            results[1] += 1
+            told["refused"] += 1
         except Exception as error:
-            if len(crashes) < 10:
-                crashes.append(f"{error!r:.200} from {frame_of(1)[:200]!r}")
-        slow += time.perf_counter() - began > SLOW_S
-        total += 1
+            crashes.append(f"{error!r:.200} in {name} from {readers.frame[:200]!r}")
+        told["slow"] += time.perf_counter() - began > SLOW_S
+        told["frames"] += 1
     return Fed(
-        frames=total,
-        accepted=results[0],
-        refused=results[1],
-        crashes=crashes,
-        slow=slow,
+        frames=told["frames"],
+        accepted=told["accepted"],
+        refused=told["refused"],
+        crashes=crashes[:10],
+        slow=told["slow"],
         grown_bytes=_peak_bytes() - before,
     )
 
@@ -134,7 +137,8 @@ class _Line:
         del expected  # what is plain is decoded as all else
         return False
 
-    def receive_ready(self, max_bytes: int) -> bytes:
+    def receive_ready(self, max_bytes: int, announce: Announce | None = None) -> bytes:
+        del announce  # it comes whole
         payload, self.payload = self.payload, None
         if payload is None:
             raise EndOfStreamError("it has said what it had to say")
@@ -165,20 +169,47 @@ class Readers:
         self._lockstep = Lockstep([self._worker], stand_ins[1], _LAYOUT, views, Timeouts(), 0)
         self._vector = VectorEnv()
         self._vector.num_envs = _ROWS
+        engine: Any = SimpleNamespace(lockstep=self._lockstep)
+        self._acting = Acting(engine)
+        self.frame = b""
 
     def read(self, name: str, frame_of: FrameOf) -> None:
-        """Has one of them read a frame."""
+        """Has one of them read a frame, which is kept in case that it trips over it."""
         self._worker.generation += 1  # whoever was lost is replaced
-        getattr(self, name)(frame_of)
+
+        def frame(seq: int) -> bytes:
+            self.frame = frame_of(seq)
+            return self.frame
+
+        getattr(self, name)(frame)
+
+    def _gather(self, frame_of: FrameOf, infos: int) -> dict[int, Done]:
+        """Returns what answers a command."""
+        flight = self._lockstep.flight
+        flight.retire(self._worker)
+        flight.active.append(self._worker)
+        flight.begin(lambda _, seq: Step(seq, infos), None)
+        self._line.payload = frame_of(flight.seq)
+        flight.gather()
+        return flight.answers
+
+    def rollout(self, frame_of: FrameOf) -> None:
+        """Takes what is told of a rollout of two steps that a worker filled by itself."""
+        (reply,) = self._gather(frame_of, 0).values()
+        views: Any = None
+        outcome = Outcome(self._worker, views)
+        self._acting._horizon = 2
+        self._acting._take(outcome, reply)
+        if outcome.dtypes:
+            log_probs, values = outcome.dtypes
+            np.zeros(outcome.steps, log_probs), np.zeros(outcome.steps, values)
+        if outcome.loss is not None:
+            raise outcome.loss
 
     def session(self, frame_of: FrameOf) -> None:
         """Takes what answers a step, and gives out what it holds."""
         flight, workers = self._lockstep.flight, [self._worker]
-        flight.retire(self._worker)
-        flight.active.append(self._worker)
-        flight.begin(lambda _, seq: Step(seq, 2), None)
-        self._line.payload = frame_of(flight.seq)
-        flight.gather()
+        self._gather(frame_of, 2)
         with warnings.catch_warnings(action="ignore"):
             warn_once(flight.answers, workers, set())
         for error in failures_of(flight.answers, workers):
@@ -213,6 +244,8 @@ class Readers:
         check_description(self._worker, told)  # type: ignore[arg-type]  # the only other kind
         agreed = agree([self._worker], [told], "same")  # type: ignore[list-item]
         Layout(agreed.observation_space, agreed.action_space, _ROWS)
+        ActionCheck(agreed.action_space, _ROWS, Contract())
+        batch_space(agreed.action_space, _ROWS)
 
     def server(self, frame_of: FrameOf) -> None:
         """Takes what the fork server says."""

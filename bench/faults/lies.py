@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import copy
+import pickle
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -13,11 +14,24 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
-from vecsess.wire.messages import Described, Done, Exited, Failed, Message, Replayed, Spawned
+from vecsess.wire.messages import (
+    Collected,
+    Described,
+    Done,
+    Exited,
+    Failed,
+    Message,
+    Replayed,
+    Spawned,
+)
 from vecsess.wire.spaces import describe
 from vecsess.wire.values import TUPLE, WIDE_INT, pack_value
 
 FrameOf = Callable[[int], bytes]  # by the number of the command
+Path = tuple[Any, ...]  # of keys and positions
+
+_NUMBER = 0xA5C3_5A3C_96E1_1E69  # in place of a command's, until it is known
+_NUMBER_BYTES: bytes = msgpack.packb(_NUMBER)
 
 
 @dataclass(frozen=True)
@@ -28,7 +42,7 @@ class _Packed:
 
 
 def messages() -> list[tuple[Message, list[str]]]:
-    """Returns one of each kind that a manager may be sent, and who may be sent it."""
+    """Returns some of each kind that a manager may be sent, and who may be sent it."""
     box = spaces.Box(-1, 1, (3, 2), np.float32)
     nested = spaces.Dict({"a": box, "b": spaces.Tuple((spaces.Discrete(3), spaces.MultiBinary(4)))})
     others = spaces.Tuple((spaces.Text(3), spaces.Sequence(box), spaces.OneOf((box, box))))
@@ -57,6 +71,8 @@ def messages() -> list[tuple[Message, list[str]]]:
     return [
         (Done(7, values, []), ["session", "reset"]),
         (Done(7, [], [failure, failure]), ["session", "reset"]),
+        (Collected(7, values[:4], [failure], 1, ["f", "d"], []), ["rollout", "session"]),
+        (Collected(7, [], [], 0, [], ["ValueError", "bad", "Traceback", "1"]), ["rollout"]),
         (Replayed(9, bytes(range(64)), [failure]), ["replay", "session"]),
         (Described(0, *fields_of), ["handshake"]),
         (Described(0, *other), ["handshake"]),
@@ -66,31 +82,67 @@ def messages() -> list[tuple[Message, list[str]]]:
     ]
 
 
-def frame_maker(message: Message, rng: random.Random, originals: list[bytes]) -> FrameOf:
-    """Returns a frame that is wrong in some way, but answers the right command if it can."""
-    how = rng.random()
-    state = rng.getstate()
+class Liar:
+    """Makes frames that are wrong in some way, but answer the right command if they can.
 
-    def frame_of(seq: int) -> bytes:
-        rng.setstate(state)
-        right = replace(message, seq=seq) if hasattr(message, "seq") else message  # type: ignore[call-arg]
-        if how < 0.5:
-            return _mutated(packed(right), rng, originals)
-        items = _items(right)
-        _make_odd(items, rng)
+    Args:
+        rng: says in which way.
+    """
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._kinds: dict[int, list[_Original]] = {}
+        for message, readers in messages():
+            self._kinds.setdefault(message.KIND, []).append(_Original.of(message, readers))
+        self._packed = [each.packed for kind in self._kinds.values() for each in kind]
+        self.kinds = list(self._kinds)
+
+    def lie(self, kind: int) -> tuple[str, FrameOf]:
+        """Returns who is to read a frame of some kind, and what makes it."""
+        original = self._rng.choice(self._kinds[kind])
+        return self._rng.choice(original.readers), partial(self._frame, original)
+
+    def _frame(self, original: _Original, seq: int) -> bytes:
+        if self._rng.random() < 0.5:
+            right = original.packed.replace(_NUMBER_BYTES, b"\xcf" + seq.to_bytes(8, "big"))
+            return _mutated(right, self._rng, self._packed)
+        items = pickle.loads(original.pickled)  # noqa: S301  # it was made here
+        if items[1] == _NUMBER:
+            items[1] = seq
+        _make_odd(items, original.paths, self._rng)
         return _pack(items)
 
-    return frame_of
+
+@dataclass(frozen=True)
+class _Original:
+    """A message as an honest worker sends it, ready to be made wrong many times."""
+
+    readers: list[str]
+    packed: bytes
+    pickled: bytes  # `[kind, field, ...]`: quicker to load than to copy
+    paths: list[Path]  # to each part of it
+
+    @classmethod
+    def of(cls, message: Message, readers: list[str]) -> _Original:
+        right = replace(message, seq=_NUMBER) if hasattr(message, "seq") else message  # type: ignore[call-arg]
+        values = [_ready(getattr(right, field.name)) for field in fields(right)]
+        items = [right.KIND, *values]
+        return cls(readers, _pack(items), pickle.dumps(items), list(_paths(items)))
 
 
-def _items(message: Message) -> list[Any]:
-    values = [copy.deepcopy(getattr(message, field.name)) for field in fields(message)]
-    return [message.KIND, *values]
-
-
-def packed(message: Message) -> bytes:
-    """Returns the message as an honest worker sends it."""
-    return _pack(_items(message))
+def _ready(value: Any) -> Any:
+    """Returns a value whose leaves msgpack knows."""
+    match value:
+        case _Packed():
+            return _Packed(_ready(value.value))
+        case list():
+            return [_ready(part) for part in value]
+        case dict():
+            return {key: _ready(part) for key, part in value.items()}
+        case tuple() | np.ndarray() | np.generic():
+            return _extended(value)
+        case _:
+            return value
 
 
 def _pack(value: Any) -> bytes:
@@ -129,13 +181,13 @@ def _odd_values() -> list[Any]:
     ]
 
 
-_ODD = _odd_values()
+_ODD = [_ready(odd) for odd in _odd_values()]
 
 
-def _make_odd(items: list[Any], rng: random.Random) -> None:
+def _make_odd(items: list[Any], paths: list[Path], rng: random.Random) -> None:
     """Puts odd values into fields, takes some away or repeats them, however deep they lie."""
-    places = list(_places(items))  # of the message alone: odd values are shared
-    for container, key in rng.choices(places, k=rng.choice((1, 1, 2))):
+    chosen = rng.choices(paths, k=rng.choice((1, 1, 2)))
+    for container, key in [_place(items, path) for path in chosen]:  # found before any is changed
         if not isinstance(container, list):
             container[key] = rng.choice(_ODD)
         elif key < len(container):
@@ -145,14 +197,24 @@ def _make_odd(items: list[Any], rng: random.Random) -> None:
             container[key : key + 1] = odd
 
 
-def _places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Yields each container in a value with each of its keys."""
+def _place(value: Any, path: Path) -> tuple[Any, Any]:
+    """Returns the container where a path ends, and the key there."""
+    for key in path[:-1]:
+        value = value.value if key is _INSIDE else value[key]
+    return value, path[-1]
+
+
+_INSIDE = object()  # of what travels as msgpack in msgpack
+
+
+def _paths(value: Any, path: Path = ()) -> Iterator[Path]:
+    """Yields the path to each part of a value."""
     if isinstance(value, _Packed):
-        yield from _places(value.value)
+        yield from _paths(value.value, (*path, _INSIDE))
     elif isinstance(value, list | dict):
         for key in list(value) if isinstance(value, dict) else range(len(value)):
-            yield value, key
-            yield from _places(value[key])
+            yield *path, key
+            yield from _paths(value[key], (*path, key))
 
 
 # --- mutations -----------------------------------------------------------------------------------

@@ -26,7 +26,9 @@ from vecsess import (
     WorkerTimeout,
 )
 from vecsess.errors import ProtocolError, WorkerError
+from vecsess.fleet import held
 from vecsess.fleet.description import agree
+from vecsess.fleet.held import Held
 from vecsess.fleet.lockstep import _Growing
 from vecsess.fleet.reports import MAX_TEXT, Reports, start_error
 from vecsess.fleet.worker import Worker
@@ -164,7 +166,73 @@ def test_an_odd_answer_is_a_breach_that_is_recovered(deed: str) -> None:
         assert breach.kind in ("ProtocolError", "BadEncoding")
 
 
+class LargeEnv(CountingEnv):
+    """Tells much in its infos, and when it is called."""
+
+    def __init__(self, size: int, told_bytes: int = 0) -> None:
+        super().__init__(1000)
+        self.frames = [np.zeros(size, np.uint8)] * 3
+        self.objects: list[Any] = [[]] * size
+        self.info = {"told": bytes(told_bytes)}
+
+    def step(self, action: Any) -> Any:
+        return (*super().step(action)[:4], self.info if self.steps == 2 else {})
+
+
+MUCH = [300_000, 1_500_000, 300_000]
+
+
+def test_what_is_too_much_together_ends_the_worker_that_has_sent_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(held, "MAX_REPLY_BYTES", 2_000_000)
+    with open_session([partial(LargeEnv, 1, size) for size in MUCH], N) as vec:
+        vec.reset(seed=0)
+        vec.step(zeros(N))
+        with pytest.raises(ProtocolError, match=r"VECSESS_MAX_REPLY_BYTES raises") as caught:
+            vec.step(zeros(N))
+        assert caught.value.worker == 1
+        assert " from worker 1, 300," in str(caught.value)
+        others_are_unharmed(vec)
+
+
+def test_the_row_of_one_that_sends_too_much_is_cut_off_and_the_others_come() -> None:
+    makers: list[Any] = [partial(LargeEnv, 1, size) for size in MUCH]
+    with VecCheckedSession(makers, N, timeouts=BRIEF) as vec, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(held, "MAX_REPLY_BYTES", 2_000_000)
+        vec.reset(seed=0)
+        vec.step(zeros(N))
+        observations, *_, infos = vec.step(zeros(N))
+        assert infos["invalid"].tolist() == [False, True, False]
+        assert infos["told"][0] == infos["told"][2] == bytes(300_000)
+        np.testing.assert_array_equal(observations[[0, 2], 1], 2)
+        assert vec.incidents[0].worker == 1
+
+
+def test_small_bytes_of_many_objects_count_as_what_they_become(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(held, "MAX_REPLY_BYTES", 30_000_000)
+    with open_session([partial(LargeEnv, 100_000)] * N, N) as vec:
+        vec.reset(seed=0)
+        assert [len(frames) for frames in vec.get_attr("frames")] == [3] * N
+        assert len(vec.get_attr("objects")[2]) == 100_000
+    monkeypatch.setattr(held, "MAX_REPLY_BYTES", 15_000_000)
+    with open_session([partial(LargeEnv, 100_000)] * N, N) as vec:
+        vec.reset(seed=0)
+        with pytest.raises(ProtocolError, match="VECSESS_MAX_REPLY_BYTES"):
+            vec.get_attr("objects")
+
+
+@pytest.mark.parametrize("workers", [1, 12])
+def test_twelve_frames_of_full_hd_come_whatever_the_grouping(workers: int) -> None:
+    with open_session([partial(LargeEnv, 1920 * 1080 * 2)] * 12, 12, workers=workers) as vec:
+        vec.reset(seed=0)
+        assert [frames[2].nbytes for frames in vec.get_attr("frames")] == [1920 * 1080 * 2] * 12
+
+
 LAYOUT = Layout(spaces.Discrete(2), spaces.Discrete(2), 4)
+views = partial(LAYOUT.views, bytearray(LAYOUT.stride_bytes))
 WORKER = Worker(7, 0, 4, None, -1)  # type: ignore[arg-type]  # nothing is sent
 SPACE = describe(spaces.Discrete(2))
 BOX = describe(spaces.Box(0, 1, (2,)))
@@ -209,7 +277,7 @@ GENERATORS = [
 
 @pytest.mark.parametrize("state", GENERATORS, ids=lambda state: repr(state)[:60])
 def test_a_generator_takes_only_what_is_within_its_bounds(state: Any) -> None:
-    reports = Reports(LAYOUT.observation_space, LAYOUT.views(bytearray(LAYOUT.stride_bytes)))
+    reports = Reports(LAYOUT.observation_space, views(), Held())
     reply = Done(1, [[0, "generator", pack_value(state)]], [])
     with pytest.raises(FrameError):
         reports.read(WORKER, reply, Done)
@@ -217,7 +285,7 @@ def test_a_generator_takes_only_what_is_within_its_bounds(state: Any) -> None:
 
 @pytest.mark.parametrize("name", ["PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"])
 def test_the_state_of_every_generator_of_numpy_comes_as_it_was(name: str) -> None:
-    reports = Reports(LAYOUT.observation_space, LAYOUT.views(bytearray(LAYOUT.stride_bytes)))
+    reports = Reports(LAYOUT.observation_space, views(), Held())
     reply = Done(1, [[0, "generator", pack_value(generator(name))]], [])
     got = reports.read(WORKER, reply, Done).values[0][2]
     assert got.random() == np.random.Generator(getattr(np.random, name)(0)).random()

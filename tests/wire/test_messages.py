@@ -11,6 +11,7 @@ import pytest
 from gymnasium import spaces
 
 from vecsess.errors import VecsessError
+from vecsess.fleet.held import Held
 from vecsess.fleet.reports import Reports, check_description, failures_of, values_of
 from vecsess.fleet.worker import Worker
 from vecsess.wire import messages
@@ -149,7 +150,7 @@ REPLY_EXAMPLES: list[Message] = [
 ]
 ROUNDS = 20_000
 LAYOUT = Layout(spaces.Discrete(2), spaces.Discrete(2), 3)
-REPORTS = Reports(LAYOUT.observation_space, LAYOUT.views(bytearray(LAYOUT.stride_bytes)))
+REPORTS = Reports(LAYOUT.observation_space, LAYOUT.views(bytearray(LAYOUT.stride_bytes)), Held())
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from vecsess.errors import ProtocolError, ServerDied, WorkerError, WorkerTimeout
 from vecsess.fleet.deadlines import SLICE_S, Deadlines
+from vecsess.fleet.held import Held
 from vecsess.fleet.infos import InfoReader
 from vecsess.fleet.postmortem import Postmortem
 from vecsess.fleet.reports import R, Reports, breach_type
@@ -112,7 +114,8 @@ class Flight:
         self.patience, self.waits = Patience(spin_ns), Waits()
         self._commands = views.of_workers(own).command
         self.hints = [views.reply[i : i + 1].data for i in range(len(workers))]
-        self._reports = Reports(layout.observation_space, views)
+        self._held = Held()
+        self._reports = Reports(layout.observation_space, views, self._held)
         self.infos = InfoReader(workers, layout, views)
         self._asks_infos = False  # whether the last command asks for infos
         told_bytes = CONTROL_BYTES + layout.rows * _FAILURE_BYTES
@@ -216,6 +219,7 @@ class Flight:
         self._reply_cap = reply_cap
         self._deadlines.begin(limit_s)
         self.answers = {}
+        self._held.forget()
         self.unread = True
         if self.active and self.active[-1].flight is not self:
             self._adopt()
@@ -319,6 +323,8 @@ class Flight:
         """
         if not self.unread:
             return  # all that it was told has been done, and read
+        self.answers.pop(worker.index, None)
+        self._held.forget(worker.index)
         message = self.message(worker)
         if isinstance(message, Step) and without:
             rows = [row for row in range(worker.rows) if row not in without]
@@ -437,17 +443,25 @@ class Flight:
 
     def _take_reply(self, worker: Worker) -> bool:
         """Takes a worker's reply, whatever it says, if it has come."""
+        receive = worker.channel.receive_ready
+        announce = partial(self._expect, worker)
         try:
-            payload = worker.channel.receive_ready(self._reply_cap)
-            while payload is not None:
+            while (payload := receive(self._reply_cap, announce)) is not None:
                 if self._accept(worker, decode(payload, REPLIES)):
                     return True
-                payload = worker.channel.receive_ready(self._reply_cap)
         except FrameError as error:
             raise self._postmortem.end(worker, breach_type(error), str(error)) from error
         except EndOfStreamError as error:
             raise self._postmortem.lost(worker) from error
         return False
+
+    def _expect(self, worker: Worker, length: int) -> None:
+        """Ends the worker that has sent most where all replies together are too much."""
+        largest = self._held.expect(worker.index, length)
+        if largest is not None:
+            what = self._held.told()
+            self._held.forget(largest)
+            raise self.breach(self._workers[largest], what)
 
     def _accept(self, worker: Worker, reply: Reply) -> bool:
         """Whether this is the awaited reply; a late one, to a command given up, is dropped."""

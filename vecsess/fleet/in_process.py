@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 
 from vecsess.fleet.reports import start_error
-from vecsess.wire.channel import CONTROL_BYTES, HEADER, Channel
+from vecsess.wire.channel import CONTROL_BYTES, HEADER, Announce, Channel
 from vecsess.wire.messages import (
     COMMANDS,
     Described,
@@ -69,9 +69,11 @@ class LocalChannel(Channel):
         self._reply = b""
         return True
 
-    def receive_ready(self, max_bytes: int = CONTROL_BYTES) -> bytes | None:
+    def receive_ready(
+        self, max_bytes: int = CONTROL_BYTES, announce: Announce | None = None
+    ) -> bytes | None:
         """Takes the reply's payload, if there is one."""
-        del max_bytes  # nobody here lies about a length
+        del max_bytes, announce  # nobody here lies about a length
         reply, self._reply = self._reply, b""
         return reply[HEADER.size :] or None
 

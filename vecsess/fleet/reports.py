@@ -25,6 +25,7 @@ from vecsess.errors import (
     env_error,
     hint_at_envs,
 )
+from vecsess.fleet.held import Held
 from vecsess.fleet.worker import Worker
 from vecsess.wire.columns import Schema
 from vecsess.wire.forms import unpack_piped
@@ -87,9 +88,11 @@ class Reports:
     Args:
         space: of one environment's observations.
         views: the fields of all ranges; those of piped leaves hold objects, which are put there.
+        held: is told what is made of them.
     """
 
-    def __init__(self, space: Space, views: Views) -> None:
+    def __init__(self, space: Space, views: Views, held: Held) -> None:
+        self._held = held
         self._places = {OBSERVATION: views.observations, FINAL: views.finals}
         self.parts = {
             index: (part_at(space, leaf.path), field_name(OBSERVATION, leaf.path))
@@ -127,12 +130,16 @@ class Reports:
     def _values(self, worker: Worker, entries: list[Plain]) -> list[tuple[int, str, Any]]:
         for entry in entries:
             _require(worker, entry, [int, str, bytes])
-        check_objects([data for _, _, data in entries])
+        packed = [data for _, _, data in entries]
+        check_objects(packed)
+        self._held.decoded(worker.index, packed)
         decoded = [(row, what, unpack_value(data)) for row, what, data in entries]
         check_bytes([value for _, what, value in decoded if what == "space"])
         values = [(row, what, _checked(what, value)) for row, what, value in decoded]
         observed = [entry for entry in values if entry[1] in self._places]
-        check_objects([packed for _, _, (_, packed) in observed])
+        packed = [part for _, _, (_, part) in observed]
+        check_objects(packed)
+        self._held.decoded(worker.index, packed)
         for row, what, (leaf, packed) in observed:
             if leaf not in self.parts:
                 raise FrameError(f"expected a leaf of {list(self.parts)}, got {leaf}")

@@ -10,6 +10,7 @@ import os
 import select
 import struct
 import time
+from collections.abc import Callable
 from time import perf_counter_ns
 
 from vecsess.wire.values import FrameError
@@ -19,6 +20,9 @@ CONTROL_BYTES = 1 << 16  # the cap on a frame that carries no values of an envir
 COMMAND_BYTES = (1 << 32) - 1  # the cap on a command: what the length can say, for it is trusted
 _FIRST_BYTES = 256  # what is asked for first: nearly every frame is short, and a buffer costs
 VALUE_BYTES = 1 << 26  # the cap on one that does: infos, rendered frames, results of calls
+
+
+Announce = Callable[[int], None]
 
 
 class EndOfStreamError(EOFError):
@@ -134,7 +138,7 @@ class Channel:
                 self._received += data
         return payload
 
-    def _take(self, max_bytes: int) -> bytes | None:
+    def _take(self, max_bytes: int, announce: Announce | None = None) -> bytes | None:
         """Returns a payload if a whole frame has been received."""
         if len(self._received) < HEADER.size:
             return None
@@ -143,6 +147,8 @@ class Channel:
             raise FrameError(f"expected a frame of at most {max_bytes} bytes, got {length}")
         end = HEADER.size + length
         if len(self._received) < end:
+            if announce is not None and length > CONTROL_BYTES:
+                announce(length)
             return None
         payload = bytes(self._received[HEADER.size : end])
         del self._received[:end]
@@ -160,14 +166,21 @@ class Channel:
             raise EndOfStreamError("the other side closed the pipe")
         return data
 
-    def receive_ready(self, max_bytes: int = CONTROL_BYTES) -> bytes | None:
+    def receive_ready(
+        self, max_bytes: int = CONTROL_BYTES, announce: Announce | None = None
+    ) -> bytes | None:
         """Returns the payload of the next frame, or None where it is not there yet.
+
+        Args:
+            max_bytes: a longer frame is refused.
+            announce: told again and again how long a frame is that is long and still to come; what
+                it raises leaves the frame where it is.
 
         Raises:
             EndOfStreamError: the other side is gone.
             FrameError: the frame says that it is longer than `max_bytes`.
         """
-        while (payload := self._take(max_bytes)) is None:
+        while (payload := self._take(max_bytes, announce)) is None:
             data = self._read()
             if data is None:
                 return None

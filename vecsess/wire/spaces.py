@@ -130,7 +130,8 @@ def _parts_of(plain: Plain, depth: int) -> Iterator[Fields]:
         plain = list(plain.values())
     if type(plain) is list:
         for part in plain:
-            yield from _parts_of(part, depth + 1)
+            if type(part) is dict or type(part) is list:
+                yield from _parts_of(part, depth + 1)
 
 
 def _bytes_of(plain: Fields) -> int:
@@ -181,8 +182,7 @@ def _build(plain: Plain) -> Space:
         case "MultiBinary":
             return spaces.MultiBinary(plain["n"])
         case "Text":
-            low, high = plain["lengths"]
-            return spaces.Text(int(high), min_length=int(low), charset=str(plain["characters"]))
+            return _text(plain["lengths"], plain["characters"])
         case "Sequence":
             return spaces.Sequence(_build(plain["feature"]), stack=bool(plain["stack"]))
         case "Graph":
@@ -194,6 +194,13 @@ def _build(plain: Plain) -> Space:
             return build_custom(plain)
         case other:
             raise FrameError(f"unknown space {told(other)}")
+
+
+def _text(lengths: Plain, characters: Plain) -> spaces.Text:
+    low, high = lengths
+    if not type(low) is type(high) is int:
+        raise FrameError(f"expected lengths of a text, got {told(lengths)}")
+    return spaces.Text(high, min_length=low, charset=str(characters))
 
 
 def _require_integers(n: Plain, start: Plain, dtype: np.dtype[Any]) -> None:
