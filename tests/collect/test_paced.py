@@ -158,8 +158,8 @@ def test_on_crowded_cores_a_half_begins_only_when_the_other_is_done(
     together: list[int] = []
     begin, take = Paced.begin, Paced.take
 
-    def noted_begin(paced: Paced, index: int, actions: Any) -> None:
-        begin(paced, index, actions)
+    def noted_begin(paced: Paced, index: int) -> None:
+        begin(paced, index)
         under_way.add(index)
         together.append(len(under_way))
 

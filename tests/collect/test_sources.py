@@ -245,7 +245,7 @@ class TestWhatThePolicyIsAsked:
                 _, log_probs, values = super().act(observations, **asked)
                 return (asked["noise"][:, 0] > 0).astype(np.int64), log_probs, values
 
-        monkeypatch.setattr("vecsess.collect.loop._NOISE_BLOCK", 12)  # two locksteps
+        monkeypatch.setattr("vecsess.collect.policies._NOISE_BLOCK", 12)  # two locksteps
         policy = Gaussian()
         collect_rollout(Scripted(), policy, 5, seed=5, counter=100)
         for t, asked in enumerate(policy.acts):
@@ -266,7 +266,7 @@ class TestWhatThePolicyIsAsked:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         whole = collect_rollout(Scripted(), Recorder(), 20, seed=5)
-        monkeypatch.setattr("vecsess.collect.loop._NOISE_BLOCK", 20)
+        monkeypatch.setattr("vecsess.collect.policies._NOISE_BLOCK", 20)
         assert_same(collect_rollout(Scripted(), Recorder(), 20, seed=5), whole)
 
     def test_a_policy_without_noise_gets_none(self) -> None:

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from vecsess import tree
-from vecsess.collect.loop import restart
+from vecsess.collect.books import restart
 from vecsess.collect.policies import (
     AnyPolicy,
     CategoricalPolicy,

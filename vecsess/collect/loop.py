@@ -1,20 +1,22 @@
-"""The collection loop: fills a `Rollout` from anything that steps N environments together.
+"""The collection loop: fills a `Rollout` from N environments, stepped together or in pieces.
 
-It asks the policy once a lockstep. The values `V(s_{t+1})` are the next lockstep's, so that only
-the last row and the final observations cost a forward pass more each.
+It asks the policy once for all pieces that can go on: in lockstep there is one piece, at other
+paces there are several, see `paced.py`. The values `V(s_{t+1})` are those of the next row, so that
+only the last row and the final observations cost a forward pass more each.
 """
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vecsess import tree
+from vecsess.collect.books import Books, LockstepSource, Tally, begin_collecting, envs_of
+from vecsess.collect.endings import Endings, Final, end_rollout, values_now
 from vecsess.collect.policies import (
     AnyPolicy,
     Decision,
@@ -23,86 +25,72 @@ from vecsess.collect.policies import (
     as_policy,
     dtypes_of,
     fitting,
-    keeps_state,
     noise_for,
 )
 from vecsess.collect.rollout import Episode, Rollout, reuse_or_allocate
 from vecsess.contract import Finals, StepRows
 from vecsess.tree import Tree
-from vecsess.wire.values import Array, Given, Space
-
-# Noise is made for many locksteps at once, as long as it stays small: 1 MiB of float64.
-_NOISE_BLOCK = 2**17
-_LEAST_ROWS = 64  # of observations whose values are asked for at once, where they are more
-
-# A step, the final observations of the episodes that ended in it, and their values if known.
-Final: TypeAlias = tuple[int, Finals, Array | None]
+from vecsess.wire.values import Array, Given
 
 
-class LockstepSource(Protocol):
-    """What the loop needs of a source of experience: N environments, stepped together.
+class Pieces(Protocol):
+    """What the loop steps: environments in one piece or more, none of which waits for another.
 
     Attributes:
-        num_envs: `N`.
-        single_action_space: of one environment.
-        started: False before the first reset.
+        slices: whose environments each piece holds.
+        by_turns: whether a piece is begun only after the one under way has been taken.
     """
 
-    num_envs: int
-    single_action_space: Space
+    slices: list[slice]
+    by_turns: bool
 
-    @property
-    def started(self) -> bool: ...  # noqa: D102
-
-    def start(self, seed: int | None = None) -> Tree:
-        """Resets every environment; returns `[N, *obs]`."""
+    def prepare(self, index: int, actions: Tree) -> None:
+        """Checks a piece's actions `[n, *action]`, and keeps them; nothing is sent yet."""
         ...
 
-    def observe(self) -> Tree:
-        """Returns what to act on, `[N, *obs]`."""
+    def begin(self, index: int) -> None:
+        """Begins a piece's step, with the actions that were prepared."""
         ...
 
-    def step_into(self, actions: Tree, rows: StepRows) -> Finals | None:
-        """Steps all with same-step auto-reset, fills `rows`; returns the finals, if any."""
+    def ready(self, flying: list[int]) -> list[int]:
+        """Waits until at least one of the pieces under way can be taken; returns these."""
         ...
 
-
-class Startable(Protocol):
-    """What can be started: a source, or a session of one environment."""
-
-    def start(self, seed: int | None = None) -> Tree:
-        """Resets; returns what to act on."""
+    def take(self, index: int, rows: StepRows) -> Finals | None:
+        """Waits for a piece's step and fills `rows [n, ...]`; returns the finals, if any."""
         ...
 
 
-class Books(Protocol):
-    """What a session remembers from one rollout to the next.
+class Whole:
+    """A source whose environments are stepped together: one piece.
 
-    Attributes:
-        noise_seed: of the session's own noise stream.
-        noise_counter: number of the next lockstep in that stream.
-        episode_returns: `[N]` float64, so far, of the episodes under way.
-        episode_lengths: `[N]` int64, so far; 0 right after a reset.
-        last_seen: tree of `[N, *obs]`, the last observations of the last rollout, by which one
-            notices that somebody else moved the session since; None where that is unknown.
+    Args:
+        source: checks the actions itself.
     """
 
-    noise_seed: int
-    noise_counter: int
-    episode_returns: NDArray[np.float64]
-    episode_lengths: NDArray[np.int64]
-    last_seen: Tree | None
+    by_turns = False
 
+    def __init__(self, source: LockstepSource) -> None:
+        self.slices = [slice(0, source.num_envs)]
+        self._source = source
+        self._actions: Tree = None
 
-@dataclass(slots=True)
-class SingleBooks:
-    """The `Books` of a session of one environment."""
+    def prepare(self, index: int, actions: Tree) -> None:
+        """See `Pieces.prepare`."""
+        del index
+        self._actions = actions
 
-    noise_seed: int = field(default_factory=lambda: secrets.randbits(63))
-    noise_counter: int = 0
-    episode_returns: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
-    episode_lengths: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
-    last_seen: Tree | None = None
+    def begin(self, index: int) -> None:
+        """Does nothing: a step is taken in one go."""
+
+    def ready(self, flying: list[int]) -> list[int]:
+        """Returns all that fly."""
+        return flying.copy()
+
+    def take(self, index: int, rows: StepRows) -> Finals | None:
+        """Steps."""
+        del index
+        return self._source.step_into(self._actions, rows)
 
 
 def fill_rollout(
@@ -113,107 +101,58 @@ def fill_rollout(
     seed: int | None,
     counter: int | None,
     out: Rollout | None,
+    in_pieces: Callable[[], AbstractContextManager[Pieces]] | None = None,
 ) -> Rollout:
-    """Fills a rollout; see `collect_rollout` for the arguments."""
+    """Fills a rollout; see `collect_rollout` for the other arguments.
+
+    Args:
+        source: N environments.
+        books: of the session.
+        policy: decides.
+        horizon: how many steps of each environment.
+        seed: of the noise.
+        counter: likewise.
+        out: a rollout to fill again.
+        in_pieces: opens the source's pieces, None for one.
+    """
     actor = as_policy(policy, source.single_action_space)
     observations = begin_collecting(source, books, horizon, seed, counter)
     envs = envs_of(source)
-    noise = _noise_stream(envs, books, horizon, actor)
+    noise = noise_for(actor, books.noise_seed, books.noise_counter, envs, horizon)
     start = books.episode_lengths == 0
-    decision = actor.act(observations, noise=next(noise), episode_start=start, envs=envs)
-
-    rollout = rollout_for(source, horizon, observations, dtypes_of(decision), out)
-    tree.copy_into(tree.row(rollout.observations, 0), observations)
-    rollout.episode_start[...] = False
-    rollout.episode_start[0] = start
-    ended = _Ended(books)
-    for t, rows in enumerate(rollout.step_rows()):
-        if t:
-            decision = actor.act(
-                tree.row(rollout.observations, t),
-                noise=next(noise),
-                episode_start=rollout.episode_start[t],
-                envs=envs,
-            )
-        actions = store(rollout, t, decision)
-        finals = source.step_into(actions, rows)
-        ended.count(rows)
-        if finals is not None:
-            ended.add(t, rows, finals, values_now(rollout, actor, envs, finals))
-            rollout.episode_start[t + 1 : t + 2, finals.envs] = True  # no row after the last
+    decision = actor.act(observations, noise=noise[0], episode_start=start, envs=envs)
+    rollout = rollout_for(source, horizon, observations, start, dtypes_of(decision), out)
+    actions = store(rollout, 0, decision)
+    with nullcontext(Whole(source)) if in_pieces is None else in_pieces() as pieces:
+        run = Run(pieces, actor, envs, rollout, books, noise)
+        try:
+            run.begin([tree.row(actions, own) for own in pieces.slices])
+            run.finish()
+        finally:
+            books.noise_counter += run.done
     rollout.counter = books.noise_counter
-    end_rollout(rollout, books, actor, envs, Endings.of(ended.finals), ended.episodes)
+    end_rollout(rollout, books, actor, envs, run.endings(), run.episodes())
     return rollout
 
 
-def envs_of(source: Given) -> NDArray[np.int64]:
-    """Returns the environments' indices, `[N]`: in the whole session where this is a part of one.
-
-    The noise and a policy's places go by these, so that a part gets what the whole would.
-    """
-    first: int = getattr(source, "first_env", 0)
-    return np.arange(first, first + source.num_envs)
-
-
-def begin_collecting(
-    source: LockstepSource, books: Books, horizon: int, seed: int | None, counter: int | None
-) -> Tree:
-    """Chooses the noise stream, and starts the source where that has not been done.
-
-    Returns:
-        What to act on, `[N, *obs]`.
-    """
-    if horizon <= 0:
-        raise ValueError(f"expected a positive horizon (locksteps to collect), got {horizon!r}")
-    if seed is not None:
-        books.noise_seed, books.noise_counter = seed, 0
-    if counter is not None:
-        books.noise_counter = counter
-    if not source.started:
-        return restart(source, books, seed)
-    observations = source.observe()
-    moved = _moved(books.last_seen, observations)
-    books.last_seen = None  # unknown, should a step fail
-    books.episode_returns[moved] = 0.0
-    books.episode_lengths[moved] = 0
-    return observations
-
-
-def _moved(last_seen: Tree | None, observations: Tree) -> NDArray[np.bool_]:
-    """Returns where somebody else reset or stepped an environment since the last rollout, `[N]`."""
-    now = tree.leaves(observations)
-    moved = np.zeros(len(now[0]), dtype=np.bool_)
-    for before, after in zip(tree.leaves(last_seen), now, strict=False):
-        if before is not None and before.shape == after.shape:  # else there is another cast now
-            not_nan = (before == before) | (after == after)  # NaN differs from NaN
-            differs = (before != after) & not_nan
-            moved |= differs.reshape(len(moved), -1).any(axis=1)
-    return moved
-
-
-def restart(source: Startable, books: Books, seed: int | None) -> Tree:
-    """Starts a source, and with it the books of its episodes; returns what to act on."""
-    observations = source.start(seed)
-    books.episode_returns[:] = 0.0
-    books.episode_lengths[:] = 0
-    return observations
-
-
-def _noise_stream(
-    envs: NDArray[np.int64], books: Books, horizon: int, actor: Policy
-) -> Iterator[NDArray[np.float64]]:
-    """Yields the noise of one lockstep after another, `[N, noise_size]`."""
-    seed, counter = books.noise_seed, books.noise_counter
-    block = max(1, _NOISE_BLOCK // max(1, actor.noise_size * len(envs)))
-    for begin in range(0, horizon, block):
-        steps = min(block, horizon - begin)
-        yield from noise_for(actor, seed, counter + begin, envs, steps)
-
-
 def rollout_for(
-    source: LockstepSource, horizon: int, observations: Tree, dtypes: Dtypes, out: Rollout | None
+    source: LockstepSource,
+    horizon: int,
+    observations: Tree,
+    start: NDArray[np.bool_],
+    dtypes: Dtypes,
+    out: Rollout | None,
 ) -> Rollout:
-    """Returns `out`, or a new rollout; `dtypes` are those of log-probabilities and values."""
+    """Returns `out`, or a new rollout, whose first row holds what is acted on.
+
+    Args:
+        source: says of which form.
+        horizon: how many steps.
+        observations: tree of `[N, *obs]`.
+        start: `[N]`, whose observation is a reset's.
+        dtypes: of log-probabilities and values.
+        out: a rollout to fill again.
+    """
     fresh = Rollout.empty(
         horizon,
         source.num_envs,
@@ -224,6 +163,9 @@ def rollout_for(
     )
     rollout = reuse_or_allocate(out, fresh)
     rollout.action_space = source.single_action_space
+    tree.copy_into(tree.row(rollout.observations, 0), observations)
+    rollout.episode_start[...] = False
+    rollout.episode_start[0] = start
     return rollout
 
 
@@ -245,137 +187,126 @@ def _put(name: str, given: Given, row: Array) -> None:
     row[...] = fitting(name, given, row.shape, row.dtype)
 
 
-class _Ended:
-    """Keeps the books while a rollout is filled, and the episodes that end in it."""
-
-    def __init__(self, books: Books) -> None:
-        self.books = books
-        self.finals: list[Final] = []
-        self.episodes: list[Episode] = []
-
-    def count(self, rows: StepRows) -> None:
-        self.books.noise_counter += 1
-        self.books.episode_returns += rows.rewards
-        self.books.episode_lengths += 1
-
-    def add(self, t: int, rows: StepRows, finals: Finals, values: Array | None) -> None:
-        returns, lengths = self.books.episode_returns, self.books.episode_lengths
-        self.finals.append((t, finals, values))
-        for env in finals.envs.tolist():
-            if rows.valid[env]:  # else it did not end, it was lost
-                self.episodes.append(Episode(float(returns[env]), int(lengths[env]), env, t))
-        returns[finals.envs] = 0.0
-        lengths[finals.envs] = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Endings:
-    """Where episodes ended in a rollout, and what was observed then.
-
-    Attributes:
-        steps: `[K]` int64, the row `t` of each.
-        envs: `[K]` int64.
-        observations: tree of `[K, *obs]`; None where there are none.
-        values: `[K]`, what the policy said of each; None where it has not been asked yet.
-    """
-
-    steps: NDArray[np.int64]
-    envs: NDArray[np.int64]
-    observations: Tree
-    values: Array | None
-
-    @classmethod
-    def of(cls, finals: list[Final]) -> Endings:
-        """Joins the finals of each lockstep that brought some."""
-        counts = [len(each.envs) for _, each, _ in finals]
-        steps = np.repeat(np.array([t for t, *_ in finals], dtype=np.int64), counts)
-        if not counts:
-            return cls(steps, steps.copy(), None, None)
-        envs = np.concatenate([each.envs for _, each, _ in finals])
-        observations = tree.concatenate([each.observations for _, each, _ in finals])
-        return cls(steps, envs, observations, _concatenated([values for *_, values in finals]))
-
-    @classmethod
-    def joined(cls, parts: list[Endings]) -> Endings:
-        """Joins those of several parts, in the order of their steps and environments."""
-        parts = [part for part in parts if len(part.steps)]
-        if not parts:
-            return cls.of([])
-        steps = np.concatenate([part.steps for part in parts])
-        envs = np.concatenate([part.envs for part in parts])
-        observations = tree.concatenate([part.observations for part in parts])
-        values = _concatenated([part.values for part in parts])
-        order = np.lexsort((envs, steps))
-        values = None if values is None else values[order]
-        return cls(steps[order], envs[order], tree.row(observations, order), values)
-
-
-def _concatenated(parts: list[Array | None]) -> Array | None:
-    there = [part for part in parts if part is not None]
-    return np.concatenate(there) if there else None
-
-
-def values_now(
-    rollout: Rollout, actor: Policy, envs: NDArray[np.int64], finals: Finals
-) -> Array | None:
-    """Returns a stateful policy's values `[k]` of final observations, None for any other.
-
-    They are asked for at their own step: the next `act` changes the state that they depend on.
-    """
-    if not keeps_state(actor):
-        return None
-    return values_of(rollout, actor, envs[finals.envs], finals.observations)
-
-
-def values_of(
-    rollout: Rollout, actor: Policy, envs: NDArray[np.int64], observations: Tree
-) -> Array:
-    """Returns values `[k]` of observations `[k, *obs]` that are not acted on.
-
-    They are asked for in batches that are no larger than those that are acted on: of a larger one
-    BLAS may have several threads, which would then spin on the cores that the workers need.
-    """
-    values, rows = np.empty(len(envs), rollout.values.dtype), max(rollout.num_envs, _LEAST_ROWS)
-    for begin in range(0, len(envs), rows):
-        part = slice(begin, begin + rows)
-        given = actor.value(tree.row(observations, part), envs=envs[part])
-        _put("values", given, values[part])
-    return values
-
-
-def end_rollout(
-    rollout: Rollout,
-    books: Books,
-    actor: Policy,
-    envs: NDArray[np.int64],
-    ended: Endings,
-    episodes: list[Episode],
-    *,
-    valued: bool = False,
-) -> None:
-    """Adds what is known only after the last lockstep.
+class Run:
+    """One rollout under way: how far each piece has come, and what has ended.
 
     Args:
-        rollout: its rows are filled.
+        pieces: what is stepped.
+        actor: decides for all of them.
+        envs: `[N]`, as `envs_of` returns them.
+        rollout: is filled; its first row holds what is acted on.
         books: of the session.
-        actor: gives the values of the last and the final observations.
-        envs: as `envs_of` returns them.
-        ended: the final observations.
-        episodes: those that ended.
-        valued: the values of the last observations are in the last row already.
+        noise: `[T, N, noise_size]`.
     """
-    books.last_seen = tree.map_leaves(np.copy, rollout.last_observations)
-    rollout.episodes = episodes
-    rollout.next_values[:-1] = rollout.values[1:]
-    if not valued:
-        rollout.next_values[-1] = values_of(rollout, actor, envs, rollout.last_observations)
-    rollout.final_steps, rollout.final_envs = ended.steps, ended.envs
-    if not len(ended.steps):
-        none = tree.row(rollout.last_observations, slice(0, 0))
-        rollout.final_observations = tree.map_leaves(np.copy, none)
-        return
-    rollout.final_observations = ended.observations
-    values = ended.values
-    if values is None:  # nothing is kept, so they are asked for together
-        values = values_of(rollout, actor, envs[ended.envs], ended.observations)
-    rollout.next_values[rollout.final_steps, rollout.final_envs] = values
+
+    def __init__(
+        self,
+        pieces: Pieces,
+        actor: Policy,
+        envs: NDArray[np.int64],
+        rollout: Rollout,
+        books: Books,
+        noise: NDArray[np.float64],
+    ) -> None:
+        self._pieces, self._actor, self._envs, self._rollout = pieces, actor, envs, rollout
+        self._noise, self._tally = noise, Tally(books)
+        self._rows = rollout.step_rows()
+        self._slices = pieces.slices
+        self._whole = self._slices == [slice(0, len(envs))]
+        self._t = [0] * len(self._slices)  # steps that each piece has completed
+        self._finals: list[Final] = []
+
+    @property
+    def done(self) -> int:
+        """How many steps all pieces have completed."""
+        return min(self._t)
+
+    def begin(self, actions: list[Tree]) -> None:
+        """Begins the first step of every piece, with its actions."""
+        # All of them are checked first: where one is wrong no worker has been told anything.
+        for index, own in enumerate(actions):
+            self._pieces.prepare(index, own)
+        for index in range(len(actions)):
+            self._pieces.begin(index)
+
+    def decide(self) -> list[Tree]:
+        """Returns the first actions of every piece."""
+        return self._decide(list(range(len(self._slices))))
+
+    def finish(self) -> None:
+        """Steps every piece until it has filled its rows."""
+        pieces, horizon = self._pieces, self._rollout.horizon
+        flying = list(range(len(self._slices)))
+        taken: list[int] = []
+        while flying or taken:
+            taken = taken or self._take_all(pieces.ready(flying), flying)
+            going = [index for index in taken if self._t[index] < horizon]
+            decided = self._decide(going) if going else []
+            taken = self._take_all(flying.copy(), flying) if pieces.by_turns else []
+            for index, actions in zip(going, decided, strict=True):
+                pieces.prepare(index, actions)
+                pieces.begin(index)
+            flying += going
+
+    def endings(self) -> Endings:
+        """Returns where episodes ended, as lockstep would have it."""
+        self._finals.sort(key=lambda final: (final[0], final[1].envs[0]))
+        return Endings.of(self._finals)
+
+    def episodes(self) -> list[Episode]:
+        """Returns the episodes that ended, likewise."""
+        return sorted(self._tally.episodes, key=lambda episode: (episode.end_step, episode.env))
+
+    def _take_all(self, ready: list[int], flying: list[int]) -> list[int]:
+        """Takes the steps of the pieces in `ready`, which are no longer in `flying` then."""
+        for index in ready:
+            self._take(index)
+            flying.remove(index)
+        return ready
+
+    def _take(self, index: int) -> None:
+        """Takes the step of one piece, and keeps the books of its environments."""
+        t, envs = self._t[index], self._slices[index]
+        whole = self._rows[t]
+        rows = whole if self._whole else _part(whole, envs)
+        finals = self._pieces.take(index, rows)
+        self._t[index] = t + 1
+        self._tally.count(envs, rows.rewards)
+        if finals is not None:
+            values = values_now(self._rollout, self._actor, self._envs, finals)
+            self._finals.append((t, finals, values))
+            self._tally.end(t, finals.envs, whole.valid)
+            self._rollout.episode_start[t + 1 : t + 2, finals.envs] = True  # none after the last
+
+    def _decide(self, going: list[int]) -> list[Tree]:
+        """Asks the policy once for all pieces that can go on; returns the actions of each."""
+        rollout, places = self._rollout, [(self._t[i], self._slices[i]) for i in going]
+        decision = self._actor.act(
+            _joined([tree.row(rollout.observations, place) for place in places]),
+            noise=_joined([self._noise[place] for place in places]),
+            episode_start=_joined([rollout.episode_start[place] for place in places]),
+            envs=_joined([self._envs[envs] for _, envs in places]),
+        )
+        if len(places) == 1:
+            return [store(rollout, places[0][0], decision, places[0][1])]
+        actions, begin = [], 0
+        for t, envs in places:
+            end = begin + envs.stop - envs.start
+            acts, log_probs, values = (tree.row(one, slice(begin, end)) for one in decision)
+            actions.append(store(rollout, t, (acts, log_probs, values), envs))
+            begin = end
+        return actions
+
+
+def _part(rows: StepRows, envs: slice) -> StepRows:
+    return StepRows(
+        tree.row(rows.next_observations, envs),
+        rows.rewards[envs],
+        rows.terminated[envs],
+        rows.truncated[envs],
+        rows.valid[envs],
+    )
+
+
+def _joined(parts: list[Tree]) -> Tree:
+    return tree.concatenate(parts) if len(parts) > 1 else parts[0]

@@ -11,25 +11,10 @@ each row by itself; a matrix product may round differently with another number o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
-from vecsess import tree
-from vecsess.collect.loop import (
-    Books,
-    Endings,
-    Final,
-    begin_collecting,
-    end_rollout,
-    envs_of,
-    rollout_for,
-    store,
-    values_now,
-)
-from vecsess.collect.policies import AnyPolicy, Policy, as_policy, dtypes_of, noise_for
-from vecsess.collect.rollout import Episode, Rollout
 from vecsess.contract import Finals, StepRows
 from vecsess.errors import ActionError
 from vecsess.fleet.deadlines import SLICE_S
@@ -53,12 +38,17 @@ def groups_for(pace: Pace, workers: int) -> list[slice]:
 
 
 class Paced:
-    """The parts of a vector session, stepped each at its own pace.
+    """The parts of a vector session as `Pieces`, stepped each at its own pace.
 
     Args:
         session: a started `VecCheckedSession`.
         pace: "pipelined" or "free".
         workers: only these, at the pace "free"; None for all.
+
+    Attributes:
+        parts: of the session's lockstep, one a piece.
+        slices: whose environments each of them holds.
+        by_turns: see `Pieces`.
     """
 
     def __init__(self, session: Given, pace: Pace, workers: list[int] | None = None) -> None:
@@ -71,22 +61,23 @@ class Paced:
         self._in_turn = pace == "pipelined"
         # On cores that both halves need, one that begins early only keeps the other from its end.
         self.by_turns = self._in_turn and len(self._lockstep.workers) > cores()
+        self.slices = [part.rows.envs for part in self.parts]
         space, contract = session.single_action_space, session.contract
-        sizes = [part.rows.envs.stop - part.rows.envs.start for part in self.parts]
-        self._checks = [ActionCheck(space, size, contract) for size in sizes]
+        self._checks = [ActionCheck(space, own.stop - own.start, contract) for own in self.slices]
+        self._checked: list[list[Array]] = [[] for _ in self.parts]
 
-    def check(self, index: int, actions: Tree) -> list[Array]:
-        """Returns one part's actions, `[n, *action]`, as they can be sent."""
+    def prepare(self, index: int, actions: Tree) -> None:
+        """Checks one part's actions, `[n, *action]`, and keeps them as they can be sent."""
         try:
-            return self._checks[index](actions)
+            self._checked[index] = self._checks[index](actions)
         except ActionError as error:
-            first = self.parts[index].rows.envs.start
+            first = self.slices[index].start
             error.env = None if error.env is None else error.env + first
             raise
 
-    def begin(self, index: int, checked: list[Array]) -> None:
+    def begin(self, index: int) -> None:
         """Sends one part its actions."""
-        self._engine.begin_part(self.parts[index], checked)
+        self._engine.begin_part(self.parts[index], self._checked[index])
 
     def take(self, index: int, rows: StepRows) -> Finals | None:
         """Waits for one part's step and copies it into `rows [n, ...]`."""
@@ -120,143 +111,10 @@ class Paced:
         self._engine.unite(self.parts)
 
 
-def fill_paced(
-    session: Given,
-    books: Books,
-    policy: AnyPolicy,
-    horizon: int,
-    seed: int | None,
-    counter: int | None,
-    out: Rollout | None,
-    pace: Pace,
-) -> Rollout:
-    """Fills a rollout at a pace other than lockstep; see `collect_rollout` for the arguments."""
-    actor = as_policy(policy, session.single_action_space)
-    observations = begin_collecting(session, books, horizon, seed, counter)
-    envs = envs_of(session)
-    # All of it at once: parts are at different steps.
-    noise = noise_for(actor, books.noise_seed, books.noise_counter, envs, horizon)
-    start = books.episode_lengths == 0
-    decision = actor.act(observations, noise=noise[0], episode_start=start, envs=envs)
-    rollout = rollout_for(session, horizon, observations, dtypes_of(decision), out)
-    tree.copy_into(tree.row(rollout.observations, 0), observations)
-    rollout.episode_start[...] = False
-    rollout.episode_start[0] = start
-    actions = store(rollout, 0, decision)
+@contextmanager
+def in_parts(session: Given, pace: Pace) -> Iterator[Paced]:
+    """Yields the parts of a started session for one rollout, and unites them after it."""
     with session.engine.gate.during("collect"):
         paced = Paced(session, pace)
-        run = Run(paced, actor, envs, rollout, books, noise)
-        run.begin([tree.row(actions, part.rows.envs) for part in paced.parts])
-        run.finish()
+        yield paced
         paced.end()
-    books.noise_counter += horizon
-    rollout.counter = books.noise_counter
-    finals, episodes = run.in_order()
-    end_rollout(rollout, books, actor, envs, Endings.of(finals), episodes)
-    return rollout
-
-
-class Run:
-    """One rollout under way: how far each part has come, and what has ended."""
-
-    def __init__(
-        self,
-        paced: Paced,
-        actor: Policy,
-        envs: NDArray[np.int64],
-        rollout: Rollout,
-        books: Books,
-        noise: NDArray[np.float64],
-    ) -> None:
-        self._paced, self._actor, self._envs, self._rollout = paced, actor, envs, rollout
-        self._books, self._noise = books, noise
-        self._rows = rollout.step_rows()
-        self._slices = [part.rows.envs for part in paced.parts]
-        self._t = [0] * len(self._slices)  # steps that each part has completed
-        self._finals: list[Final] = []
-        self._episodes: list[Episode] = []
-
-    def begin(self, actions: list[Tree]) -> None:
-        """Sends every part its first actions."""
-        # All of them first: where one is wrong no worker has been told anything.
-        checked = [self._paced.check(index, part) for index, part in enumerate(actions)]
-        for index, part in enumerate(checked):
-            self._paced.begin(index, part)
-
-    def decide(self) -> list[Tree]:
-        """Returns the first actions of every part."""
-        return self._decide(list(range(len(self._slices))))
-
-    def finish(self) -> None:
-        """Steps every part until it has filled its rows."""
-        flying = list(range(len(self._slices)))
-        taken: list[int] = []
-        while flying or taken:
-            taken = taken or self._take_all(self._paced.ready(flying), flying)
-            going = [index for index in taken if self._t[index] < self._rollout.horizon]
-            decided = self._decide(going) if going else []
-            taken = self._take_all(flying.copy(), flying) if self._paced.by_turns else []
-            for index, part in zip(going, decided, strict=True):
-                self._paced.begin(index, self._paced.check(index, part))
-            flying += going
-
-    def _take_all(self, ready: list[int], flying: list[int]) -> list[int]:
-        """Takes the steps of the parts in `ready`, which are no longer in `flying` then."""
-        for index in ready:
-            self._take(index)
-            flying.remove(index)
-        return ready
-
-    def in_order(self) -> tuple[list[Final], list[Episode]]:
-        """Returns the finals with their step, and the episodes, as lockstep would have them."""
-        self._finals.sort(key=lambda final: (final[0], final[1].envs[0]))
-        self._episodes.sort(key=lambda episode: (episode.end_step, episode.env))
-        return self._finals, self._episodes
-
-    def _take(self, index: int) -> None:
-        """Takes the step of one part, and keeps the books of its environments."""
-        t, envs, whole = self._t[index], self._slices[index], self._rows[self._t[index]]
-        rows = StepRows(
-            tree.row(whole.next_observations, envs),
-            whole.rewards[envs],
-            whole.terminated[envs],
-            whole.truncated[envs],
-            whole.valid[envs],
-        )
-        finals = self._paced.take(index, rows)
-        self._t[index] = t + 1
-        returns, lengths = self._books.episode_returns, self._books.episode_lengths
-        returns[envs] += rows.rewards
-        lengths[envs] += 1
-        if finals is None:
-            return
-        values = values_now(self._rollout, self._actor, self._envs, finals)
-        self._finals.append((t, finals, values))
-        for env in finals.envs.tolist():
-            if whole.valid[env]:  # else it did not end, it was lost
-                self._episodes.append(Episode(float(returns[env]), int(lengths[env]), env, t))
-        returns[finals.envs] = 0.0
-        lengths[finals.envs] = 0
-        self._rollout.episode_start[t + 1 : t + 2, finals.envs] = True
-
-    def _decide(self, going: list[int]) -> list[Tree]:
-        """Asks the policy once for all parts that can go on; returns the actions of each."""
-        rollout, places = self._rollout, [(self._t[i], self._slices[i]) for i in going]
-        observations = [tree.row(rollout.observations, (t, envs)) for t, envs in places]
-        decision = self._actor.act(
-            _joined(observations),
-            noise=_joined([self._noise[t, envs] for t, envs in places]),
-            episode_start=_joined([rollout.episode_start[t, envs] for t, envs in places]),
-            envs=_joined([self._envs[envs] for _, envs in places]),
-        )
-        actions, begin = [], 0
-        for t, envs in places:
-            end = begin + envs.stop - envs.start
-            acts, log_probs, values = (tree.row(one, slice(begin, end)) for one in decision)
-            actions.append(store(rollout, t, (acts, log_probs, values), envs))
-            begin = end
-        return actions
-
-
-def _joined(parts: list[Tree]) -> Tree:
-    return tree.concatenate(parts) if len(parts) > 1 else parts[0]

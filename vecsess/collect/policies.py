@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -10,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from vecsess.collect.drawing import drawing
 from vecsess.collect.sampling import (
     categorical_log_prob,
     normal_noise,
@@ -18,15 +18,14 @@ from vecsess.collect.sampling import (
 )
 from vecsess.collect.splitmix import sample_first_above, splitmix_noise
 from vecsess.collect.tiles import Tiled
-from vecsess.errors import SpaceError
 from vecsess.tree import Tree, object_array
 from vecsess.wire.values import Array, Given, Space
 
 Predictor: TypeAlias = Callable[[Tree], Any]
 Decision: TypeAlias = tuple[Any, Any, Any]
 Dtypes: TypeAlias = tuple[np.dtype[Any], np.dtype[Any]]
-Draw: TypeAlias = Callable[[NDArray[np.float64]], tuple[Array, NDArray[np.float32]]]
 
+_NOISE_BLOCK = 2**17  # numbers that are made at once: 1 MiB stays in a cache
 NOISE_KINDS = ("uniform", "normal", "splitmix64")
 
 
@@ -197,6 +196,19 @@ def noise_for(
     Returns:
         `[steps, rows, noise_size]` float64.
     """
+    block = max(1, _NOISE_BLOCK // max(1, policy.noise_size * len(envs)))
+    if steps <= block:
+        return _noise(policy, seed, counter, envs, steps)
+    noise = np.empty((steps, len(envs), policy.noise_size))
+    for begin in range(0, steps, block):
+        part = noise[begin : begin + block]
+        part[...] = _noise(policy, seed, counter + begin, envs, len(part))
+    return noise
+
+
+def _noise(
+    policy: Policy, seed: int, counter: int, envs: NDArray[np.int64], steps: int
+) -> NDArray[np.float64]:
     size = policy.noise_size
     if noise_kind_of(policy) == "splitmix64":
         return splitmix_noise(seed, counter, envs, size, steps)
@@ -338,7 +350,7 @@ class RandomPolicy:
     """
 
     def __init__(self, space: Space) -> None:
-        self.noise_size, self._draw = _drawing(space)
+        self.noise_size, self._draw = drawing(space)
 
     def act(
         self,
@@ -357,84 +369,3 @@ class RandomPolicy:
         """See `Policy.value`."""
         del observations
         return np.zeros(len(envs), dtype=np.float32)
-
-
-def _drawing(space: Space) -> tuple[int, Draw]:
-    """Returns how much noise a row needs, and what turns it into actions and log-probabilities."""
-    if isinstance(space, spaces.Discrete):
-        return _integers(space, np.asarray(space.start), np.asarray(space.n))
-    if isinstance(space, spaces.MultiDiscrete):
-        return _integers(space, np.asarray(space.start), np.asarray(space.nvec))
-    if isinstance(space, spaces.MultiBinary):
-        return _integers(space, np.zeros(space.shape), np.full(space.shape, 2))
-    if isinstance(space, spaces.Box) and space.dtype.kind in "iub":
-        low = space.low.astype(np.float64)
-        return _integers(space, low, space.high.astype(np.float64) - low + 1)
-    if isinstance(space, spaces.Box):
-        return _uniform(space) if space.is_bounded() else _partly_unbounded(space)
-    raise SpaceError(
-        "a random policy draws from Discrete, MultiDiscrete, MultiBinary and Box action spaces, "
-        f"got {space}"
-    )
-
-
-def _integers(space: Space, low: Array, count: Array) -> tuple[int, Draw]:
-    if np.any(count > 2.0**53):
-        raise SpaceError(f"expected at most 2**53 choices for each element, got {space}")
-    sizes, first = count.reshape(-1).astype(np.float64), low.reshape(-1).astype(np.int64)
-    shape = space.shape or ()
-    log_prob = -float(np.log(sizes).sum())
-
-    def draw(noise: NDArray[np.float64]) -> tuple[Array, NDArray[np.float32]]:
-        rows = len(noise)
-        actions = (noise * sizes).astype(np.int64) + first
-        log_probs = np.full(rows, log_prob, dtype=np.float32)
-        return actions.reshape(rows, *shape).astype(space.dtype, copy=False), log_probs
-
-    return sizes.size, draw
-
-
-def _uniform(space: spaces.Box) -> tuple[int, Draw]:
-    low, high = _flat_bounds(space)
-    width = high / 2 - low / 2  # halves, since the whole may overflow
-    log_prob = -float((np.log(width[width > 0]) + math.log(2)).sum())
-
-    def draw(noise: NDArray[np.float64]) -> tuple[Array, NDArray[np.float32]]:
-        actions = _as_actions(low * (1 - noise) + high * noise, space)
-        return actions, np.full(len(noise), log_prob, dtype=np.float32)
-
-    return low.size, draw
-
-
-def _partly_unbounded(space: spaces.Box) -> tuple[int, Draw]:
-    """As `_uniform`, a column at a time as its bounds allow; a normal column takes two of noise."""
-    low, high = _flat_bounds(space)
-    free, bounded = np.isinf(low) & np.isinf(high), np.isfinite(low) & np.isfinite(high)
-    one_sided = ~(free | bounded)
-    end = np.where(np.isfinite(low), low, high)[one_sided]
-    sign = np.where(np.isfinite(low), 1.0, -1.0)[one_sided]
-    part = spaces.Box(low[bounded], high[bounded], dtype=np.float64)
-    _, draw_part = _uniform(part)
-
-    def draw(noise: NDArray[np.float64]) -> tuple[Array, NDArray[np.float32]]:
-        uniform, second = noise[:, : low.size], noise[:, low.size :]
-        values = np.empty(uniform.shape)
-        values[:, bounded], log_probs = draw_part(uniform[:, bounded])
-        distance = -np.log1p(-uniform[:, one_sided])
-        values[:, one_sided] = end + sign * distance
-        normal = normal_noise(np.stack((uniform[:, free], second), axis=-1))[..., 0]
-        values[:, free] = normal
-        log_normal = -0.5 * (normal**2 + math.log(2 * math.pi))
-        total = log_probs - distance.sum(axis=1) + log_normal.sum(axis=1)
-        return _as_actions(values, space), total.astype(np.float32)
-
-    return low.size + int(free.sum()), draw
-
-
-def _flat_bounds(space: spaces.Box) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    return space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
-
-
-def _as_actions(values: NDArray[np.float64], space: spaces.Box) -> Array:
-    shaped = values.reshape(len(values), *space.shape)
-    return np.clip(shaped, space.low, space.high).astype(space.dtype)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, TypeVar, get_args
 
 import gymnasium
@@ -16,8 +17,9 @@ from gymnasium.vector import AutoresetMode
 from vecsess.collect.acting import Collected as Collected
 from vecsess.collect.acting import Collecting as Collecting
 from vecsess.collect.acting import acting_of
-from vecsess.collect.loop import Books, SingleBooks, fill_rollout
-from vecsess.collect.paced import PACES, fill_paced
+from vecsess.collect.books import Books, SingleBooks
+from vecsess.collect.loop import fill_rollout
+from vecsess.collect.paced import PACES, in_parts
 from vecsess.collect.paced import Pace as Pace
 from vecsess.collect.policies import AnyPolicy
 from vecsess.collect.rollout import Rollout
@@ -110,9 +112,8 @@ def collect_rollout(
     try:
         if inference == "workers" and acting_of(session) is not None:
             return Collecting(session, books, policy, horizon, seed, counter, out).result()
-        if pace == "lockstep":
-            return fill_rollout(session, books, policy, horizon, seed, counter, out)
-        return fill_paced(session, books, policy, horizon, seed, counter, out, pace)
+        in_pieces = None if pace == "lockstep" else partial(in_parts, session, pace)
+        return fill_rollout(session, books, policy, horizon, seed, counter, out, in_pieces)
     except BaseException:
         _break_off(session)
         raise
