@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tracemalloc
 import warnings
 from functools import partial
 from pathlib import Path
@@ -176,6 +177,20 @@ def test_actions_by_pipe_count_as_what_they_are(longest: int) -> None:
         assert vec.step_checked(("ab" * 10_000,)).valid.tolist() == [longest == 9]
         expected = "replayed episode" if longest == 9 else "its log does not reach back"
         assert expected in outcomes(vec)[-1]
+
+
+def test_one_value_for_all_is_kept_once() -> None:
+    with open_session([BreakingEnv] * 8, 8, workers=1) as vec:
+        vec.reset(seed=1)
+        tracemalloc.start()
+        try:
+            vec.set_attr("kept", bytes(1 << 20))
+            assert tracemalloc.get_traced_memory()[0] < 3 << 20
+        finally:
+            tracemalloc.stop()
+        kill(vec, env=0)
+        assert vec.step_checked(zeros(8)).valid.all()
+        assert [len(kept) for kept in vec.get_attr("kept")] == [1 << 20] * 8
 
 
 @pytest.mark.parametrize("deed", ["set", "reset"])

@@ -258,13 +258,15 @@ class GymVector(VectorEnv[Any, Any, Any]):
             ValueError: too few values, or too many.
         """
         envs = self._calls.chosen(indices)
-        each = values if isinstance(values, list | tuple) else [values] * len(envs)
-        if len(each) != len(envs):
+        if isinstance(values, list | tuple):
+            packed = [dumps(value) for value in values]
+        else:
+            packed = [dumps(values)] * len(envs)  # once: the log keeps it
+        if len(packed) != len(envs):
             raise ValueError(
                 "Values must be a list or tuple with length equal to the number of environments. "
-                f"Got `{len(each)}` values for {len(envs)} environments."
+                f"Got `{len(packed)}` values for {len(envs)} environments."
             )
-        packed = [dumps(value) for value in each]
         with self._gate.during("set_attr"):
             self._calls.set(name, envs, packed)
 
