@@ -18,11 +18,11 @@ from vecsess.collect.actor import Actor
 from vecsess.collect.books import Books, SingleBooks, Tally, begin_collecting, envs_of
 from vecsess.collect.endings import Endings, end_rollout, values_of
 from vecsess.collect.loop import Run, rollout_for
+from vecsess.collect.order import Order
 from vecsess.collect.paced import Paced
 from vecsess.collect.packing import pack, unpack
 from vecsess.collect.parts import Parts
 from vecsess.collect.policies import (
-    AnyPolicy,
     Dtypes,
     Policy,
     as_policy,
@@ -52,32 +52,17 @@ class Collecting:
     Args:
         session: a vector session whose workers can act, `acting_of` says.
         books: of the session.
-        policy: as for `collect_rollout`.
-        horizon: how many locksteps.
-        seed: as for `collect_rollout`.
-        counter: likewise.
-        out: likewise.
+        order: what is asked for.
         frozen: the policy may change meanwhile, so what is left to ask is asked of what was sent.
     """
 
-    def __init__(
-        self,
-        session: Given,
-        books: Books,
-        policy: AnyPolicy,
-        horizon: int,
-        seed: int | None,
-        counter: int | None,
-        out: Rollout | None,
-        *,
-        frozen: bool = False,
-    ) -> None:
+    def __init__(self, session: Given, books: Books, order: Order, *, frozen: bool = False) -> None:
         self._session, self._engine, self._books = session, session.engine, books
         self._acting: Acting = session.acting
-        self._horizon, self._out, self._frozen = horizon, out, frozen
-        self._policy = actor = as_policy(policy, session.single_action_space)
+        self._order, self._frozen = order, frozen
+        self._policy = actor = as_policy(order.policy, session.single_action_space)
         keeper = state_keeper(actor)
-        self._observations = begin_collecting(session, books, horizon, seed, counter)
+        self._observations = begin_collecting(session, books, order)
         self._envs = envs_of(session)
         self._starts = books.episode_lengths == 0
         self._state = None if keeper is None else keeper.get_state(self._envs)
@@ -92,7 +77,7 @@ class Collecting:
             contract=self._session.contract,
             seed=books.noise_seed,
             counter=books.noise_counter,
-            horizon=self._horizon,
+            horizon=self._order.horizon,
             first_env=int(self._envs[0]),
             starts=self._starts,
             state=self._state,
@@ -101,7 +86,7 @@ class Collecting:
         arrays = [] if self._state is None else tree.leaves(self._state)
         shapes = [(array.shape[1:], array.dtype) for array in arrays]
         with self._engine.gate.during("begin_rollout"):
-            return self._acting.begin([packed.head, *packed.buffers], self._horizon, shapes)
+            return self._acting.begin([packed.head, *packed.buffers], self._order.horizon, shapes)
 
     def result(self) -> Rollout:
         """Waits for the rollout; a second call returns the same.
@@ -153,12 +138,7 @@ class Collecting:
             raise TypeError(f"expected one dtype of log_probs and values from the policy: {told}")
         log_probs, values = told.pop() if told else self._probe(policy)
         return rollout_for(
-            self._session,
-            self._horizon,
-            self._observations,
-            self._starts,
-            (log_probs, values),
-            self._out,
+            self._session, self._order, self._observations, self._starts, (log_probs, values)
         )
 
     def _probe(self, policy: Policy) -> Dtypes:
@@ -174,7 +154,10 @@ class Collecting:
     def _again(self, policy: Policy, rollout: Rollout, again: dict[int, Outcome | None]) -> Endings:
         """Does the parts of some workers from here, step by step, from where the rollout began."""
         books, engine = self._books, self._engine
-        noise = noise_for(policy, books.noise_seed, books.noise_counter, self._envs, self._horizon)
+        noise = noise_for(
+            policy, books.noise_seed, books.noise_counter, self._envs, self._order.horizon
+        stream = books.noise_seed, books.noise_counter
+        noise = noise_for(policy, *stream, self._envs, rollout.horizon)
         n = rollout.num_envs
         scratch = SingleBooks(0, 0, np.zeros(n), np.zeros(n, np.int64))
         paced = Paced(self._session, "free", sorted(again))
@@ -220,7 +203,7 @@ class Collecting:
             rollout.terminated[:-1], rollout.truncated[:-1], out=rollout.episode_start[1:]
         )
         episodes = count_episodes(rollout, books, endings)
-        books.noise_counter += self._horizon
+        books.noise_counter += self._order.horizon
         rollout.counter = books.noise_counter
         end_rollout(rollout, books, policy, self._envs, endings, episodes, valued=True)
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecsess import tree
+from vecsess.collect.order import Order
 from vecsess.collect.rollout import Episode
 from vecsess.contract import Finals, StepRows
 from vecsess.tree import Tree
@@ -122,22 +123,18 @@ def envs_of(source: LockstepSource) -> NDArray[np.int64]:
     return np.arange(first, first + source.num_envs)
 
 
-def begin_collecting(
-    source: LockstepSource, books: Books, horizon: int, seed: int | None, counter: int | None
-) -> Tree:
+def begin_collecting(source: LockstepSource, books: Books, order: Order) -> Tree:
     """Chooses the noise stream, and starts the source where that has not been done.
 
     Returns:
         What to act on, `[N, *obs]`.
     """
-    if horizon <= 0:
-        raise ValueError(f"expected a positive horizon (locksteps to collect), got {horizon!r}")
-    if seed is not None:
-        books.noise_seed, books.noise_counter = seed, 0
-    if counter is not None:
-        books.noise_counter = counter
+    if order.seed is not None:
+        books.noise_seed, books.noise_counter = order.seed, 0
+    if order.counter is not None:
+        books.noise_counter = order.counter
     if not source.started:
-        return restart(source, books, seed)
+        return restart(source, books, order.seed)
     observations = source.observe()
     moved = _moved(books.last_seen, observations)
     books.last_seen = None  # unknown, should a step fail

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from vecsess import tree
 from vecsess.collect.books import Books, LockstepSource, Tally, begin_collecting, envs_of
 from vecsess.collect.endings import Endings, Final, end_rollout, values_now
+from vecsess.collect.order import Order
 from vecsess.collect.policies import (
-    AnyPolicy,
     Decision,
     Dtypes,
     Policy,
@@ -96,32 +96,24 @@ class Whole:
 def fill_rollout(
     source: LockstepSource,
     books: Books,
-    policy: AnyPolicy,
-    horizon: int,
-    seed: int | None,
-    counter: int | None,
-    out: Rollout | None,
+    order: Order,
     in_pieces: Callable[[], AbstractContextManager[Pieces]] | None = None,
 ) -> Rollout:
-    """Fills a rollout; see `collect_rollout` for the other arguments.
+    """Fills a rollout.
 
     Args:
         source: N environments.
         books: of the session.
-        policy: decides.
-        horizon: how many steps of each environment.
-        seed: of the noise.
-        counter: likewise.
-        out: a rollout to fill again.
+        order: what is asked for.
         in_pieces: opens the source's pieces, None for one.
     """
-    actor = as_policy(policy, source.single_action_space)
-    observations = begin_collecting(source, books, horizon, seed, counter)
+    actor = as_policy(order.policy, source.single_action_space)
+    observations = begin_collecting(source, books, order)
     envs = envs_of(source)
-    noise = noise_for(actor, books.noise_seed, books.noise_counter, envs, horizon)
+    noise = noise_for(actor, books.noise_seed, books.noise_counter, envs, order.horizon)
     start = books.episode_lengths == 0
     decision = actor.act(observations, noise=noise[0], episode_start=start, envs=envs)
-    rollout = rollout_for(source, horizon, observations, start, dtypes_of(decision), out)
+    rollout = rollout_for(source, order, observations, start, dtypes_of(decision))
     actions = store(rollout, 0, decision)
     with nullcontext(Whole(source)) if in_pieces is None else in_pieces() as pieces:
         run = Run(pieces, actor, envs, rollout, books, noise)
@@ -137,31 +129,29 @@ def fill_rollout(
 
 def rollout_for(
     source: LockstepSource,
-    horizon: int,
+    order: Order,
     observations: Tree,
     start: NDArray[np.bool_],
     dtypes: Dtypes,
-    out: Rollout | None,
 ) -> Rollout:
-    """Returns `out`, or a new rollout, whose first row holds what is acted on.
+    """Returns `order.out`, or a new rollout, whose first row holds what is acted on.
 
     Args:
         source: says of which form.
-        horizon: how many steps.
+        order: what is asked for.
         observations: tree of `[N, *obs]`.
         start: `[N]`, whose observation is a reset's.
         dtypes: of log-probabilities and values.
-        out: a rollout to fill again.
     """
     fresh = Rollout.empty(
-        horizon,
+        order.horizon,
         source.num_envs,
         getattr(source, "single_observation_space", tree.row(observations, 0)),
         source.single_action_space,
         log_prob_dtype=dtypes[0],
         value_dtype=dtypes[1],
     )
-    rollout = reuse_or_allocate(out, fresh)
+    rollout = reuse_or_allocate(order.out, fresh)
     rollout.action_space = source.single_action_space
     tree.copy_into(tree.row(rollout.observations, 0), observations)
     rollout.episode_start[...] = False

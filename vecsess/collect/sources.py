@@ -19,6 +19,7 @@ from vecsess.collect.acting import Collecting as Collecting
 from vecsess.collect.acting import acting_of
 from vecsess.collect.books import Books, SingleBooks
 from vecsess.collect.loop import fill_rollout
+from vecsess.collect.order import Order
 from vecsess.collect.paced import PACES, in_parts
 from vecsess.collect.paced import Pace as Pace
 from vecsess.collect.policies import AnyPolicy
@@ -108,12 +109,12 @@ def collect_rollout(
         raise ValueError(f"pace: expected one of {PACES}, got {pace!r}")
     if inference not in INFERENCE:
         raise ValueError(f"inference: expected one of {INFERENCE}, got {inference!r}")
-    books = books_of(session)
+    books, order = books_of(session), Order(policy, horizon, seed, counter, out)
     try:
         if inference == "workers" and acting_of(session) is not None:
-            return Collecting(session, books, policy, horizon, seed, counter, out).result()
+            return Collecting(session, books, order).result()
         in_pieces = None if pace == "lockstep" else partial(in_parts, session, pace)
-        return fill_rollout(session, books, policy, horizon, seed, counter, out, in_pieces)
+        return fill_rollout(session, books, order, in_pieces)
     except BaseException:
         _break_off(session)
         raise
@@ -161,9 +162,9 @@ def begin_rollout(
     _require_same_step(session)
     _require_whole(session)
     if acting_of(session) is not None:
-        books = books_of(session)
+        books, order = books_of(session), Order(policy, horizon, seed, counter, out)
         try:
-            return Collecting(session, books, policy, horizon, seed, counter, out, frozen=True)
+            return Collecting(session, books, order, frozen=True)
         except BaseException:
             _break_off(session)
             raise
@@ -221,7 +222,7 @@ def collect_from_session(
         cast_reward=cast_reward,
         session=session if _is_started(session) else None,
     )
-    return fill_rollout(source, books_of(session), policy, horizon, seed, counter, out)
+    return fill_rollout(source, books_of(session), Order(policy, horizon, seed, counter, out))
 
 
 def collect_from_client(
@@ -324,7 +325,7 @@ def collect_from_callbacks(
         cast_observation=cast_observation,
         cast_reward=cast_reward,
     )
-    return fill_rollout(source, SingleBooks(), policy, horizon, seed, counter, out)
+    return fill_rollout(source, SingleBooks(), Order(policy, horizon, seed, counter, out))
 
 
 def _is_started(session: CheckedSession) -> bool:
