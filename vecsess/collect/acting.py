@@ -154,8 +154,6 @@ class Collecting:
     def _again(self, policy: Policy, rollout: Rollout, again: dict[int, Outcome | None]) -> Endings:
         """Does the parts of some workers from here, step by step, from where the rollout began."""
         books, engine = self._books, self._engine
-        noise = noise_for(
-            policy, books.noise_seed, books.noise_counter, self._envs, self._order.horizon
         stream = books.noise_seed, books.noise_counter
         noise = noise_for(policy, *stream, self._envs, rollout.horizon)
         n = rollout.num_envs
