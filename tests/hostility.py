@@ -133,7 +133,20 @@ def stale() -> None:
     send(pack_value([DONE, command_number() - 1, [], []]))
 
 
-DONE = 34
+def collected(
+    steps: int, dtypes: list[str], trouble: Any = (), failures: Any = ()
+) -> Callable[[], None]:
+    """Answers a rollout; in any other command it is a breach."""
+
+    def deed() -> None:
+        answered = [COLLECTED, command_number(), [], list(failures), steps, dtypes, list(trouble)]
+        send(pack_value(answered))
+
+    return deed
+
+
+DONE, COLLECTED = 34, 37
+FAILURE = [0, "raised", "KeyError", "", ""]
 ENDLESS: dict[str, Callable[[], object]] = {
     "move on for ever": for_ever(move_on),
     "drip": drip,
@@ -163,6 +176,19 @@ ODD_ANSWERS: dict[str, Callable[[], object]] = {
     "keys of one hash": done([[0, "info", COLLIDING_MAP]]),
     "a generator beyond its arrays": told("generator", BEYOND),
 }
+ODD_ROLLOUTS: dict[str, Callable[[], object]] = {
+    "more steps than there are": collected(7, ["f", "f"]),
+    "steps below none": collected(-1, ["f", "f"]),
+    "fewer steps, and no reason": collected(2, ["f", "f"]),
+    "all steps too early": collected(6, ["f", "f"]),
+    "other dtypes than the others": collected(6, ["d", "d"]),
+    "other dtypes, and few steps": collected(2, ["e", "d"], (), [FAILURE]),
+    "dtypes of no step": collected(0, ["d", "d"], (), [FAILURE]),
+    "one dtype of no step": collected(0, ["f"], (), [FAILURE]),
+    "objects": collected(6, ["O", "f"]),
+    "half a trouble": collected(2, ["f", "f"], ["ValueError", "bad"]),
+    "another reply": done(),
+}
 DEEDS: dict[str, Callable[[], object]] = {
     "garbage": lambda: send(b"\xc1" * 40),
     "no frame at all": lambda: os.write(reply_fd(), b"\xff" * 400),
@@ -178,6 +204,7 @@ DEEDS: dict[str, Callable[[], object]] = {
     "answer ahead": answer_ahead,
     **ENDLESS,
     **ODD_ANSWERS,
+    **ODD_ROLLOUTS,
 }
 
 

@@ -15,7 +15,7 @@ import pytest
 from gymnasium import spaces
 
 from tests.envs import CountingEnv
-from tests.hostility import ENDLESS, ODD_ANSWERS, HostileEnv
+from tests.hostility import ENDLESS, ODD_ANSWERS, ODD_ROLLOUTS, HostileEnv
 from tests.sessions import open_session, zeros
 from vecsess import (
     ContractViolation,
@@ -24,7 +24,9 @@ from vecsess import (
     VecCheckedSession,
     WorkerDied,
     WorkerTimeout,
+    collect_rollout,
 )
+from vecsess.collect.policies import RandomPolicy
 from vecsess.errors import ProtocolError, WorkerError
 from vecsess.fleet import held
 from vecsess.fleet.description import agree
@@ -32,6 +34,7 @@ from vecsess.fleet.held import Held
 from vecsess.fleet.lockstep import _Growing
 from vecsess.fleet.reports import MAX_TEXT, Reports, start_error
 from vecsess.fleet.worker import Worker
+from vecsess.recovery.policy import RestartPolicy
 from vecsess.wire.messages import Described, Done, Failed, decode, encode
 from vecsess.wire.slab import Layout
 from vecsess.wire.spaces import describe
@@ -164,6 +167,24 @@ def test_an_odd_answer_is_a_breach_that_is_recovered(deed: str) -> None:
         breach = vec.incidents[0]
         assert breach.worker == 1
         assert breach.kind in ("ProtocolError", "BadEncoding")
+
+
+@pytest.mark.filterwarnings("ignore:a worker did not close in order")
+@pytest.mark.parametrize("deed", list(ODD_ROLLOUTS))
+def test_an_odd_answer_to_a_rollout_is_a_breach_that_is_recovered(deed: str) -> None:
+    makers: list[Any] = [partial(CountingEnv, 1000)] * N
+    makers[1] = partial(HostileEnv, deed)
+    policy = RestartPolicy(max_restarts=None, backoff_s=0.001, max_backoff_s=0.001)
+    terms: dict[str, Any] = {"restart_policy": policy, "on_error": "truncate"}
+    with VecCheckedSession(makers, N, timeouts=BRIEF, **terms) as vec:
+        acts = RandomPolicy(vec.single_action_space)
+        for first in (0, 6):
+            rollout = collect_rollout(vec, acts, 6, inference="workers")
+            steps = np.arange(first, first + 6)
+            np.testing.assert_array_equal(rollout.observations[:, [0, 2], 1], np.c_[steps, steps])
+            assert rollout.valid[:, [0, 2]].all()
+        assert {incident.worker for incident in vec.incidents} == {1}
+        assert vec.incidents[0].kind == "ProtocolError"
 
 
 class LargeEnv(CountingEnv):

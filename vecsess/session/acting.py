@@ -6,12 +6,20 @@ part again, step by step, and then whatever happens is dealt with where it alway
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from vecsess.errors import PolicyError, ServerDied, VecsessError, WorkerError, WorkerTimeout
+from vecsess.errors import (
+    PolicyError,
+    ProtocolError,
+    ServerDied,
+    VecsessError,
+    WorkerError,
+    WorkerTimeout,
+)
 from vecsess.fleet.reports import failures_of, printable, warn_once
 from vecsess.fleet.worker import Worker
 from vecsess.session.engine import Engine
@@ -115,6 +123,7 @@ class Acting:
             outcome = self._outcomes[index]
             if outcome.loss is None:
                 self._take(outcome, reply)
+        self._compare_dtypes()
         warn_once(flight.answers, flight.active, self._warned)
         return [self._outcomes[index] for index in sorted(self._outcomes)]
 
@@ -133,7 +142,8 @@ class Acting:
         """Looks whether it was the policy's turn: then it must not have another, in the trainer."""
         lockstep = self._engine.lockstep
         turn = int(lockstep.views.running[worker.index]) >= 2 * lockstep.layout.rows
-        if turn and (isinstance(error, WorkerTimeout) or "SIGKILL" not in error.message):
+        late, killed = isinstance(error, WorkerTimeout), "SIGKILL" in error.message
+        if turn and (late or not (killed or isinstance(error, ProtocolError))):
             self._outcomes[worker.index].trouble = PolicyError(
                 f"the policy was deciding: {error.message}", worker=worker.index
             )
@@ -150,6 +160,18 @@ class Acting:
         outcome.failures = failures_of({worker.index: reply}, self._engine.lockstep.workers)
         if reply.trouble:
             outcome.trouble = self._trouble(worker, reply)
+
+    def _compare_dtypes(self) -> None:
+        """Has parts done again whose dtypes are not those of most: one policy decides for all."""
+        told = Counter(one.dtypes for one in self._outcomes.values() if one.dtypes)
+        if len(told) < 2:
+            return
+        usual, count = told.most_common(1)[0]
+        for outcome in self._outcomes.values():
+            if outcome.dtypes and (outcome.dtypes != usual or 2 * count <= told.total()):
+                why = f"expected one dtype of log_probs and of values from all, got {list(told)}"
+                outcome.loss = end_worker(self._engine, outcome.worker, why)
+                outcome.dtypes = ()
 
     def _trouble(self, worker: Worker, reply: Collected) -> PolicyError:
         name, message, trace, row = reply.trouble
@@ -179,6 +201,6 @@ def _is_sound(reply: Collected, horizon: int) -> bool:
     """Whether a reply says of one part what can be."""
     complete = reply.steps == horizon
     cut = 0 <= reply.steps < horizon and bool(reply.failures or reply.trouble)
-    named = len(reply.dtypes) == (2 if reply.steps else len(reply.dtypes))
+    named = len(reply.dtypes) == (2 if reply.steps else 0)
     known = all(type(char) is str and len(char) == 1 and char in _DTYPES for char in reply.dtypes)
     return (complete or cut) and named and known and len(reply.trouble) in (0, 4)
