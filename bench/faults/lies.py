@@ -105,7 +105,7 @@ class Liar:
     def _frame(self, original: _Original, seq: int) -> bytes:
         if self._rng.random() < 0.5:
             right = original.packed.replace(_NUMBER_BYTES, b"\xcf" + seq.to_bytes(8, "big"))
-            return _mutated(right, self._rng, self._packed)
+            return mutated(right, self._rng, self._packed)
         items = pickle.loads(original.pickled)  # noqa: S301  # it was made here
         if items[1] == _NUMBER:
             items[1] = seq
@@ -276,7 +276,8 @@ _MUTATIONS: tuple[Callable[[bytearray, random.Random, list[bytes]], None], ...] 
 )
 
 
-def _mutated(original: bytes, rng: random.Random, originals: list[bytes]) -> bytes:
+def mutated(original: bytes, rng: random.Random, originals: list[bytes]) -> bytes:
+    """Returns bytes of which some were changed, lost or put in, or came from others."""
     data = bytearray(original)
     for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
         if data:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import pickle
+import random
 import stat
 import struct
 import zipfile
@@ -14,7 +18,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from tests.envs import CountingEnv
 from vecsess.__main__ import main
+from vecsess.bench.faults.lies import mutated
 from vecsess.cli import top
 from vecsess.cli.archive import load
 from vecsess.cli.failures import CommandError
@@ -73,6 +79,13 @@ def test_an_array_that_lies_about_its_size_is_refused(tmp_path: Path) -> None:
         archive.writestr("large.npy", header)
     with pytest.raises(CommandError, match="no room for an array"):
         load(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("name", ["rewards", "episode_returns", "valid"])
+def test_what_is_no_number_is_shown_as_such(name: str, tmp_path: Path) -> None:
+    odd = GOOD[name] if name == "valid" else np.full_like(GOOD[name], np.nan)
+    np.savez(tmp_path / "a.npz", **{**GOOD, name: odd})
+    assert main(["inspect", str(tmp_path / "a.npz")]) == 0
 
 
 # --- transitions ---------------------------------------------------------------------------------
@@ -176,6 +189,94 @@ def test_a_reproducer_of_another_form_is_refused(odd: dict[str, Any], tmp_path: 
         read_reproducer(str(tmp_path / "file"))
 
 
+SETTINGS: dict[str, Any] = {
+    "autoreset_mode": "same_step",
+    "episode_seeds": "continue",
+    "episode_options": b"",
+    "exact": False,
+    "lenient": False,
+    "keep_rng": True,
+}
+SCRIPT: list[Any] = [["reset", 1, b"", None], ["steps", 1, [np.zeros(1, np.int64)]]]
+SOURCE = pickle.dumps(("callables", [CountingEnv]))
+REPRODUCER: dict[str, Any] = {"format": 1, "source": SOURCE, "settings": SETTINGS, "env": 0}
+REPRODUCER["script"] = SCRIPT
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"source": b""},
+        {"source": b"\x80garbage"},
+        {"source": pickle.dumps(5)},
+        {"source": pickle.dumps(("nobody", 5))},
+        {"settings": {}},
+        {"settings": {**SETTINGS, "episode_options": 5}},
+        {"settings": {**SETTINGS, "episode_options": np.zeros(3)}},
+        {"settings": {**SETTINGS, "episode_seeds": b"\x80garbage"}},
+    ],
+    ids=repr,
+)
+def test_a_reproducer_of_which_nothing_can_be_made_is_told_of(
+    odd: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_bytes(pack_value(REPRODUCER))
+    assert main(["replay", str(tmp_path / "file")]) == 1
+    (tmp_path / "file").write_bytes(pack_value({**REPRODUCER, **odd}))
+    assert main(["replay", str(tmp_path / "file")]) == 2
+    assert "no environment can be made of what it holds" in capsys.readouterr().err
+
+
+# --- whatever happened to a file -----------------------------------------------------------------
+
+
+def archive_bytes() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **GOOD)
+    return file.getvalue()
+
+
+TRANSITION = {"obs": [0.5, 1], "action": 1, "reward": 1.0, "terminated": False}
+TRANSITION |= {"truncated": False, "next_obs": [0, 1]}
+FILES: dict[str, tuple[bytes, tuple[str, ...]]] = {
+    "inspect": (archive_bytes(), ()),
+    "check": (json.dumps({"meta": {}, "transitions": [TRANSITION] * 3}).encode(), (*NUMBERS,)),
+    "replay": (pack_value(REPRODUCER), ()),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # of NumPy's, of what it computes of odd numbers
+@pytest.mark.parametrize("command", list(FILES))
+def test_a_damaged_file_is_read_or_refused(
+    command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rng, path = random.Random(0), tmp_path / "file"  # an experiment
+    good, options = FILES[command]
+    codes = set()
+    for _ in range(150):
+        data = mutated(good, rng, [each for each, _ in FILES.values()])
+        if command == "replay" and SOURCE not in data:
+            continue  # a pickle is a program: what it does when it is damaged is anybody's guess
+        path.write_bytes(data)
+        codes.add(main([command, str(path), *options]))
+    assert 2 in codes <= {0, 1, 2}
+    said = "".join(capfd.readouterr())
+    assert "\x1b" not in said
+    assert len(said) < 150 * 2500
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_memory_is_shown_or_not(seed: int) -> None:
+    rng, good = random.Random(seed), pack_value(CONTENT)
+    for _ in range(300):
+        content = published_bytes(mutated(good, rng, [good]))
+        if content is not None:
+            console = Console(width=200, force_terminal=False)
+            with console.capture() as captured:
+                console.print(top.session_table(console, content))
+            assert "\x1b" not in captured.get()
+
+
 # --- memory that is called as a session's --------------------------------------------------------
 
 WORKER: dict[str, Any] = dict.fromkeys(WorkerHealth.__dataclass_fields__, 0)
@@ -186,7 +287,10 @@ CONTENT |= {"locksteps": 5, "workers": [WORKER]}
 
 def published(content: Any) -> Any:
     """Returns what is read of memory that holds this."""
-    payload = pack_value(content)
+    return published_bytes(pack_value(content))
+
+
+def published_bytes(payload: bytes) -> Any:
     fd = os.memfd_create("a-stranger's")
     try:
         os.write(fd, struct.pack("<II", len(payload), zlib.crc32(payload)) + payload)

@@ -247,6 +247,30 @@ def test_whatever_an_unsigned_one_holds_a_session_goes_on_or_says_what_is_wrong(
     assert told > 200  # the rest are values that may stand there
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_whatever_arguments_an_unsigned_one_tells_are_good_or_refused() -> None:
+    with VecCheckedSession("CartPole-v1", 2, workers=0) as vec:
+        vec.reset(seed=0)
+        data = vec.checkpoint()
+    given = data["recipe"]["given"]
+    recipes = [
+        {"given": {**given, name: pack_value(odd)}, "missing": []}
+        for name, odd in itertools.product(given, ODD)
+    ]
+    strange: list[Any] = [5, [], "\x1b[31m"]
+    recipes += [{"given": given, "missing": [name]} for name in strange]
+    told = []
+    for recipe in recipes:
+        unsigned = {"format": data["format"], "recipe": recipe, "state": data["state"]}
+        try:
+            with VecCheckedSession.restore(unsigned, workers=0) as vec:
+                vec.step(np.zeros(2, np.int64))
+        except VecsessError as error:
+            told.append(str(error))
+    assert len(told) > 200
+    assert all(text.isprintable() and len(text) < 1000 for text in told)
+
+
 # --- whose it is ---------------------------------------------------------------------------------
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def seconds(value: float | None) -> str:
     """Returns a time in the unit that suits it.
@@ -42,6 +44,8 @@ def short(value: float | None) -> str:
     """
     if value is None:
         return "-"
+    if math.isnan(value):
+        return "nan"
     if abs(value) >= 1e7:
         return f"{value:.2g}"
     if abs(value) >= 10 or value == int(value):

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from vecsess.cli.failures import CommandError
 from vecsess.cli.figures import plural
+from vecsess.errors import VecsessError
 from vecsess.fleet.in_process import replay_here
-from vecsess.fleet.reports import printable
+from vecsess.fleet.reports import MAX_BRIEF, printable
 from vecsess.recovery.reproducer import read_reproducer
 from vecsess.wire.values import Fields, Given
 
@@ -45,12 +46,22 @@ def run(options: argparse.Namespace) -> int:
     # As its worker was: for environments that use the global generators.
     random.seed(env)
     np.random.seed(env)  # the global one is what they use
-    return _conclude(console, _replayed(content))
+    return _conclude(console, _replayed(options.file, content))
 
 
-def _replayed(content: Fields) -> list[Given]:
-    source = pickle.loads(content["source"])  # noqa: S301  # from a file that the user trusts
-    reply = replay_here(source, content["env"], content["settings"], content["script"])
+def _replayed(file: str, content: Fields) -> list[Given]:
+    """Returns what failed: an environment's exceptions are among it, so others are the file's."""
+    try:
+        source = pickle.loads(content["source"])  # noqa: S301  # from a file that the user trusts
+        reply = replay_here(source, content["env"], content["settings"], content["script"])
+    except VecsessError:
+        raise
+    except Exception as error:  # a damaged pickle trips over anything
+        raise CommandError(
+            f"{file}: no environment can be made of what it holds "
+            f"({type(error).__name__}: {printable(str(error), MAX_BRIEF)}). "
+            "Run it in the folder and with the packages of the session that wrote it"
+        ) from error
     return reply.failures
 
 

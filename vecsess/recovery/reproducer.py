@@ -107,4 +107,4 @@ def _is_entry(entry: Plain) -> bool:
     """Whether this is an entry of a script, as far as it is looked at before it is run."""
     if type(entry) is not list or not entry or type(entry[0]) is not str:
         return False
-    return entry[0] != "steps" or (len(entry) == 3 and type(entry[1]) is int)
+    return entry[0] != "steps" or (len(entry) == 3 and type(entry[1]) is int and entry[1] >= 0)

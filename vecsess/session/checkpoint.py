@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from vecsess.contract import Contract
 from vecsess.errors import StateError, VecsessError
 from vecsess.fleet.worker import Timeouts
@@ -55,14 +57,16 @@ def read_recipe(data: Given, settings: Mapping[str, Any]) -> Fields:
         StateError: it is not a checkpoint of this format, it is damaged, or something is missing
             that it can't hold.
     """
-    if type(data) is not dict or data.get("format") != FORMAT:
-        found = data.get("format") if isinstance(data, dict) else type(data).__name__
-        raise StateError(f"expected a checkpoint of format {FORMAT}, got {found!r}")
+    found = data.get("format") if isinstance(data, dict) else type(data).__name__
+    if type(found) is not int or found != FORMAT:
+        raise StateError(f"expected a checkpoint of format {FORMAT}, got {found!r:.80}")
     recipe = data.get("recipe")
     if type(recipe) is not dict or {"given": dict, "missing": list} != {
         name: type(part) for name, part in recipe.items()
     }:
         raise StateError("expected a checkpoint, got a damaged one: it has no recipe")
+    if not all(type(name) is str and name.isidentifier() for name in recipe["missing"]):
+        raise StateError("expected a checkpoint, got a damaged one: names that are none")
     missing = [name for name in recipe["missing"] if name not in settings]
     if missing:
         raise StateError(
@@ -74,9 +78,37 @@ def read_recipe(data: Given, settings: Mapping[str, Any]) -> Fields:
         for name, kind in _CLASSES.items():
             if given.get(name) is not None:
                 given[name] = kind(**given[name])
+        arrays = [name for name, value in given.items() if isinstance(value, np.ndarray)]
+        if arrays:
+            raise TypeError(f"no argument is an array, as {arrays!r:.80}")
     except (FrameError, TypeError, ValueError) as error:
         raise StateError(f"expected a checkpoint, got a damaged one: {error}") from error
     return {**given, **settings}
+
+
+def make_strangers(kind: type[VecCheckedSession], arguments: Fields, data: Fields) -> Given:
+    """Returns a session of a checkpoint that this user has not signed.
+
+    Args:
+        kind: the class.
+        arguments: as `read_recipe` returned them.
+        data: the checkpoint.
+
+    Raises:
+        StateError: no session can be made of these arguments.
+    """
+    try:
+        count = len(state_of(data)["lengths"])
+        if arguments.get("n") not in (None, count):
+            raise ValueError(f"n: expected {count}, the environments in it, got {arguments['n']}")
+        return kind(**arguments)
+    except VecsessError:
+        raise
+    except _MISSHAPEN as error:
+        raise StateError(
+            "expected a checkpoint, got one whose arguments, with those given here, make no "
+            f"session ({type(error).__name__}: {error!s:.500})"
+        ) from error
 
 
 def pack_session(session: VecCheckedSession, recipe: Fields, *, since: int | None = None) -> Fields:

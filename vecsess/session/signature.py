@@ -26,11 +26,14 @@ def signed(data: Fields) -> Fields:
     return {**data, "signature": _signature(data)}
 
 
-def check_origin(data: Fields) -> None:
+def check_origin(data: Fields) -> bool:
     """Refuses what another user, or nobody, has signed, where it holds what is run.
 
     Args:
         data: a checkpoint whose recipe could be read.
+
+    Returns:
+        Whether this user has signed it.
 
     Raises:
         StateError: says what it holds, and what to do; or that it is damaged.
@@ -38,7 +41,7 @@ def check_origin(data: Fields) -> None:
     signature = data.get("signature")
     try:
         if type(signature) is bytes and hmac.compare_digest(signature, _signature(data)):
-            return
+            return True
         found = list(dict.fromkeys(_what_runs(data)))
     except (FrameError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise StateError(f"expected a checkpoint, got a damaged one: {error!r:.200}") from error
@@ -48,6 +51,7 @@ def check_origin(data: Fields) -> None:
             f"for it holds {', '.join(found)}, which would be run. Where you trust whoever wrote "
             "it as you trust a program, pass restore(..., trusted=True)"
         )
+    return False
 
 
 def _what_runs(data: Fields) -> Iterator[str]:

@@ -26,7 +26,13 @@ from vecsess.fleet.plan import (
 from vecsess.fleet.worker import Timeouts
 from vecsess.recovery.policy import FailureReaction, Incident, Reaction, RestartPolicy
 from vecsess.session.arguments import Arguments, AsyncArguments, StartMethod, taken_as_ours
-from vecsess.session.checkpoint import pack_session, read_recipe, unpack_session, write_recipe
+from vecsess.session.checkpoint import (
+    make_strangers,
+    pack_session,
+    read_recipe,
+    unpack_session,
+    write_recipe,
+)
 from vecsess.session.conventions import (
     NO_INFOS,
     AutoresetName,
@@ -322,9 +328,8 @@ class VecCheckedSession(GymVector, VectorEnv[Any, Any, Any]):  # skrl looks at t
         """
         given = settings if env is None else {**settings, "env": env}
         arguments = read_recipe(data, given)
-        if not trusted:
-            check_origin(data)
-        session = cls(**arguments)
+        own = trusted or check_origin(data)
+        session = cls(**arguments) if own else make_strangers(cls, arguments, data)
         try:
             with session._gate.during("restore"):
                 session._resume(data)
