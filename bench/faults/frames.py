@@ -153,8 +153,7 @@ class _Guard:
     def kill(self, worker: Worker, ask_ms: int = 0) -> None:
         del worker, ask_ms
 
-    def reap(self, worker: Worker, deadline: float | None) -> Exited:
-        del deadline
+    def reap(self, worker: Worker) -> Exited:
         return Exited(worker.index, worker.generation, 1, 9, "")
 
 

@@ -5,10 +5,47 @@ from __future__ import annotations
 import time
 
 from vecsess.fleet.worker import Timeouts, Worker
-from vecsess.wire.messages import Command, Rollout, Step, StepSome, StepWith
+from vecsess.wire.messages import (
+    Attach,
+    Close,
+    Command,
+    Replay,
+    Reset,
+    Rollout,
+    Step,
+    StepSome,
+    StepWith,
+)
 from vecsess.wire.slab import Views
 
 SLICE_S = 0.05  # how often a blocked manager looks whether the workers move on
+_ARGUMENTS = {Attach: "start_s", Close: "close_s", Reset: "reset_s"}  # of others: step_s
+
+
+def missed_by(
+    limit_s: float | None, command: Command | None, what: str = "", name: str = ""
+) -> str:
+    """Returns the message of a missed deadline, and the argument that raises it.
+
+    Args:
+        limit_s: how many seconds were allowed.
+        command: what was to be answered.
+        what: the part of it that took too long.
+        name: which of the `Timeouts` that is; "" for that of the command.
+
+    Example:
+        >>> missed_by(0.5, Reset(1, [0], [None], b"", 0))
+        'expected an answer to Reset within 0.5 s; the worker was killed. \
+Raise it with Timeouts(reset_s=...), or None to wait for ever'
+    """
+    name = name or _ARGUMENTS.get(type(command), "step_s")
+    how = f"Timeouts({name}=...){', or None to wait for ever' if name != 'close_s' else ''}"
+    if isinstance(command, Replay):
+        how = "RestartPolicy(replay_budget_s=...)"
+    return (
+        f"expected an answer to {what or type(command).__name__} within {limit_s} s; the worker "
+        f"was killed. Raise it with {how}"
+    )
 
 
 class Deadlines:
@@ -64,26 +101,23 @@ class Deadlines:
         before, since = self._seen.get(worker.index, (place, now - SLICE_S))
         since = since if place == before else now
         self._seen[worker.index] = (place, since)
-        what, limit_s = self._limit(place[0])
+        what, name, limit_s = self._limit(place[0])
         most_s = self._most_s(worker, command)
         sent_s = self._resent_s.get(worker.index, self.sent_s)
         late = limit_s is not None and now - since > limit_s
         if not late and (most_s is None or now - sent_s <= most_s):
             return ""
-        return (
-            f"expected an answer to {what} within {limit_s if late else most_s} s; the "
-            "worker was killed. Raise it with Timeouts(...), or None to wait for ever"
-        )
+        return missed_by(limit_s if late else most_s, command, what, name)
 
-    def _limit(self, place: int) -> tuple[str, float | None]:
-        """Returns what a worker is at by its hint, and how long that may take."""
+    def _limit(self, place: int) -> tuple[str, str, float | None]:
+        """Returns what a worker is at by its hint, which deadline that has, and how long it is."""
         if place > 2 * self._rows:
-            return "the policy's arrival there", self._timeouts.start_s
+            return "the policy's arrival there", "start_s", self._timeouts.start_s
         if place == 2 * self._rows:
-            return "the policy's decision", self._timeouts.policy_s
+            return "the policy's decision", "policy_s", self._timeouts.policy_s
         if place >= self._rows:
-            return "reset", self._timeouts.reset_s
-        return "its call", self.call_s
+            return "reset", "reset_s", self._timeouts.reset_s
+        return "its call", "", self.call_s
 
     def _most_s(self, worker: Worker, command: Command | None) -> float | None:
         """Returns how long a command may take: a call for each row, and a reset after a step."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from vecsess.errors import ProtocolError, ServerDied, WorkerError, WorkerTimeout
-from vecsess.fleet.deadlines import SLICE_S, Deadlines
+from vecsess.fleet.deadlines import SLICE_S, Deadlines, missed_by
 from vecsess.fleet.held import Held
 from vecsess.fleet.infos import InfoReader
 from vecsess.fleet.postmortem import Postmortem
@@ -292,7 +292,7 @@ class Flight:
         except EndOfStreamError as error:
             raise self._postmortem.lost(worker) from error
         except DeadlineError as error:
-            what = f"expected an answer within {limit_s} s; the worker was killed"
+            what = missed_by(limit_s, make(seq))
             raise self._postmortem.end(worker, WorkerTimeout, what) from error
         if reply.seq != seq:
             raise self._postmortem.end(
@@ -312,7 +312,7 @@ class Flight:
             self._supervisor.wait_for(worker, mine)
         except DeadlineError as error:
             self._aside = aside
-            raise OutOfTimeError("a lost worker is being brought back") from error
+            raise OutOfTimeError(f"worker {worker.index} is being brought back") from error
 
     def resend(self, worker: Worker, without: set[int]) -> None:
         """Sends a successor the command that its predecessor was lost in.
@@ -489,7 +489,8 @@ class Flight:
         assert supervisor is not None, "an environment in this process has answered already"
         now, until = time.monotonic(), self.until
         if until is not None and now >= until:
-            raise OutOfTimeError("expected all replies in time; the call is still pending")
+            owing = sorted(one.index for one in self._pending)
+            raise OutOfTimeError(f"workers {owing} have yet to answer")
         slice_s = SLICE_S if until is None else min(SLICE_S, until - now)
         self.resumable = True
         ready = supervisor.wait(worker, slice_s)

@@ -90,7 +90,9 @@ class Fleet:
         # Where each worker has variables of its own, its modules are imported with those.
         modules = preload if any(variables.own) else (*source.modules, *preload)
         try:
-            self.supervisor = Supervisor(groups, modules, start_method, variables, self._parcel.fd)
+            self.supervisor = Supervisor(
+                groups, modules, start_method, variables, timeouts.start_s, self._parcel.fd
+            )
         except BaseException:
             if self._parcel.fd >= 0:
                 os.close(self._parcel.fd)
@@ -123,7 +125,7 @@ class Fleet:
         deadline, workers = self._deadline(), supervisor.workers
         supervisor.start(deadline)
         for worker in workers:
-            self._introduce(supervisor, worker, deadline)
+            self._introduce(worker)
         described = [self._hear(supervisor, worker, deadline) for worker in workers]
         self._spaces = [pack_value(one.spaces[0]) for one in described]
         for worker, one in zip(workers, described, strict=True):
@@ -171,17 +173,18 @@ class Fleet:
             SpaceError: environments have other spaces than their predecessors.
             OutOfTimeError: the caller's time is up; called once more, this goes on where it was.
         """
-        supervisor, deadline = self.supervisor, self._deadline()
+        supervisor, until = self.supervisor, self.lockstep.flight.until
         assert supervisor is not None, "only processes can be replaced"
         if not supervisor.serving:
             supervisor.restart_server()
         fresh = [worker for worker in lost if worker.dead]
-        unbuilt = [worker for worker in fresh if not worker.building]
-        for one in unbuilt:
-            supervisor.restart(one, deadline)
-        for one in unbuilt:
-            self._introduce(supervisor, one, deadline)
-            one.building, one.due = True, deadline
+        for one in fresh:
+            if not one.stage:
+                supervisor.restart(one, self._deadline())
+        for one in fresh:
+            if one.stage == "asked":
+                supervisor.await_spawned(one, until)
+                self._introduce(one)
         for one in fresh:
             described = self._hear_successor(supervisor, one)
             if pack_value(described.spaces[0]) != self._spaces[one.index]:
@@ -208,21 +211,24 @@ class Fleet:
             if field.dtype != object:
                 field[worker.index] = value
 
-    def _introduce(self, supervisor: Supervisor, worker: Worker, deadline: float | None) -> None:
+    def _introduce(self, worker: Worker) -> None:
         """Tells a worker which environments to build."""
+        assert self.supervisor is not None, "only processes are told"
         settings = self.settings.for_worker(worker.index)
         parcel = self._parcel
         settings |= {"parcel": parcel.fd, "sizes": parcel.sizes}
         start = Start(0, worker.first_env, worker.rows, parcel.head, settings)
         try:
-            worker.channel.send(frame(encode(start)), deadline)
+            worker.channel.send(frame(encode(start)), worker.due)
         except EndOfStreamError as error:
-            raise _died(supervisor, worker) from error
+            raise _died(self.supervisor, worker) from error
         except DeadlineError as error:
-            raise _late(worker) from error
+            raise self._late(worker) from error
+        worker.stage = "building"
 
     def _hear(self, supervisor: Supervisor, worker: Worker, deadline: float | None) -> Described:
         """Returns what a worker says of the environments that it built."""
+        worker.stage = ""
         try:
             while (payload := worker.channel.receive_ready(VALUE_BYTES)) is None:
                 supervisor.wait_for(worker, deadline)
@@ -230,7 +236,7 @@ class Fleet:
         except EndOfStreamError as error:
             raise _died(supervisor, worker) from error
         except DeadlineError as error:
-            raise _late(worker) from error
+            raise self._late(worker) from error
         except FrameError as error:
             raise breach_type(error)(str(error), worker=worker.index) from error
         if isinstance(reply, Failed):
@@ -241,7 +247,7 @@ class Fleet:
 
     def _hear_successor(self, supervisor: Supervisor, worker: Worker) -> Described:
         """Does what `_hear` does, until the caller's time is up."""
-        until, worker.building = self.lockstep.flight.until, False
+        until = self.lockstep.flight.until
         if until is None or (worker.due is not None and worker.due <= until):
             return self._hear(supervisor, worker, worker.due)
         try:
@@ -249,8 +255,15 @@ class Fleet:
         except SpawnError as error:
             if not isinstance(error.__cause__, DeadlineError):
                 raise
-            worker.building = True
+            worker.stage = "building"
             raise OutOfTimeError(f"worker {worker.index} is being replaced") from error
+
+    def _late(self, worker: Worker) -> SpawnError:
+        return SpawnError(
+            f"expected the environments to be built within {self._timeouts.start_s} s; raise "
+            "Timeouts(start_s=...) if they need longer",
+            worker=worker.index,
+        )
 
     def _map(self, worker: Worker) -> None:
         """Gives a worker's memfd its size and maps it."""
@@ -333,18 +346,11 @@ def _compare_sources(successor: Worker, now: dict[str, list[int]]) -> None:
 
 def _died(supervisor: Supervisor, worker: Worker) -> WorkerDied:
     supervisor.kill(worker)
-    ended = supervisor.reap(worker, time.monotonic() + 10.0)
+    ended = supervisor.reap(worker)
     how = describe_exit(os.waitstatus_to_exitcode(ended.status))
     return WorkerDied(
         f"the worker ended with {how} while it built its environments; "
         f"its last output:\n{printable(ended.stderr)}",
-        worker=worker.index,
-    )
-
-
-def _late(worker: Worker) -> SpawnError:
-    return SpawnError(
-        "the environments were not built in time; raise Timeouts(start_s=...) if they need longer",
         worker=worker.index,
     )
 

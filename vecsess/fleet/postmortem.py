@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 
 from vecsess.errors import ProtocolError, WorkerDied, WorkerError, WorkerTimeout
 from vecsess.fleet.reports import printable
@@ -12,7 +11,6 @@ from vecsess.fleet.worker import Worker, describe_exit
 from vecsess.wire.messages import STACK_MARK
 from vecsess.wire.values import Array
 
-REAP_S = 10.0  # how long a killed process may take to be gone
 STACK_MS = 100  # how long a hung worker may take to write its stack
 
 
@@ -36,7 +34,7 @@ class Postmortem:
         if self._supervisor is not None:
             ask_ms = STACK_MS if kind is WorkerTimeout else 0
             self._supervisor.kill(worker, ask_ms)
-            ended = self._supervisor.reap(worker, time.monotonic() + REAP_S)
+            ended = self._supervisor.reap(worker)
             message += _last_words(ended.stderr, asked=bool(ask_ms))
         return kind(message, worker=worker.index, env=env)
 
@@ -45,7 +43,7 @@ class Postmortem:
         assert self._supervisor is not None, "only processes can be lost"
         env = self._guilty(worker)
         self._supervisor.kill(worker)  # it may live on without its pipe
-        ended = self._supervisor.reap(worker, time.monotonic() + REAP_S)
+        ended = self._supervisor.reap(worker)
         how = describe_exit(os.waitstatus_to_exitcode(ended.status))
         message = f"the worker (pid {ended.pid}) ended with {how}{_last_words(ended.stderr)}"
         return WorkerDied(message, worker=worker.index, env=env)

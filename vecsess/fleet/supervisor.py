@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vecsess.errors import ProtocolError, ServerDied, SpawnError
+from vecsess.errors import ProtocolError, ServerDied, SpawnError, VecsessError
 from vecsess.fleet.plan import Variables
 from vecsess.fleet.surroundings import (
     environment,
@@ -27,7 +27,7 @@ from vecsess.fleet.surroundings import (
     start_process,
     surroundings_file,
 )
-from vecsess.fleet.worker import Worker, describe_exit
+from vecsess.fleet.worker import OutOfTimeError, Worker, describe_exit
 from vecsess.wire.broadcast import Broadcast
 from vecsess.wire.channel import Channel, DeadlineError, EndOfStreamError
 from vecsess.wire.messages import (
@@ -45,7 +45,7 @@ from vecsess.wire.slab import create_memfd
 from vecsess.wire.values import FrameError
 
 PACKET_BYTES = 1 << 17
-_DEATH_MS = 10_000  # how long a killed process may take to be gone
+_DEATH_S = 10.0  # how long a killed process may take to be gone
 _PROGRAM = Path(__file__).parents[1] / "bridge" / "gym_server.py"
 _WORKER_CODE = "vecsess.workers.spare"  # by name: this side never imports it
 
@@ -113,6 +113,7 @@ class Supervisor:
         preload: modules that the fork server imports before it forks.
         start_method: "fork" or "spawn".
         variables: of the environment of processes.
+        start_s: how long a worker may take to stand; None for any time.
         parcel_fd: what workers inherit, and this closes in the end; -1 for nothing.
     """
 
@@ -122,6 +123,7 @@ class Supervisor:
         preload: Iterable[str],
         start_method: str,
         variables: Variables,
+        start_s: float | None,
         parcel_fd: int = -1,
     ) -> None:
         require_linux()
@@ -134,7 +136,7 @@ class Supervisor:
         # One that spawns never forks, so what it imported would serve nobody.
         self._preload = [_WORKER_CODE, *preload] if start_method == "fork" else []
         self._mark = secrets.token_hex(8)
-        self._start_method, self._variables = start_method, variables
+        self._start_method, self._variables, self._start_s = start_method, variables, start_s
         self._answers = False  # whether this fork server has ever said anything
         self.workers: list[Worker] = []
 
@@ -146,9 +148,9 @@ class Supervisor:
         for index, (first_env, rows) in enumerate(self._groups):
             worker = Worker(index, first_env, rows, Channel(-1, -1), -1)
             self.workers.append(worker)
-            self._launch(worker)
+            self._launch(worker, deadline)
         for worker in self.workers:
-            self._await_spawned(worker, deadline)
+            self.await_spawned(worker)
 
     def _start_server(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -181,33 +183,32 @@ class Supervisor:
         self._start_server()
 
     def restart(self, lost: Worker, deadline: float | None) -> None:
-        """Starts a lost worker's successor, in place: same environments, next generation.
+        """Asks for a lost worker's successor, in place: same environments, next generation.
 
         Args:
             lost: a worker that is to be replaced; killed first where it still runs.
-            deadline: until the successor runs.
+            deadline: until the successor has described what it built.
 
         Raises:
             ServerDied: the fork server has ended.
-            SpawnError: there is no process or descriptor for it.
+            SpawnError: there is no descriptor for it.
         """
         if lost.exit is None:
             self.kill(lost)
-            self.reap(lost, deadline)
+            self.reap(lost)
         self._detach(lost)
         lost.generation += 1
-        self._launch(lost)
-        self._await_spawned(lost, deadline)
+        self._launch(lost, deadline)
 
     def _detach(self, worker: Worker) -> None:
         """Closes a worker's descriptors: their numbers may be others' from now on."""
         worker.dead, worker.channel, worker.slab_fd = True, Channel(-1, -1), -1
-        worker.building = False
+        worker.stage = ""
         worker.pidfd, worker.watch = -1, select.poll()
         worker.exit = worker.exit or _gone(worker, "it went with the fork server")
         self._owned.release_worker(worker.index)
 
-    def _launch(self, worker: Worker) -> None:
+    def _launch(self, worker: Worker, deadline: float | None) -> None:
         """Asks for a process; its slab is a new memfd, so no predecessor can write into it."""
         index, generation = worker.index, worker.generation
         worker.exit = _gone(worker, "it was not started")
@@ -230,14 +231,26 @@ class Supervisor:
             variables = self._variables.own[index]
             spawn = Spawn(index, generation, self._start_method, variables)
             self._tell(spawn, [command_read, reply_write, slab, self.broadcast.fd])
-        worker.exit = None
+        worker.exit, worker.stage, worker.due = None, "asked", deadline
 
-    def _await_spawned(self, worker: Worker, deadline: float | None) -> None:
+    def await_spawned(self, worker: Worker, until: float | None = None) -> None:
+        """Waits until a process that was asked for runs.
+
+        Raises:
+            ServerDied: the fork server has ended.
+            SpawnError: there is no process or descriptor for it, or not in time.
+            OutOfTimeError: the caller's time, `until`, is up.
+        """
+        worker.stage = ""
         while worker.pidfd < 0:
             if worker.exit is not None:
                 what = f"it could not be started: {worker.exit.stderr}"
                 raise SpawnError(what, worker=worker.index)
-            self._hear(deadline)
+            try:
+                self._hear(worker.due, self._start_s, until)
+            except OutOfTimeError:
+                worker.stage = "asked"
+                raise
         worker.watch = select.poll()
         worker.watch.register(worker.channel.read_fd, select.POLLIN)
         worker.watch.register(worker.pidfd, select.POLLIN)
@@ -286,10 +299,11 @@ class Supervisor:
         """
         self._tell(Kill(worker.index, worker.generation, ask_ms), [])
 
-    def reap(self, worker: Worker, deadline: float | None) -> Exited:
+    def reap(self, worker: Worker) -> Exited:
         """Waits until a dead worker has been reaped, and all that it started with it."""
+        deadline = time.monotonic() + _DEATH_S
         while worker.exit is None:
-            self._hear(deadline)
+            self._hear(deadline, _DEATH_S)
         worker.dead = True
         return worker.exit
 
@@ -302,21 +316,27 @@ class Supervisor:
         except OSError as error:
             raise self._server_died() from error
 
-    def _hear(self, deadline: float | None) -> None:
-        """Takes one message of the fork server's."""
+    def _hear(
+        self, deadline: float | None, allowed_s: float | None, until: float | None = None
+    ) -> None:
+        """Takes one message of the fork server's.
+
+        Args:
+            deadline: until when it must come.
+            allowed_s: what that was in seconds.
+            until: when the caller's time is up, which is nobody's fault.
+        """
         connection = self._owned.connection
         if connection is None:
             raise self._server_died()
-        connection.settimeout(None if deadline is None else max(0.01, deadline - time.monotonic()))
+        soonest = min((at for at in (deadline, until) if at is not None), default=None)
+        connection.settimeout(None if soonest is None else max(0.01, soonest - time.monotonic()))
         try:
             data, fds, _, _ = socket.recv_fds(connection, PACKET_BYTES, 1)
         except TimeoutError as error:
-            if self._answers:
-                raise self._server_died("did not answer in time, and was ended") from error
-            raise SpawnError(
-                "the fork server did not answer in time; a module that it preloads may hang "
-                "while it is imported"
-            ) from error
+            if soonest is until:
+                raise OutOfTimeError("the fork server is starting a lost worker") from error
+            raise self._silent(allowed_s) from error
         except OSError as error:
             raise self._server_died() from error
         if not data:
@@ -326,6 +346,16 @@ class Supervisor:
             self._take(decode(data, SERVER_REPLIES), fds)
         except FrameError as error:
             raise ProtocolError(f"the fork server sent what it should not: {error}") from error
+
+    def _silent(self, allowed_s: float | None) -> VecsessError:
+        """Returns the error for a fork server that has said nothing for too long."""
+        if self._answers:
+            return self._server_died(f"did not answer within {allowed_s} s, and was ended")
+        self._owned.release_server()
+        return SpawnError(
+            f"the fork server did not answer within {allowed_s} s; a module that it preloads may "
+            "hang while it is imported. Raise it with Timeouts(start_s=...)"
+        )
 
     def _take(self, message: Message, fds: list[int]) -> None:
         assert isinstance(message, Spawned | Exited), "what the fork server says"
@@ -375,4 +405,4 @@ def _kill_surely(worker: Worker) -> None:
         signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
     poll = select.poll()
     poll.register(worker.pidfd, select.POLLIN)
-    poll.poll(_DEATH_MS)
+    poll.poll(_DEATH_S * 1000)

@@ -7,7 +7,7 @@ import select
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Protocol
+from typing import Literal, Protocol
 
 from vecsess.wire.channel import Channel
 from vecsess.wire.messages import Command, Exited
@@ -95,8 +95,9 @@ class Worker:
     pidfd: int = -1
     exit: Exited | None = None
     dead: bool = False
-    building: bool = False  # a successor that was told what to build, and has yet to describe it
-    due: float | None = None  # until when
+    # What there is of a successor: a process was asked for, or it was told what to build too.
+    stage: Literal["", "asked", "building"] = ""
+    due: float | None = None  # until when it is to have described what it built
     sources: dict[str, list[int]] = field(default_factory=dict)  # files it was read from: state
     changed: str = ""  # one of them that its successor read in another state
     watch: select.poll = field(default_factory=select.poll)  # its replies and its end

@@ -394,9 +394,15 @@ def _latest_sets(events: list[Event]) -> list[Event]:
 
 
 class NoJournal:
-    """The log of a session that keeps none: whatever is lost is cut off."""
+    """The log of a session that keeps none: whatever is lost is cut off.
+
+    What attributes are set to is no past, so that is kept all the same.
+    """
 
     unreachable = "on_crash='truncate'"
+
+    def __init__(self) -> None:
+        self._settings: dict[int, dict[str, bytes]] = {}
 
     def note(self, actions: list[Array], envs: slice = _ALL, worker: int = 0) -> None:
         """Forgets the actions."""
@@ -422,7 +428,10 @@ class NoJournal:
         """Forgets the reset."""
 
     def set(self, env: int, name: str, value: bytes) -> None:
-        """Forgets the attribute."""
+        """Keeps what an attribute was set to last; `value` is a pickle."""
+        own = self._settings.setdefault(env, {})
+        own.pop(name, None)  # in the order in which they were set
+        own[name] = value
 
     def called(self, env: int) -> None:
         """Forgets the call."""
@@ -441,8 +450,9 @@ class NoJournal:
         return []
 
     def settings(self, env: int) -> Account:
-        """There are no attributes to set again."""
-        return Account([], [], "attributes", 0)
+        """Returns how to set the environment's attributes again."""
+        script = [["set", *each] for each in self._settings.get(env, {}).items()]
+        return Account(script, [], "attributes", 0)
 
     def dump(self, workers: Array, rows: Array) -> Fields:
         """Refuses: a checkpoint is made of a log."""

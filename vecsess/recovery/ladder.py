@@ -13,7 +13,7 @@ import numpy as np
 
 from vecsess.fleet.launch import Fleet
 from vecsess.fleet.reports import failures_of
-from vecsess.fleet.worker import Worker
+from vecsess.fleet.worker import OutOfTimeError, Worker
 from vecsess.recovery.accounts import Account, Script
 from vecsess.recovery.journal import Journal, NoJournal
 from vecsess.recovery.policy import RestartPolicy
@@ -34,9 +34,10 @@ class Ladder:
 
     Attributes:
         lost: environments whose row of the lockstep under way is invalid, and why.
+        marked: those of them that a row has told of; their next episode has begun.
         unreplayable: environments whose replays have not reproduced.
         root_seed: the seeds of environments that were cut off are derived from it.
-        truncations: how many were.
+        rooted_at: after how many locksteps that was given.
     """
 
     def __init__(
@@ -50,9 +51,12 @@ class Ladder:
         self._policy, self._progress = policy, progress
         self.journal = journal
         self.lost: dict[int, str] = {}
+        self.marked: set[int] = set()
         self.unreplayable: set[int] = set()
         self.root_seed = secrets.randbits(32)
-        self.truncations = 0
+        self.rooted_at = 0
+        # By environment: where it was cut off last, and how many strikes its reset had there.
+        self._strikes: dict[int, tuple[tuple[int, int], int]] = {}
         # By generation and environment: what was done, and why which replay failed, so far.
         self._back: dict[tuple[int, int], str] = {}
         self._tried: dict[tuple[int, int, str], str] = {}
@@ -82,7 +86,7 @@ class Ladder:
             if row in again:
                 self.prepare_reset(env, worker, row, again[row])
                 outcomes[env] = "reset"
-            elif env in self.lost:
+            elif env in self.lost and env not in self.marked:
                 outcomes[env] = self._begin_anew(env, worker, row, self.lost[env])
             elif env in poison:
                 path = self._reproduce(env, worker, row)
@@ -131,7 +135,8 @@ class Ladder:
         settings = self.journal.settings(env)
         if settings.script and (failed := self._replay(env, worker, row, settings, afresh=False)):
             why = f"{why}; its attributes were not set again: {failed}"
-        return self.cut_off(env, why, int(worker.flight.unread))
+        message = worker.flight.message(worker) if worker.flight.unread else None
+        return self.cut_off(env, why, int(isinstance(message, Step | StepWith)))
 
     def _replay(self, env: int, worker: Worker, row: int, account: Account, *, afresh: bool) -> str:
         """Replays one environment; returns why that failed, "" where it did not."""
@@ -224,22 +229,40 @@ class Ladder:
         lockstep = self._lockstep
         worker = lockstep.holder(env)
         row = int(lockstep.rows.row_of[env])
-        self.truncations += 1
-        sequence = np.random.SeedSequence([self.root_seed, env, self.truncations])
-        seed = int(sequence.generate_state(1)[0])
-        reply = lockstep.flight.exchange(
-            worker,
-            lambda seq: Reset(seq, [row], [seed], b"", 0),
-            lockstep.flight.timeouts.reset_s,
-            Done,
-        )
+        place = self._progress.time_of(worker.index) - self.rooted_at, ahead
+        before, strikes = self._strikes.get(env, (place, 0))
+        strikes = strikes if before == place else 0
+        seed = self._seed_of(env, place, strikes)
+        self._strikes[env] = place, strikes + 1  # a worker that is lost here may be chance, once
+        try:
+            reply = lockstep.flight.exchange(
+                worker,
+                lambda seq: Reset(seq, [row], [seed], b"", 0),
+                lockstep.flight.timeouts.reset_s,
+                Done,
+                (row, "cut off"),
+            )
+        except OutOfTimeError:
+            self._strikes[env] = place, strikes
+            raise
         errors = failures_of({worker.index: reply}, lockstep.workers)
         if errors:
+            self._strikes[env] = place, strikes + 2
             raise errors[0]
+        self._strikes[env] = place, strikes
         self._progress.reset([env], ahead)
         self.journal.reset([env], [seed], b"")
         self.lost[env] = why
         return f"truncated: {why}"
+
+    def _seed_of(self, env: int, place: tuple[int, int], strikes: int) -> int:
+        """Returns the seed of the episode after one that is cut off.
+
+        It is the same in whatever process, at whatever pace and however often it is cut off there,
+        unless it is no good.
+        """
+        sequence = np.random.SeedSequence([self.root_seed, env, *place, strikes // 2])
+        return int(sequence.generate_state(1)[0])
 
     def _reproduce(self, env: int, worker: Worker, row: int) -> str:
         accounts = self.journal.accounts(env)

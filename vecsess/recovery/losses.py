@@ -87,7 +87,7 @@ class Recovery:
         self.ladder = Ladder(fleet, self._journal, progress, self._policy)
         # The environments whose row of the lockstep under way is invalid, and why.
         self.lost = self.ladder.lost
-        self._marked: set[int] = set()  # those of them that a row has told of
+        self._marked = self.ladder.marked
         self._anew = True  # whether the reset under way is one of all
         self._reset: tuple[list[int], list[int | None], bytes] = ([], [], b"")
         self.incidents: list[Incident] = []
@@ -120,16 +120,16 @@ class Recovery:
             masked: it is one of some, as steps with "disabled" need: failures are counted on.
         """
         self._reset, self._anew = (envs, seeds, options), not (masked and continued)
-        first = next((seed for seed in seeds if seed is not None), None)
-        if first is not None:
-            self.ladder.root_seed = abs(first)
         self._marked.update(envs if continued else self.lost)
         self._forget_marked()
         self._drop_repair()
         if not continued:
             self._journal.break_off()
             self._progress.meet()
-        if self._fleet.renewable:
+        first = next((seed for seed in seeds if seed is not None), None)
+        if first is not None:
+            self.ladder.root_seed, self.ladder.rooted_at = abs(first), self._progress.t
+        if self._fleet.renewable and not (continued and masked):  # else the others are to go on
             self._revive(dict(zip(envs, seeds, strict=True)))
 
     def _drop_repair(self) -> None:
@@ -182,7 +182,7 @@ class Recovery:
         told = self._marked.copy() if envs is None else self._marked.intersection(envs)
         for env in told:
             self.lost.pop(env, None)
-        self._marked -= told
+        self._marked.difference_update(told)
 
     def complete_step(self, ended: Plain) -> None:
         """Logs what came of the lockstep; `ended [K]` are the environments whose episode did."""
@@ -344,7 +344,7 @@ class Recovery:
             "progress": self._progress.dump(),
             "journal": self._journal.dump(lockstep.rows.worker_of, lockstep.rows.row_of),
             "root_seed": self.ladder.root_seed,
-            "truncations": self.ladder.truncations,
+            "rooted_at": self.ladder.rooted_at,
             "unreplayable": sorted(self.ladder.unreplayable),
         }
 
@@ -357,7 +357,7 @@ class Recovery:
         lockstep = self._lockstep
         self._progress.load(plain["progress"])
         self._journal.load(plain["journal"], lockstep.rows.worker_of, lockstep.rows.row_of)
-        self.ladder.root_seed, self.ladder.truncations = plain["root_seed"], plain["truncations"]
+        self.ladder.root_seed, self.ladder.rooted_at = plain["root_seed"], plain["rooted_at"]
         self.ladder.unreplayable = set(plain["unreplayable"])
         for worker in lockstep.workers:
             try:
@@ -446,7 +446,7 @@ class Recovery:
                 raise
             if cut is None and failure.worker is not None:
                 self._lockstep.workers[failure.worker].dead = True
-            elif isinstance(failure, WorkerError):  # lost in the reset that was to cut it off
+            elif cut is not None and isinstance(failure, WorkerError):  # lost in its reset
                 self._replace(repair.lost[0])
                 repair.cut = None
             repair.poison |= _poisonous(failure, repair.deaths, self._lockstep.views.replayed)
@@ -457,7 +457,7 @@ class Recovery:
         wakes = due_s if until is None else min(due_s, until)
         time.sleep(max(0.0, wakes - time.monotonic()))
         if wakes < due_s:
-            raise OutOfTimeError("a lost worker waits to be replaced")
+            raise OutOfTimeError("a lost worker waits to be replaced, by RestartPolicy(backoff_s)")
 
     def _restore(self, lost: list[Worker], incident: Incident, poison: set[int]) -> None:
         """Brings back the environments of workers, which are taken from `lost` one by one."""

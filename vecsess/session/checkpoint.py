@@ -19,7 +19,7 @@ from vecsess.wire.values import Fields, FrameError, Given, pack_value, unpack_va
 if TYPE_CHECKING:
     from vecsess.session.vector import VecCheckedSession
 
-FORMAT = 4
+FORMAT = 5
 # What comes of data that is not what its place asks for; a stranger's may be anything.
 _MISSHAPEN = (
     ArithmeticError,

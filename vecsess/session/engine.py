@@ -20,7 +20,7 @@ from vecsess.fleet.health import Health
 from vecsess.fleet.launch import Fleet
 from vecsess.fleet.lockstep import Lockstep
 from vecsess.fleet.reports import failures_of, warn_once
-from vecsess.fleet.worker import Timeouts, Worker
+from vecsess.fleet.worker import OutOfTimeError, Timeouts, Worker
 from vecsess.recovery.losses import Recovery
 from vecsess.recovery.policy import Reactions, RestartPolicy
 from vecsess.recovery.progress import Progress
@@ -200,7 +200,10 @@ class Engine:
 
     def finish_step(self, rows: StepRows, timeout_s: float | None) -> Finals | None:
         """Waits for a step of all, checks it, and copies it into `rows [N, ...]`."""
-        return self.take_step(self.lockstep, rows, timeout_s)
+        try:
+            return self.take_step(self.lockstep, rows, timeout_s)
+        except OutOfTimeError as late:
+            raise self._too_late(timeout_s, late) from late
 
     def take_step(
         self, part: Lockstep, rows: StepRows, timeout_s: float | None = None
@@ -315,10 +318,11 @@ class Engine:
         if not self.same_step:
             self.progress.wait(envs)
         arrays = [leaf[own] for leaf in part.last]
-        if finals is not None:
-            envs = np.concatenate([finals.envs, envs])
+        if finals is not None:  # one whose next episode has ended in the same step is told of once
+            others = ~np.isin(finals.envs, envs)
+            envs = np.concatenate([finals.envs[others], envs])
             pairs = zip(leaves(finals.observations), arrays, strict=True)
-            arrays = [np.concatenate(pair) for pair in pairs]
+            arrays = [np.concatenate([final[others], own]) for final, own in pairs]
         order = np.argsort(envs)
         parts = iter([array[order] for array in arrays])
         return Finals(envs[order], assemble(self.space, parts))
@@ -355,24 +359,18 @@ class Engine:
             flight.gather(timeout_s)
         except VecsessError as error:
             raise self.located(error) from error.__cause__
-        except TimeoutError as error:
-            raise self._too_late() from error
+        except OutOfTimeError as late:
+            raise self._too_late(timeout_s, late) from late
         except BaseException:  # such as Ctrl-C
             self.gate.hold(resumable=flight.resumable)
             raise
 
-    def _too_late(self) -> CallTimeout:
+    def _too_late(self, timeout_s: float | None, late: OutOfTimeError) -> CallTimeout:
         pending = PENDING[self.gate.phase]
         return CallTimeout(
-            f"expected all answers in time; the {pending} is still pending: "
-            f"{pending}_wait() again, or reset()"
+            f"expected all answers within timeout={timeout_s} s: {late}; the {pending} is still "
+            f"pending: {pending}_wait() again, or reset()"
         )
-
-    def _settle(self, error: VecsessError, reaction: str, until: float | None) -> None:
-        try:
-            self.recovery.settle(error, reaction, until)
-        except TimeoutError as late:
-            raise self._too_late() from late
 
     def _settle_failures(self, part: Lockstep, until: float | None) -> None:
         """Raises what environments raised, or cuts their episodes off, as the session was told."""
@@ -385,14 +383,14 @@ class Engine:
             reaction = self.terms.reactions.to(error)
             if reaction == "raise":
                 self.raise_failures(part)
-            self._settle(self.located(error), reaction, until)
+            self.recovery.settle(self.located(error), reaction, until)
 
     def _settle_violation(self, violation: Violation, until: float | None) -> None:
         error = self._broken(violation)
         reaction = self.terms.reactions.on_violation
         if reaction == "raise":
             raise error
-        self._settle(error, reaction, until)
+        self.recovery.settle(error, reaction, until)
 
     def raise_failures(self, part: Lockstep | None = None, *, fresh: bool = False) -> None:
         """Raises what environments raised in a call.

@@ -48,7 +48,6 @@ def join_checkpoints(parts: Sequence[Plain], noise: tuple[int, int] | None = Non
                 **recoveries[0],
                 "progress": _join_progress([recovery["progress"] for recovery in recoveries]),
                 "journal": _join_journals([r["journal"] for r in recoveries], sizes),
-                "truncations": max(recovery["truncations"] for recovery in recoveries),
                 "unreplayable": [
                     env + first
                     for recovery, first in zip(recoveries, firsts, strict=True)
