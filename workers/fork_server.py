@@ -43,6 +43,7 @@ from vecsess.workers.process import (
     redirect,
     run_worker,
 )
+from vecsess.workers.remains import Remains, kill_group
 from vecsess.workers.sources import note
 
 PACKET_BYTES = 1 << 17
@@ -50,8 +51,6 @@ _REST_S = 0.5  # so long after the last start there is time for a spare worker
 _CHANCES = 3  # how many spare workers may end by themselves before there are no more
 _DEATH_S = 8.0  # how long a killed worker may take, a core dump included, before it is given up
 _KILLED = int(signal.SIGKILL)  # the status of what nobody could wait for
-_SWEEP_S = 0.5  # how long the ends of what a dead worker left behind are waited for
-_END_S = 5.0  # the same for all of them together, where this process ends
 
 
 class ForkServer:
@@ -68,7 +67,6 @@ class ForkServer:
         self._children: dict[int, Child] = {}  # by pid
         self._spare: Child | None = None
         self._chances, self._due_s = _CHANCES, 0.0  # when a spare one is, on the monotonic clock
-        self._lingering: set[int] = set()  # given up for dead: a tracer may hold such a process
         self._outbox: deque[tuple[bytes, list[int]]] = deque()
         self._threads: list[str] = []
         connection.set_inheritable(False)  # a worker must not speak for this server
@@ -76,6 +74,7 @@ class ForkServer:
         self._poll.register(connection, select.POLLIN)
         self._manager_fd = os.pidfd_open(manager_pid)
         self._poll.register(self._manager_fd, select.POLLIN)
+        self._remains = Remains(self._manager_fd)
         keep_orphans()
 
     def run(self) -> None:
@@ -146,7 +145,7 @@ class ForkServer:
         self._tell(Exited(kill.worker, kill.generation, 0, _KILLED, ""), [])
 
     def _end(self, child: Child) -> None:
-        _kill_group(child.pid)
+        kill_group(child.pid)
         child.asked, child.end_at = False, time.monotonic() + _DEATH_S
 
     def _end_overdue(self) -> None:
@@ -291,8 +290,8 @@ class ForkServer:
         try:
             child = Child(pid, os.pidfd_open(pid), stderr_read)
         except OSError:
-            _kill_group(pid)
-            self._lingering.add(pid)
+            kill_group(pid)
+            self._remains.add(pid)
             os.close(stderr_read)
             raise
         self._children[pid] = child
@@ -333,9 +332,9 @@ class ForkServer:
     def _bury(self, child: Child, status: int) -> None:
         """Ends what a dead worker has left behind, and tells of it."""
         del self._children[child.pid]
-        self._lingering.add(child.pid)
-        _kill_group(child.pid)
-        self._sweep(_SWEEP_S)
+        self._remains.add(child.pid)
+        kill_group(child.pid)
+        self._remains.sweep(self._children.keys())
         child.read_last(killed=os.WIFSIGNALED(status))
         for fd in (child.pidfd, child.stderr_fd):
             with contextlib.suppress(KeyError):
@@ -349,36 +348,12 @@ class ForkServer:
         tail = "\n".join(child.tail)
         self._tell(Exited(child.worker, child.generation, child.pid, status, tail), [])
 
-    def _sweep(self, within_s: float) -> None:
-        """Ends what dead workers left behind, and waits for that, but not for ever.
-
-        A worker is a subreaper, so what escaped from its process group stays below it while it
-        lives; whatever arrives here has lost its worker. All that is below goes with it: one may
-        hold the other where it ends.
-        """
-        until = time.monotonic() + within_s
-        while orphans := _children_of(os.getpid()) - self._children.keys():
-            _kill_all_below(orphans)
-            for pid in orphans:
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(pid, os.WNOHANG)
-            self._lingering &= orphans
-            if self._lingering == orphans and within_s < _END_S:
-                return  # held by a tracer, most likely: they can do nothing any more
-            if time.monotonic() > until or select.select([self._manager_fd], [], [], 0.001)[0]:
-                self._lingering |= orphans
-                return
-        self._lingering.clear()
-
     def _end_all(self) -> None:
         for child in self._children.values():
             child.dismiss()
-            _kill_group(child.pid)
+            kill_group(child.pid)
         self._children.clear()
-        until = time.monotonic() + _END_S
-        while _children_of(os.getpid()) and time.monotonic() < until:
-            self._sweep(0.0)
-            time.sleep(0.001)
+        self._remains.end()
 
 
 def _spawn_worker(
@@ -409,32 +384,3 @@ def _prepare(prepare: Prepare) -> None:
             # The worker will import it again and fail with the traceback that its user sees.
             sys.stderr.write(f"vecsess: could not preload {module}: {error!r}\n")
     note()  # as they were read: workers have these modules in memory, whatever becomes of the files
-
-
-def _kill_group(pid: int) -> None:
-    for kill in (os.killpg, os.kill):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            kill(pid, signal.SIGKILL)
-
-
-def _kill_all_below(roots: set[int]) -> None:
-    """Ends processes and their descendants; stopped first, nobody has time to fork another."""
-    found, open_ends = set(roots), list(roots)
-    while open_ends:
-        more = _children_of(open_ends.pop()) - found
-        found |= more
-        open_ends += more
-    for sent in (signal.SIGSTOP, signal.SIGKILL):
-        for pid in found:
-            # Another user's, by setuid, is beyond reach.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, sent)
-
-
-def _children_of(pid: int) -> set[int]:
-    """Returns the children of all threads of a process, none where it has gone."""
-    found: set[int] = set()
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            found.update(map(int, path.read_text().split()))
-    return found

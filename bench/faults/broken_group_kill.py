@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from vecsess.bench.faults.broken import kill_alone
-from vecsess.workers import fork_server
+from vecsess.workers import fork_server, remains
 
 if "--fork-server" in sys.orig_argv:  # nowhere else
-    fork_server._kill_group = kill_alone  # to break it is the purpose
-    fork_server.ForkServer._sweep = lambda *_: None  # type: ignore[method-assign]
+    vars(fork_server)["kill_group"] = kill_alone  # to break it is the purpose
+    remains.Remains.sweep = lambda *_: None  # type: ignore[method-assign]
