@@ -13,6 +13,7 @@ from vecsess.wire.slab import Checksum
 from vecsess.wire.values import Given
 from vecsess.workers.env_host import NO_INFOS, EnvHost, Failures
 from vecsess.workers.episodes import load_rng
+from vecsess.workers.sources import note_new
 
 
 def replay(host: EnvHost, command: Replay) -> Replayed:
@@ -42,7 +43,8 @@ def replay(host: EnvHost, command: Replay) -> Replayed:
         if failures:
             break
     host.drop_observations()
-    return Replayed(command.seq, np.array(run.checksums, np.uint64).tobytes(), failures)
+    checksums = np.array(run.checksums, np.uint64).tobytes()
+    return Replayed(command.seq, checksums, failures, note_new())
 
 
 class _Run:

@@ -15,11 +15,18 @@ from vecsess.wire.messages import MAX_SOURCES
 _LIBRARIES = ("/site-packages/", "/dist-packages/", f"{Path(os.__file__).parent}/")
 _OWN = f"{Path(__file__).absolute().parents[1]}/"
 _seen: set[str] = set()  # names of modules that were looked at
-_noted: dict[str, list[int]] = {}  # by path: when it was changed last, in ns, and its size
+_noted: dict[str, list[int]] = {}  # by path: when it was modified, in ns, its size, when changed
 
 
 def note() -> list[list[str | int]]:
     """Notes the files of what has been imported since the last call; returns all noted so far."""
+    note_new()
+    return [[path, *told] for path, told in _noted.items()]
+
+
+def note_new() -> list[list[str | int]]:
+    """Notes the files of what has been imported since the last call, and returns those."""
+    new: list[list[str | int]] = []
     for name in sys.modules.keys() - _seen:
         _seen.add(name)
         path = getattr(sys.modules[name], "__dict__", {}).get("__file__")  # imports nothing
@@ -30,8 +37,9 @@ def note() -> list[list[str | int]]:
                 continue
             # Named only, never opened: what is no text in it must not keep it from the wire.
             named = os.fsencode(path).decode(errors="backslashreplace")
-            _noted[named] = [told.st_mtime_ns, told.st_size]
-    return [[path, *told] for path, told in _noted.items()]
+            _noted[named] = [told.st_mtime_ns, told.st_size, told.st_ctime_ns]
+            new.append([named, *_noted[named]])
+    return new
 
 
 def _is_the_users(path: str) -> bool:

@@ -73,7 +73,7 @@ def messages() -> list[tuple[Message, list[str]]]:
         (Done(7, [], [failure, failure]), ["session", "reset"]),
         (Collected(7, values[:4], [failure], 1, ["f", "d"], []), ["rollout", "session"]),
         (Collected(7, [], [], 0, [], ["ValueError", "bad", "Traceback", "1"]), ["rollout"]),
-        (Replayed(9, bytes(range(64)), [failure]), ["replay", "session"]),
+        (Replayed(9, bytes(range(64)), [failure], [["a.py", 1, 2, 3]]), ["replay", "session"]),
         (Described(0, *fields_of), ["handshake"]),
         (Described(0, *other), ["handshake"]),
         (Failed(0, 2, "KeyError", "'missing'", "Traceback"), ["handshake", "session"]),

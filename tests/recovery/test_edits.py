@@ -125,3 +125,66 @@ def test_a_half_saved_file_does_not_end_the_run(module: ModuleType) -> None:
         timer.join()
         assert infos["invalid"].tolist() == [False, True]
         assert vec.step(ZEROS)[1].tolist() == [1.0, 22.0]
+
+
+LAZY = """
+import edited_env
+
+class Lazy(edited_env.Edited):
+    def {verb}(self, *args, **given):
+        import edited_part
+        observation, *others = super().{verb}(*args, **given)
+        return observation + edited_part.OFFSET, *others
+"""
+
+
+@pytest.fixture(params=["reset", "step"])
+def lazy(
+    module: ModuleType, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[tuple[Any, Path]]:
+    """The class of an environment that imports a part of itself late, and that part's file."""
+    part = tmp_path / "edited_part.py"
+    part.write_text("OFFSET = 0")
+    (tmp_path / "lazy_env.py").write_text(LAZY.format(verb=request.param))
+    yield importlib.import_module("lazy_env").Lazy, part
+    del sys.modules["lazy_env"]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_what_is_imported_late_is_compared_with_what_was_there_when_the_session_began(
+    lazy: tuple[Any, Path], method: Any
+) -> None:
+    maker, part = lazy
+    with VecCheckedSession([maker] * 2, workers=2, start_method=method) as vec:
+        vec.reset(seed=0)
+        vec.step(ZEROS)
+        lose(vec, server=False)  # as it was: that is replayed
+        assert "invalid" not in vec.step(ZEROS)[4]
+        part.write_text("OFFSET = 40")
+        lose(vec, server=False)
+        with pytest.warns(UserWarning, match=r"edited_part\.py has changed since"):
+            infos = vec.step(ZEROS)[4]
+        assert infos["invalid"].tolist() == [False, True]
+        assert "edited_part.py has changed" in vec.incidents[-1].outcomes[1]
+        first = vec.step(ZEROS)[0]
+        lose(vec, server=False)  # the same code again: that is replayed
+        observations, _, _, _, infos = vec.step(ZEROS)
+        assert "invalid" not in infos
+        assert observations.tolist() == [[5], [first[1, 0] + 1]]
+        part.write_text("OFFSET = 50")
+        lose(vec, server=False)
+        with pytest.warns(UserWarning, match=r"edited_part\.py has changed since its predecessor"):
+            assert vec.step(ZEROS)[4]["invalid"].tolist() == [False, True]
+
+
+def test_what_was_never_replayed_before_it_was_edited_counts_as_edited(
+    lazy: tuple[Any, Path],
+) -> None:
+    maker, part = lazy
+    with VecCheckedSession([maker] * 2, workers=2) as vec:
+        vec.reset(seed=0)
+        vec.step(ZEROS)
+        part.write_text("OFFSET = 40")
+        lose(vec, server=False)
+        with pytest.warns(UserWarning, match=r"edited_part\.py has changed since the session"):
+            assert vec.step(ZEROS)[4]["invalid"].tolist() == [False, True]

@@ -145,7 +145,7 @@ REPLY_EXAMPLES: list[Message] = [
     Done(
         3, [], [[1, "raised", "ValueError(Exception)", "text", "trace"], [0, "form", "r", "", ""]]
     ),
-    Replayed(4, b"12345678" * 3, []),
+    Replayed(4, b"12345678" * 3, [], [["a.py", 1, 2, 3]]),
     Failed(5, 2, "KeyError", "text", "trace"),
 ]
 ROUNDS = 20_000

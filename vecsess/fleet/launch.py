@@ -14,6 +14,7 @@ from vecsess.fleet.lockstep import Lockstep
 from vecsess.fleet.parcel import pack_parcel
 from vecsess.fleet.plan import Source, Variables, WorkerEnv, WorkerSettings
 from vecsess.fleet.reports import breach_type, check_description, printable, start_error
+from vecsess.fleet.sources import compare_sources, note_sources
 from vecsess.fleet.supervisor import Supervisor
 from vecsess.fleet.surroundings import fill_standard_descriptors
 from vecsess.fleet.worker import OutOfTimeError, Timeouts, Worker, describe_exit
@@ -53,6 +54,7 @@ class Fleet:
         workers: in the order of their environments; one that is none where n lives here.
         description: what the environments are.
         local: the host of environments in this process, None where there are workers.
+        began_ns: when it was made, on the clock that files are dated by.
 
     Raises:
         ValueError: an unknown start method.
@@ -80,7 +82,7 @@ class Fleet:
         self._observation_mode = observation_mode
         self.supervisor: Supervisor | None = None
         self.local: LocalHost | None = None
-        self._source = source
+        self._source, self.began_ns = source, time.time_ns()
         variables = Variables.of(worker_env, len(groups), pass_env)
         if not groups:
             self._host(source, n)
@@ -129,7 +131,7 @@ class Fleet:
         described = [self._hear(supervisor, worker, deadline) for worker in workers]
         self._spaces = [pack_value(one.spaces[0]) for one in described]
         for worker, one in zip(workers, described, strict=True):
-            worker.sources = _sources_of(one)
+            note_sources(worker, one.sources)
         self.description = agree(workers, described, self._observation_mode)
         layout = _layout(self.description, workers[0].rows)
         self._slab = Slab(layout, len(workers))
@@ -189,7 +191,7 @@ class Fleet:
             described = self._hear_successor(supervisor, one)
             if pack_value(described.spaces[0]) != self._spaces[one.index]:
                 raise SpaceError("expected the spaces of its predecessor", worker=one.index)
-            _compare_sources(one, _sources_of(described))
+            compare_sources(one, described.sources)
             self._map(one)
             self.lockstep.flight.exchange(one, self._attach, self._timeouts.start_s, Done)
             one.dead = False
@@ -323,25 +325,6 @@ class Fleet:
 
 def _close_message(worker: Worker, seq: int) -> Close | None:
     return None if worker.dead else Close(seq)
-
-
-def _sources_of(described: Described) -> dict[str, list[int]]:
-    return {path: state for path, *state in described.sources}
-
-
-def _compare_sources(successor: Worker, now: dict[str, list[int]]) -> None:
-    """Notes and says which file of its code a successor has read in another state."""
-    before, successor.sources = successor.sources, now
-    for path in sorted(before.keys() & now.keys()):
-        if before[path] != now[path]:
-            successor.changed = printable(path)
-            warnings.warn(
-                f"worker {successor.index}: {successor.changed} has changed since its predecessor "
-                "read it: its environments run the new code, and their episodes are not replayed",
-                UserWarning,
-                stacklevel=2,
-            )
-            return
 
 
 def _died(supervisor: Supervisor, worker: Worker) -> WorkerDied:

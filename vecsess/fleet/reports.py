@@ -119,8 +119,8 @@ class Reports:
                 checked["failures"] = _failures(worker, reply.failures)
             if isinstance(reply, Done):
                 checked["values"] = self._values(worker, reply.values)
-            elif isinstance(reply, Replayed) and len(reply.checksums) % 8:
-                raise FrameError("expected checksums of 8 bytes each")
+            elif isinstance(reply, Replayed):
+                _check_replay(reply)
             return replace(reply, **checked)
         except FrameError:
             raise
@@ -250,13 +250,21 @@ def check_description(worker: Worker, described: Described) -> None:
     pairs = all(entry is None or (type(entry) is list and len(entry) == 2) for entry in spaces)
     if len(spaces) != worker.rows or spaces[0] is None or not pairs:
         raise ProtocolError("expected the spaces of each environment", worker=worker.index)
-    sources = described.sources
-    if len(sources) > MAX_SOURCES or not all(map(_is_source, sources)):
-        raise ProtocolError("expected files with time and size", worker=worker.index)
+    if not _are_sources(described.sources):
+        raise ProtocolError("expected files with times and size", worker=worker.index)
 
 
-def _is_source(told: Plain) -> bool:
-    return type(told) is list and [type(part) for part in told] == [str, int, int]
+def _check_replay(reply: Replayed) -> None:
+    if len(reply.checksums) % 8:
+        raise FrameError("expected checksums of 8 bytes each")
+    if not _are_sources(reply.sources):
+        raise FrameError("expected files with times and size")
+
+
+def _are_sources(files: list[Plain]) -> bool:
+    shape = [str, int, int, int]
+    fit = (type(one) is list and [type(part) for part in one] == shape for one in files)
+    return len(files) <= MAX_SOURCES and all(fit)
 
 
 def spec_of(text: Plain) -> gymnasium.envs.registration.EnvSpec:

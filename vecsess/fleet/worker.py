@@ -98,7 +98,8 @@ class Worker:
     # What there is of a successor: a process was asked for, or it was told what to build too.
     stage: Literal["", "asked", "building"] = ""
     due: float | None = None  # until when it is to have described what it built
-    sources: dict[str, list[int]] = field(default_factory=dict)  # files it was read from: state
+    # What files it and its predecessors were read from: when modified, in ns, size, when changed.
+    sources: dict[str, list[int]] = field(default_factory=dict)
     changed: str = ""  # one of them that its successor read in another state
     watch: select.poll = field(default_factory=select.poll)  # its replies and its end
     flight: Sender = field(init=False)  # what sent it its last command

@@ -13,6 +13,7 @@ import numpy as np
 
 from vecsess.fleet.launch import Fleet
 from vecsess.fleet.reports import failures_of
+from vecsess.fleet.sources import compare_sources
 from vecsess.fleet.worker import OutOfTimeError, Worker
 from vecsess.recovery.accounts import Account, Script
 from vecsess.recovery.journal import Journal, NoJournal
@@ -126,6 +127,8 @@ class Ladder:
                 if not why:
                     self._rungs[env] = account.rung
                     return f"replayed {account.rung}"
+                if worker.changed:
+                    break
             if "another" in why:
                 self._give_up_replays(env)
         return self._begin_anew(env, worker, row, why)
@@ -161,6 +164,8 @@ class Ladder:
             )
         except FrameError as error:
             return f"its log is too long to be sent: {error}; lower RestartPolicy(log_bytes=...)"
+        if changed := compare_sources(worker, reply.sources, self._fleet.began_ns):
+            return f"{changed} has changed since it was read"
         if reply.failures:
             _, kind, name, message, _ = reply.failures[0]
             if kind == OVER_BUDGET:

@@ -164,7 +164,7 @@ class Described(Reply):
     metadata: dict[str, Any]
     render_mode: str
     generators: list[Any]  # of the first row's spaces, as in wire/generators.py
-    sources: list[Any]  # [path, when it was changed last, size] of files that it was read from
+    sources: list[Any]  # of files that it was read from: path, modified, size, changed; in ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +194,7 @@ class Replayed(Reply):
     KIND: ClassVar[int] = 35
     checksums: bytes  # 8 for each reset and each step
     failures: list[Any]
+    sources: list[Any]  # of files that were read since the last reply that tells of some
 
 
 @dataclass(frozen=True, slots=True)
