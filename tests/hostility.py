@@ -15,6 +15,7 @@ from typing import Any
 
 import msgpack
 import numpy as np
+from gymnasium import spaces
 
 from tests.envs import CountingEnv
 from vecsess.wire.slab import LINE, RUNNING
@@ -224,3 +225,17 @@ class HostileEnv(CountingEnv):
     def close(self) -> None:
         if self.at_close:
             DEEDS[self.deed]()
+
+
+class SilentEnv(CountingEnv):
+    """Shows texts, and answers its first reset by itself, with nothing."""
+
+    def __init__(self, *, silent: bool) -> None:
+        super().__init__()
+        self.observation_space, self._silent = spaces.Text(9), silent
+
+    def reset(self, **arguments: Any) -> Any:
+        super().reset(**arguments)
+        if self._silent:
+            done()()
+        return "begun", {}

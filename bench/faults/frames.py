@@ -238,7 +238,7 @@ class Readers:
         """Takes what a worker tells of its environments, up to the layout of its memory."""
         told = decode(frame_of(0), (Described, Failed))
         if isinstance(told, Failed):
-            str(start_error(told, 0, 0))
+            str(start_error(told, 0, 0, _ROWS))
             return
         check_description(self._worker, told)  # type: ignore[arg-type]  # the only other kind
         agreed = agree([self._worker], [told], "same")  # type: ignore[list-item]

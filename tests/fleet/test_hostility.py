@@ -15,7 +15,7 @@ import pytest
 from gymnasium import spaces
 
 from tests.envs import CountingEnv
-from tests.hostility import ENDLESS, ODD_ANSWERS, ODD_ROLLOUTS, HostileEnv
+from tests.hostility import ENDLESS, ODD_ANSWERS, ODD_ROLLOUTS, HostileEnv, SilentEnv
 from tests.sessions import open_session, zeros
 from vecsess import (
     ContractViolation,
@@ -167,6 +167,14 @@ def test_an_odd_answer_is_a_breach_that_is_recovered(deed: str) -> None:
         breach = vec.incidents[0]
         assert breach.worker == 1
         assert breach.kind in ("ProtocolError", "BadEncoding")
+
+
+def test_an_answer_without_the_observation_that_goes_by_pipe_is_a_breach() -> None:
+    makers = [partial(SilentEnv, silent=index == 1) for index in range(N)]
+    with open_session(makers, N, timeouts=BRIEF) as vec:
+        with pytest.raises(ProtocolError, match="expected an observation of each") as caught:
+            vec.reset(seed=0)
+        assert caught.value.worker == 1
 
 
 @pytest.mark.filterwarnings("ignore:a worker did not close in order")
@@ -404,8 +412,15 @@ def test_metadata_of_many_keys_is_refused_before_it_is_decoded() -> None:
         decode(encode(message), (Described,))
 
 
+@pytest.mark.parametrize("row", [-1, 2, 1 << 62])
+def test_a_worker_tells_of_its_own_environments_alone_that_they_can_not_be_built(row: int) -> None:
+    error = start_error(Failed(0, row, "KeyError", "", ""), 7, 4, 2)
+    assert isinstance(error, ProtocolError)
+    assert (error.worker, error.env) == (7, None)
+
+
 def test_the_type_of_an_exception_is_as_harmless_as_its_text() -> None:
-    error = start_error(Failed(0, 1, "Odd\x1b[31m", "\x1b[2J" * 10_000_000, "\x07" * 99), 7, 0)
+    error = start_error(Failed(0, 1, "Odd\x1b[31m", "\x1b[2J" * 10_000_000, "\x07" * 99), 7, 0, 2)
     assert "\x1b" not in str(error)
     assert len(str(error)) < 8 * MAX_TEXT
     assert "\x07" not in "".join(error.__notes__)

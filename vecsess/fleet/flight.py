@@ -28,6 +28,7 @@ from vecsess.wire.messages import (
     Command,
     Done,
     Reply,
+    Reset,
     Step,
     StepSome,
     StepWith,
@@ -392,12 +393,20 @@ class Flight:
             self._lose(*self._unfinished)
         self._answer_all()
         self.infos.parts = []
-        while self._asks_infos and (liar := self.infos.take(self.seq)) is not None:
-            what = "expected infos as it has described them"
-            error = self.breach(self._workers[liar], what)
-            self._lose(self._workers[liar], error)
+        while (liar := self._liar()) is not None:
+            self._lose(liar[0], self.breach(*liar))
             self._answer_all()
         self.unread = False
+
+    def _liar(self) -> tuple[Worker, str] | None:
+        """Returns a worker that has answered without having done its part, and which that is."""
+        for worker in self.active if self._reports.parts else ():
+            unseen = self._reports.unobserved(worker)
+            if unseen and _observes(self.message(worker), unseen):
+                return worker, "expected an observation of each of its environments"
+        if self._asks_infos and (index := self.infos.take(self.seq)) is not None:
+            return self._workers[index], "expected infos as it has described them"
+        return None
 
     def _answer_all(self) -> None:
         """Waits until no worker owes a reply."""
@@ -573,6 +582,13 @@ def _raise(worker: Worker | None, error: WorkerError) -> None:
 
 # By what of infos is asked for: what `message` says of a step.
 _STEPS = [lambda worker, seq, infos=infos: Step(seq, infos) for infos in range(3)]
+
+
+def _observes(command: Command | None, rows: list[int]) -> bool:
+    """Whether a command gives an observation of one of these rows at least."""
+    if isinstance(command, Reset):
+        return not set(rows).isdisjoint(command.rows)
+    return isinstance(command, Step | StepSome | StepWith)
 
 
 def _give_up(worker: Worker, seq: int | None) -> None:

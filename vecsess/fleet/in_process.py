@@ -124,7 +124,7 @@ class LocalHost:
             self.host = EnvHost(makers, mode, keep_rng=settings["keep_rng"], episodes=episodes)
         except BuildError as error:
             failed = Failed(0, error.row, *account_of(error.reason))
-            raise start_error(failed, 0, 0) from error.reason
+            raise start_error(failed, 0, 0, n) from error.reason
         self.channel = LocalChannel(self.host)
         self._exact, self._lenient = settings["exact"], settings["lenient"]
 

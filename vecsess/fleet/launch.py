@@ -242,7 +242,7 @@ class Fleet:
         except FrameError as error:
             raise breach_type(error)(str(error), worker=worker.index) from error
         if isinstance(reply, Failed):
-            raise start_error(reply, worker.index, worker.first_env)
+            raise start_error(reply, worker.index, worker.first_env, worker.rows)
         assert isinstance(reply, Described), "the only other kind that is allowed here"
         check_description(worker, reply)
         return reply

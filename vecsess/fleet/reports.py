@@ -32,7 +32,7 @@ from vecsess.wire.forms import unpack_piped
 from vecsess.wire.leaves import FormError, all_leaves_of, field_name, part_at, told
 from vecsess.wire.messages import MAX_SOURCES, Described, Done, Failed, Replayed, Reply
 from vecsess.wire.slab import Views
-from vecsess.wire.spaces import build_space, check_bytes
+from vecsess.wire.spaces import build_space, check_bytes, is_custom
 from vecsess.wire.values import (
     EncodingError,
     FieldCountError,
@@ -99,6 +99,15 @@ class Reports:
             for index, leaf in enumerate(all_leaves_of(space))
             if leaf.piped
         }
+
+    def unobserved(self, worker: Worker) -> list[int]:
+        """Returns the rows of a worker that have never had an observation that goes by pipe."""
+        fields = [
+            self._places[OBSERVATION][leaf][worker.index, : worker.rows].tolist()
+            for leaf, (space, _) in self.parts.items()
+            if not is_custom(space)  # whose values may be None
+        ]
+        return [row for row in range(worker.rows) if any(field[row] is None for field in fields)]
 
     def read(self, worker: Worker, reply: Reply, kind: type[R]) -> R:
         """Returns the reply with every value in it decoded and checked.
@@ -229,8 +238,11 @@ def failures_of(answers: dict[int, Done], workers: list[Worker]) -> list[Vecsess
     return errors
 
 
-def start_error(failed: Failed, worker: int, first_env: int) -> VecsessError:
-    """Returns the error for environments that could not be built."""
+def start_error(failed: Failed, worker: int, first_env: int, rows: int) -> VecsessError:
+    """Returns the error for environments that could not be built, `rows` from the first on."""
+    if not 0 <= failed.row < rows:
+        what = f"expected a failure of one of its {rows} environments, got one of {failed.row}"
+        return ProtocolError(what, worker=worker)
     env = first_env + failed.row
     name, message = printable(failed.type, MAX_BRIEF), printable(failed.message)
     if name.startswith("UnsupportedSpaceError"):
