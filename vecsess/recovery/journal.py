@@ -6,36 +6,19 @@ environments in one strided copy. Resets and attribute changes are rare, and kep
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
 from vecsess.errors import StateError
-from vecsess.recovery.accounts import EVENT_BYTES, Account, Event, Past, join_pieces
+from vecsess.recovery.accounts import EVENT_BYTES, Account, Event, Past
+from vecsess.recovery.locksteps import Locksteps
 from vecsess.recovery.progress import Progress
 from vecsess.wire.slab import Checksum, Layout, Views
-from vecsess.wire.values import Array, Fields, Plain
+from vecsess.wire.values import Array, Fields
 
-CHUNK_STEPS = 256
 _ALL = slice(None)
-
-
-@dataclass(slots=True)
-class _Chunk:
-    """The actions and checksums of `CHUNK_STEPS` locksteps."""
-
-    actions: list[Array]  # [CHUNK_STEPS, N, *leaf] per leaf
-    checksums: Array  # [CHUNK_STEPS, workers, rows] uint64
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(array.nbytes for array in self.actions) + self.checksums.nbytes
-
-    @property
-    def piped_bytes(self) -> int:
-        return sum(_sizes(array) for array in self.actions if array.dtype == object)
 
 
 @dataclass(slots=True)
@@ -53,8 +36,7 @@ class Journal:
     views: Views
     progress: Progress
     limit_bytes: int
-    _piped_bytes: int = 0  # of actions that go by pipe: no array knows their size
-    _chunks: dict[int, _Chunk] = field(default_factory=dict)  # by t // CHUNK_STEPS
+    _locksteps: Locksteps = field(init=False)
     _events: list[list[Event]] = field(init=False)
     _event_bytes: list[int] = field(init=False)  # [N]
     _rng: Array = field(init=False)  # [N, words], before the episode's reset
@@ -69,12 +51,25 @@ class Journal:
         self._rng = np.zeros((n, self.views.rng.shape[-1]), np.uint64)
         self._firsts = np.zeros((n, self.views.words.shape[-1]), np.uint64)
         self._checksum = Checksum(self.views)
-        workers = self.views.rewards.shape[0]
+        grid = workers, _ = self.views.rewards.shape
+        self._locksteps = Locksteps(
+            self.layout,
+            n,
+            grid,
+            self.limit_bytes,
+            lambda: sum(self._event_bytes),
+            lambda: min(map(self.progress.time_of, range(workers))),
+        )
         counts = [n // workers + (index < n % workers) for index in range(workers)]
         self._places = [(w, row) for w, count in enumerate(counts) for row in range(count)]
 
     # Why there may be no account of an environment.
     unreachable: ClassVar = "its log does not reach back, or holds a call that is not pure"
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes, without texts that go by pipe and what attributes were set to."""
+        return self._locksteps.size_bytes + sum(self._event_bytes)
 
     # --- writing ---------------------------------------------------------------------------------
 
@@ -86,13 +81,7 @@ class Journal:
             envs: whose actions these are.
             worker: one of theirs.
         """
-        t = self.progress.time_of(worker)
-        chunk = self._chunks.get(t // CHUNK_STEPS)
-        if chunk is None:
-            chunk = self._new_chunk(t)
-        place = t % CHUNK_STEPS
-        for column, batch in zip(chunk.actions, actions, strict=True):
-            self._put(column, (place, envs), batch)
+        self._locksteps.note(self.progress.time_of(worker), envs, actions)
 
     def complete(self, began: Array | None) -> None:
         """Takes the checksums of the lockstep that was completed last.
@@ -100,15 +89,13 @@ class Journal:
         Args:
             began: the environments whose episode began with it, None where none did.
         """
-        t = self.progress.t - 1
-        self._checksum.of_all(out=self._chunks[t // CHUNK_STEPS].checksums[t % CHUNK_STEPS])
+        self._checksum.of_all(out=self._locksteps.checksums(self.progress.t - 1))
         self._keep_starts(began)
 
     def complete_part(self, began: Array | None, own: slice) -> None:
         """Does what `complete` does for workers that go at their own pace."""
         t = self.progress.time_of(own.start) - 1
-        chunk = self._chunks[t // CHUNK_STEPS]
-        self._checksum.of_some(own, out=chunk.checksums[t % CHUNK_STEPS, own])
+        self._checksum.of_some(own, out=self._locksteps.checksums(t)[own])
         self._keep_starts(began)
 
     def add_rollout(
@@ -131,15 +118,7 @@ class Journal:
             began: `[n]` bool, for which environments one did.
         """
         begin, rows = self.progress.time_of(worker), envs.stop - envs.start
-        end = begin + len(checksums)
-        for index in range(begin // CHUNK_STEPS, (end - 1) // CHUNK_STEPS + 1):
-            at = index * CHUNK_STEPS
-            chunk = self._chunks.get(index) or self._new_chunk(at)
-            source = slice(max(at - begin, 0), min(at + CHUNK_STEPS, end) - begin)
-            target = slice(max(begin - at, 0), min(end - at, CHUNK_STEPS))
-            for column, batch in zip(chunk.actions, actions, strict=True):
-                self._put(column, (target, envs), batch[source])
-            chunk.checksums[target, worker, :rows] = checksums[source]
+        self._locksteps.add(begin, worker, envs, actions, checksums)
         self._firsts[envs][began] = firsts[began]
         self._rng[envs][began] = self.views.rng[worker, :rows][began]
 
@@ -213,14 +192,11 @@ class Journal:
         """Forgets all but what attributes were set to: the last lockstep was not completed."""
         for env, events in enumerate(self._events):
             self._keep_events(env, _latest_sets(events))
-        self._chunks.clear()
-        self._piped_bytes = 0
+        self._locksteps.clear()
 
     def pending_action(self, env: int) -> list[Array]:
         """Returns an environment's action in the lockstep that was noted but is not complete."""
-        t = self._now(env)
-        chunk, place = self._chunks[t // CHUNK_STEPS], t % CHUNK_STEPS
-        return [column[place, env] for column in chunk.actions]
+        return self._locksteps.action(self._now(env), env)
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -233,7 +209,6 @@ class Journal:
         return self._past(env).settings()
 
     def _past(self, env: int) -> Past:
-        worker, row = self._places[env]
         return Past(
             self._events[env],
             self.progress.begun[env],
@@ -241,30 +216,9 @@ class Journal:
             self._rng[env],
             self._checksum.of_first(self._firsts[env]),
             self._now(env),
-            lambda at: self._reaches(env, at),
-            lambda begin, end: self._steps(env, worker, row, begin, end),
+            lambda at: self._locksteps.holds(at, env),
+            lambda begin, end: self._locksteps.between(begin, end, env, self._places[env]),
         )
-
-    def _reaches(self, env: int, at: int) -> bool:
-        chunk = self._chunks.get(at // CHUNK_STEPS)
-        place = at % CHUNK_STEPS, env
-        return chunk is not None and all(
-            bool(column[place]) for column in chunk.actions if column.dtype == object
-        )
-
-    def _steps(
-        self, env: int, worker: int, row: int, begin: int, end: int
-    ) -> tuple[list[Plain], list[int]]:
-        """Returns an environment's actions and checksums from one lockstep to another."""
-        pieces: list[list[Array]] = []
-        checksums: list[int] = []
-        for index in range(begin // CHUNK_STEPS, (end - 1) // CHUNK_STEPS + 1):
-            low = max(begin - index * CHUNK_STEPS, 0)
-            high = min(end - index * CHUNK_STEPS, CHUNK_STEPS)
-            chunk = self._chunks[index]
-            pieces.append([column[low:high, env] for column in chunk.actions])
-            checksums += chunk.checksums[low:high, worker, row].tolist()
-        return join_pieces(pieces), checksums
 
     # --- plain data ------------------------------------------------------------------------------
 
@@ -275,15 +229,6 @@ class Journal:
             workers: `[N]`, each environment's worker.
             rows: `[N]`, its row there.
         """
-        chunks = [
-            # What goes by pipe is msgpack already, in an array of objects.
-            [
-                index,
-                [each.tolist() if each.dtype == object else each for each in chunk.actions],
-                chunk.checksums[:, workers, rows],
-            ]
-            for index, chunk in self._chunks.items()
-        ]
         events = [
             [[event.at, event.verb, list(event.arguments), event.checksum] for event in events]
             for events in self._events
@@ -292,7 +237,7 @@ class Journal:
             "rng": self._rng,
             "firsts": self._firsts,
             "events": events,
-            "chunks": chunks,
+            "chunks": self._locksteps.dump(workers, rows),
         }
 
     def load(self, plain: Fields, workers: Array, rows: Array) -> None:
@@ -307,66 +252,7 @@ class Journal:
         ]
         for env, told in enumerate(self._events):
             self._event_bytes[env] = sum(event.size_bytes for event in told)
-        self._chunks.clear()
-        self._piped_bytes = 0
-        for index, actions, checksums in plain["chunks"]:
-            arrays = [np.array(e, object) if isinstance(e, list) else e for e in actions]
-            lead = (CHUNK_STEPS, len(self._places))
-            if [array.shape for array in arrays] != [
-                (*lead, *f.shape) for f in self.layout.actions
-            ]:
-                raise ValueError(f"expected actions of {lead} steps and environments in the log")
-            chunk = _Chunk(arrays, self._no_checksums())
-            chunk.checksums[:, workers, rows] = checksums
-            self._chunks[index] = chunk
-            self._piped_bytes += chunk.piped_bytes
-
-    # --- bounds ----------------------------------------------------------------------------------
-
-    def _new_chunk(self, t: int) -> _Chunk:
-        lead = (CHUNK_STEPS, len(self._places))
-        actions = [np.zeros((*lead, *leaf.shape), leaf.dtype) for leaf in self.layout.actions]
-        chunk = _Chunk(actions, self._no_checksums())
-        self._chunks[t // CHUNK_STEPS] = chunk
-        rest = sum(self._event_bytes)
-        while len(self._chunks) > 2 and (
-            len(self._chunks) * chunk.size_bytes + self._piped_bytes + rest > self.limit_bytes
-        ):
-            self._drop(min(self._chunks))
-        return chunk
-
-    def _drop(self, index: int) -> None:
-        self._piped_bytes -= self._chunks.pop(index).piped_bytes
-
-    def _put(self, column: Array, place: tuple[int | slice, slice], batch: Array) -> None:
-        """Writes actions; what goes by pipe takes its own size, and the oldest of it gives way."""
-        if column.dtype != object:
-            column[place] = batch
-            return
-        self._piped_bytes -= _sizes(column[place])
-        column[place] = batch
-        self._piped_bytes += _sizes(column[place])
-        if self._piped_bytes > self.limit_bytes:
-            self._forget_piped()
-
-    def _forget_piped(self) -> None:
-        """Forgets the oldest actions by pipe, but none of a lockstep under way."""
-        under_way = min(map(self.progress.time_of, range(self.views.rewards.shape[0])))
-        for index in sorted(self._chunks):
-            if self._piped_bytes > self.limit_bytes // 2:  # half: seldom, not each time
-                self._forget_until(index, under_way - index * CHUNK_STEPS)
-
-    def _forget_until(self, index: int, end: int) -> None:
-        if end >= CHUNK_STEPS:
-            self._drop(index)
-            return
-        for column in self._chunks[index].actions:
-            if column.dtype == object and end > 0:
-                self._piped_bytes -= _sizes(column[:end])
-                column[:end] = b""
-
-    def _no_checksums(self) -> Array:
-        return np.zeros((CHUNK_STEPS, *self.views.rewards.shape), np.uint64)
+        self._locksteps.load(plain["chunks"], workers, rows)
 
     def _forget(self) -> None:
         """Drops the locksteps that no environment's account begins before."""
@@ -374,13 +260,7 @@ class Journal:
             next((event.at for event in events if event.verb == "reset"), self.progress.t)
             for events in self._events
         )
-        for index in [index for index in self._chunks if (index + 1) * CHUNK_STEPS <= oldest]:
-            self._drop(index)
-
-
-def _sizes(actions: Array) -> int:
-    """Returns how much memory actions by pipe take; what is not there, or forgotten, none."""
-    return sum(sys.getsizeof(each) for each in actions.flat if each)
+        self._locksteps.forget_before(oldest)
 
 
 def _latest_sets(events: list[Event]) -> list[Event]:

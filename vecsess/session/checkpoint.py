@@ -11,7 +11,7 @@ import numpy as np
 from vecsess.contract import Contract
 from vecsess.errors import StateError, VecsessError
 from vecsess.fleet.worker import Timeouts
-from vecsess.recovery.journal import CHUNK_STEPS
+from vecsess.recovery.locksteps import CHUNK_STEPS
 from vecsess.recovery.policy import RestartPolicy
 from vecsess.session.signature import signed
 from vecsess.wire.values import Fields, FrameError, Given, pack_value, unpack_value
