@@ -152,6 +152,7 @@ class Form:
 
 
 Warn = Callable[[str], None]
+_ARRAYS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
 def pack_piped(space: Space, value: Plain, field: str, *, exact: bool, warn: Warn) -> bytes:
@@ -226,9 +227,12 @@ class _Former:
 
     def _tuple(self, feature_space: Space, value: Plain, field: str) -> Plain:
         _require(isinstance(value, tuple), field, "a tuple", value)
-        return tuple(
-            self.form(feature_space, part, f"{field}[{index}]") for index, part in enumerate(value)
-        )
+        if isinstance(feature_space, spaces.Discrete) and _are_integers(value, feature_space.dtype):
+            return tuple(np.array(value, feature_space.dtype))  # at once: it may be a million
+        form = partial(self.form, feature_space)
+        if isinstance(feature_space, _ARRAYS):
+            form = partial(self._array, next(all_leaves_of(feature_space)))
+        return tuple(form(part, f"{field}[{index}]") for index, part in enumerate(value))
 
     def _stacked(self, space: Space, value: Plain, field: str) -> Plain:
         """Returns a batch of the space's values, of any length."""
@@ -276,6 +280,14 @@ class _Former:
         _require(whole, field, f"a tuple of {len(space.spaces)}", value)
         pairs = enumerate(zip(space.spaces, value, strict=True))
         return tuple(form(part, one, f"{field}[{index}]") for index, (part, one) in pairs)
+
+
+def _are_integers(values: tuple[Plain, ...], dtype: Plain) -> bool:
+    """Whether they are plain integers that the dtype can hold."""
+    kind, bounds = np.dtype(dtype).type, np.iinfo(dtype)
+    if not all(type(value) in (int, bool, kind) for value in values):
+        return False
+    return not values or bool(bounds.min <= min(values) and max(values) <= bounds.max)
 
 
 def _require(fits: bool, field: str, expected: str, value: Plain) -> None:

@@ -145,30 +145,36 @@ def coerce(
     Raises:
         FormError: wrong type, shape or dtype.
     """
-    expected = f"expected {'an integer' if leaf.discrete else 'an array'} of {leaf.dtype}"
-    expected += "" if leaf.discrete else f" {list(leaf.shape)}"
     plain_scalar = type(value) in (int, float, bool) and leaf.shape == ()
     if not isinstance(value, np.ndarray | np.generic) and not plain_scalar:
         listed = isinstance(value, list | tuple)
         if not (lenient and listed):
-            raise FormError(field, f"{expected}, got {told(value)}{TRY_LENIENT if listed else ''}")
+            hint = TRY_LENIENT if listed else ""
+            raise FormError(field, f"{_expected(leaf)}, got {told(value)}{hint}")
     array = _as_array(value, field)
     if array.shape != leaf.shape:
-        raise FormError(field, f"{expected}, got shape {list(array.shape)}")
+        raise FormError(field, f"{_expected(leaf)}, got shape {list(array.shape)}")
     if array.dtype == leaf.dtype:
         return array
     free_width = leaf.discrete or plain_scalar or lenient
     kind, given = leaf.dtype.kind, array.dtype.kind
     if given not in (_LENIENT_CASTS if lenient else _CASTS)[kind] or (exact and not free_width):
         hint = TRY_LENIENT if given in _LENIENT_CASTS[kind] else ""
-        raise FormError(field, f"{expected}, got {array.dtype}{hint}")
+        raise FormError(field, f"{_expected(leaf)}, got {array.dtype}{hint}")
     with np.errstate(over="ignore"):  # what overflows is inf, and the value check says so
         cast = array.astype(leaf.dtype)
     if kind in "iub" and not np.array_equal(cast, array):
-        raise FormError(field, f"{expected}, got {array.dtype} values that do not fit: {array}")
+        what = f"{array.dtype} values that do not fit: {array}"
+        raise FormError(field, f"{_expected(leaf)}, got {what}")
     if not free_width:
         warn(f"{field}: cast from {array.dtype} to {leaf.dtype}, as its space declares")
     return cast
+
+
+def _expected(leaf: Leaf) -> str:
+    if leaf.discrete:
+        return f"expected an integer of {leaf.dtype}"
+    return f"expected an array of {leaf.dtype} {list(leaf.shape)}"
 
 
 def _as_array(value: Plain, field: str) -> Array:
