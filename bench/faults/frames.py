@@ -165,6 +165,7 @@ class Readers:
         stand_ins: tuple[Any, Any] = (self._line, _Guard())
         self._worker = Worker(0, 0, _ROWS, stand_ins[0], -1)
         views = _LAYOUT.views(bytearray(_LAYOUT.stride_bytes))
+        views.observations[1].fill("seen")  # what goes by pipe was there before
         self._lockstep = Lockstep([self._worker], stand_ins[1], _LAYOUT, views, Timeouts(), 0)
         self._vector = VectorEnv()
         self._vector.num_envs = _ROWS

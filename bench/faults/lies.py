@@ -65,9 +65,16 @@ def messages() -> list[tuple[Message, list[str]]]:
     values.append([1, "observation", _Packed([1, _Packed("abc")])])
     generators = [[None] * 5, [None]]
     spec = EnvSpec("X-v0", entry_point="m:X").to_json()
-    fields_of: Any = (pairs, spec, {"render_fps": 30}, "rgb_array", generators, [["/a.py", 1, 2]])
+    fields_of: Any = (
+        pairs,
+        spec,
+        {"render_fps": 30},
+        "rgb_array",
+        generators,
+        [["/a.py", 1, 2, 3]],
+    )
     odd_pair = [describe(others), describe(spaces.Graph(box, spaces.Discrete(2)))]
-    other: Any = ([odd_pair, None, None, None], "", {}, "", [[None] * 6, [None] * 3], [])
+    other: Any = ([odd_pair, None, None, None], "", {}, "", [[None] * 7, [None] * 3], [])
     return [
         (Done(7, values, []), ["session", "reset"]),
         (Done(7, [], [failure, failure]), ["session", "reset"]),
@@ -102,10 +109,14 @@ class Liar:
         original = self._rng.choice(self._kinds[kind])
         return self._rng.choice(original.readers), partial(self._frame, original)
 
+    def truths(self) -> Iterator[tuple[str, FrameOf]]:
+        """Yields what the lies are made of, which is to be taken as it is, as `lie` returns it."""
+        for original in (each for kind in self._kinds.values() for each in kind):
+            yield original.readers[0], original.frame
+
     def _frame(self, original: _Original, seq: int) -> bytes:
         if self._rng.random() < 0.5:
-            right = original.packed.replace(_NUMBER_BYTES, b"\xcf" + seq.to_bytes(8, "big"))
-            return mutated(right, self._rng, self._packed)
+            return mutated(original.frame(seq), self._rng, self._packed)
         items = pickle.loads(original.pickled)  # noqa: S301  # it was made here
         if items[1] == _NUMBER:
             items[1] = seq
@@ -121,6 +132,10 @@ class _Original:
     packed: bytes
     pickled: bytes  # `[kind, field, ...]`: quicker to load than to copy
     paths: list[Path]  # to each part of it
+
+    def frame(self, seq: int) -> bytes:
+        """Returns it as the answer to a command."""
+        return self.packed.replace(_NUMBER_BYTES, b"\xcf" + seq.to_bytes(8, "big"))
 
     @classmethod
     def of(cls, message: Message, readers: list[str]) -> _Original:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import random
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -22,11 +23,12 @@ from vecsess.bench.faults.broken import WITHOUT_GROUP_KILL, acknowledgement_igno
 from vecsess.bench.faults.campaign import Figure, Scale, kill_figures
 from vecsess.bench.faults.deciding import Looking
 from vecsess.bench.faults.faulty import DIES, HANGING, HARMLESS, RAISES, cells
-from vecsess.bench.faults.frames import feed, feed_elsewhere
+from vecsess.bench.faults.frames import Readers, feed, feed_elsewhere
 from vecsess.bench.faults.hanging import HANGS
 from vecsess.bench.faults.hangs import overshoot_s
 from vecsess.bench.faults.kills import run_kills
 from vecsess.bench.faults.ledger import LedgerEnv, Verdict, judge
+from vecsess.bench.faults.lies import Liar
 from vecsess.bench.faults.matrix import expected, outcome
 from vecsess.bench.faults.oracle import Oracle
 from vecsess.bench.faults.orphans import orphans
@@ -187,6 +189,13 @@ def test_nothing_outlives_its_manager() -> None:
 
 def test_a_group_kill_left_out_is_reported() -> None:
     assert orphans(1, seed=0, preload=[WITHOUT_GROUP_KILL]) > 0
+
+
+def test_what_the_frames_are_made_of_is_taken() -> None:
+    """Else hardly any of them would get far."""
+    readers = Readers()
+    for reader, frame_of in Liar(random.Random(0)).truths():
+        readers.read(reader, frame_of)
 
 
 def test_mutated_frames_do_nothing_but_be_refused() -> None:
