@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -21,6 +19,7 @@ from vecsess.errors import RestartLimitExceeded, VecsessError, WorkerError
 from vecsess.fleet.launch import Fleet
 from vecsess.fleet.lockstep import Lockstep
 from vecsess.fleet.worker import OutOfTimeError, Worker
+from vecsess.recovery.budget import Budget
 from vecsess.recovery.journal import Journal, NoJournal
 from vecsess.recovery.ladder import Ladder
 from vecsess.recovery.policy import Incident, Reactions, RestartPolicy
@@ -29,7 +28,6 @@ from vecsess.wire.messages import Close, Done, Step, StepWith
 from vecsess.wire.values import Fields, Plain
 
 _LOG = logging.getLogger("vecsess")
-_ANY_TRIES = 64  # in a row, where any number of restarts is allowed: an end nevertheless
 _INCIDENT_CHARACTERS = 2000  # of an error that an incident keeps: sessions live long
 
 
@@ -93,9 +91,7 @@ class Recovery:
         self.incidents: list[Incident] = []
         self.quarantined: dict[int, str] = {}
         self._repair: _Repair | None = None  # one that the caller had no time for
-        self._restarts: dict[int, deque[float]] = {}
-        # By worker and environment: how often in a row it failed without a step in between.
-        self._failures: dict[tuple[int | None, int | None], int] = {}
+        self._budget = Budget(policy)
         self._suspects: dict[int, tuple[int, int]] = {}  # env -> where it last killed its worker
         lockstep.flight.watch(self._worker_lost)
 
@@ -157,7 +153,7 @@ class Recovery:
     def complete_reset(self) -> None:
         """Logs the reset: every environment has answered it."""
         if self._anew:
-            self._failures.clear()
+            self._budget.begin_anew()
         self._progress.reset(self._reset[0])
         self._journal.reset(*self._reset)
 
@@ -187,8 +183,7 @@ class Recovery:
     def complete_step(self, ended: Plain) -> None:
         """Logs what came of the lockstep; `ended [K]` are the environments whose episode did."""
         self._journal.complete(self._progress.complete(ended))
-        if self._failures:
-            self._count_progress(self._lockstep)
+        self._budget.note_progress(self._lockstep, self.lost)
 
     def begin_part(self, part: Lockstep, actions: list[Plain]) -> None:
         """Does what `begin_step` does, for workers that go at their own pace."""
@@ -200,16 +195,7 @@ class Recovery:
     def complete_part(self, part: Lockstep, ended: Plain) -> None:
         """Does what `complete_step` does, for workers that go at their own pace."""
         self._journal.complete_part(self._progress.complete_part(ended, part.own), part.own)
-        self._count_progress(part)
-
-    def _count_progress(self, part: Lockstep) -> None:
-        """Forgets the failures of those whose step came out valid: they were no row of them."""
-        for worker, env in list(self._failures):
-            own = part.workers[part.own] if worker is None else [part.workers[worker]]
-            rows = range(own[0].first_env, own[-1].first_env + own[-1].rows)
-            within = part.rows.envs.start <= rows.start < part.rows.envs.stop
-            if within and self.lost.keys().isdisjoint(rows if env is None else (env,)):
-                del self._failures[worker, env]
+        self._budget.note_progress(part, self.lost)
 
     def begin_rollout(self) -> None:
         """Does what `begin_step` does, for steps that the workers decide about themselves."""
@@ -423,7 +409,7 @@ class Recovery:
             return repair.incident
         incident = repair.incident = self._record(error)
         try:
-            repair.due_s = time.monotonic() + self._spend(error, restart=repair.cut is None)
+            repair.due_s = time.monotonic() + self._budget.spend(error, restart=repair.cut is None)
         except RestartLimitExceeded as limit:
             repair.lost, repair.cut = self._without(repair.lost, error, incident, limit), None
         return incident
@@ -487,37 +473,6 @@ class Recovery:
             return {env}
         self._suspects[env] = place
         return set()
-
-    def _spend(self, error: VecsessError, *, restart: bool) -> float:
-        """Counts a failure against the policy; returns how long to wait before it is mended."""
-        policy, now = self._policy, time.monotonic()
-        most = _ANY_TRIES if policy.max_restarts is None else policy.max_restarts
-        place = error.worker, error.env
-        times = self._failures[place] = self._failures.get(place, 0) + 1
-        recent = self._restarts.setdefault(-1 if place[0] is None else place[0], deque())
-        while recent and now - recent[0] > policy.within_s:
-            recent.popleft()
-        lately = len(recent) + 1
-        if restart and policy.max_restarts is not None and lately > most:
-            self._refuse(error, f"lost {lately} times within {policy.within_s} s")
-        if times > most:
-            self._refuse(error, f"failed {times} times without a step in between")
-        if not restart:
-            return 0.0
-        in_a_row = sum(1 for since in recent if now - since < policy.max_backoff_s)
-        recent.append(now)
-        if in_a_row and policy.max_restarts is not None:
-            wait_s: float = min(policy.backoff_s * 2 ** (in_a_row - 1), policy.max_backoff_s)
-            return wait_s * (1 + random.random() / 4)  # jitter, not a secret
-        return 0.0
-
-    def _refuse(self, error: VecsessError, what: str) -> None:
-        raise RestartLimitExceeded(
-            f"{what}; last: {error.message}. "
-            "Mend the environment, or allow more with RestartPolicy(max_restarts=...)",
-            worker=error.worker,
-            env=error.env,
-        ) from error
 
     def _without(
         self,
