@@ -89,6 +89,19 @@ class TestJanitors:
         closes_in_time(open_session(makers, N, workers=2, start_method=start_method))
         assert [place.read_text() for place in places] == ["tidy"] * N
 
+    @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
+    def test_only_close_gives_them_time(self, sent: signal.Signals, tmp_path: Path) -> None:
+        place = tmp_path / "place"
+        with open_session([partial(JanitorEnv, str(place))], 1, timeouts=BRIEF) as vec:
+            vec.reset()
+            lost = processes_below(vec.health()[0].pid)
+            assert len(lost) == 1
+            os.kill(vec.health()[0].pid, sent)
+            with pytest.raises((WorkerDied, WorkerTimeout)):
+                vec.step(zeros(1))
+            assert all_gone(lost, 3.0)
+            assert not place.exists()
+
     def test_one_that_does_not_listen_is_killed(self, tmp_path: Path) -> None:
         makers = [partial(JanitorEnv, str(tmp_path / "deaf"), "deaf")] * N
         closes_in_time(open_session(makers, N, workers=2))

@@ -118,7 +118,10 @@ def _ended(how: str, said: str) -> str:
         place = f": it is in {own[2]}, {own[0]}:{own[1]}" if own else ""
         return f"a call does not return{place}"
     lines = said.strip().splitlines()
-    return f"it ended its process with {how}; the last it said was: {(lines or ['nothing'])[-1]}"
+    last = f"; the last it said was: {lines[-1]}" if lines else ""
+    if how.startswith("no end"):
+        return f"its trial came to {how}: it is slow, or the machine is busy{last}"
+    return f"it ended its process with {how}{last or '; it said nothing'}"
 
 
 def _could_not(env_id: str, error: dict[str, str]) -> str:
