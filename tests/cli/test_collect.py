@@ -212,6 +212,18 @@ def test_a_full_disk_costs_the_file_and_not_the_figures() -> None:
     assert "collected" in done.stdout
 
 
+def test_no_room_for_what_is_printed_is_said() -> None:
+    command = [sys.executable, "-m", "vecsess", "collect", *SMALL]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, check=False, stdout=full, stderr=subprocess.PIPE, text=True, cwd=CHECKOUT
+        )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: no space is left where the output goes, or in /dev/shm or /tmp: make room there\n"
+    )
+
+
 @pytest.mark.parametrize(("module", "extra"), [("rich", "cli"), ("matplotlib", "plot")])
 def test_a_missing_extra_is_named(module: str, extra: str) -> None:
     code = f"import sys; sys.modules[{module!r}] = None; from vecsess.__main__ import main; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 
 import gymnasium
@@ -47,6 +48,8 @@ def explain(error: BaseException) -> str:
         return _sentences(str(error), _raised_at(error), _advice_for(error))
     if isinstance(error, VecsessError):
         return _sentences(brief(str(error)), _advice_for(error))
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
+        return "no space is left where the output goes, or in /dev/shm or /tmp: make room there"
     return str(error) or type(error).__name__
 
 
