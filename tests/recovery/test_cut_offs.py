@@ -16,6 +16,7 @@ from tests.processes import all_gone
 from tests.sessions import zeros
 from vecsess import RandomPolicy, VecCheckedSession, collect_rollout
 from vecsess.collect.paced import Pace
+from vecsess.errors import CallTimeout
 
 pytestmark = pytest.mark.usefixtures("no_process_left")
 N, RAISES = 4, 7
@@ -106,6 +107,26 @@ def test_no_step_is_taken_twice_however_often_the_server_dies(
         for each in (verb, "step"):
             np.testing.assert_array_equal(verbs[each](vec), verbs[each](oracle))
         assert left.read_text() == "0"
+
+
+@pytest.mark.parametrize("deaths", [0, 2])
+def test_a_step_that_was_given_up_is_not_taken_after_the_reset(
+    tmp_path: Path, deaths: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / "left"
+    (tmp_path / "preloaded_deadly.py").write_text(DEADLY.format(left=str(left)))
+    monkeypatch.syspath_prepend(tmp_path)
+    with open_session([DrawingEnv] * N, N, workers=2, preload=["preloaded_deadly"]) as vec:
+        vec.reset(seed=0)
+        kill_server(vec)
+        vec.step_async(zeros(N))
+        with pytest.raises(CallTimeout):
+            vec.step_wait(timeout=0)
+        left.write_text(str(deaths))
+        assert vec.reset(seed=1)[0][:, 0].tolist() == [0] * N
+        observations, _, _, _, infos = vec.step(zeros(N))
+        assert observations[:, 0].tolist() == [1] * N
+        assert "invalid" not in infos
 
 
 # --- the episode after ----------------------------------------------------------------------------

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from vecsess.errors import ProtocolError, ServerDied, WorkerError, WorkerTimeout
+from vecsess.errors import ProtocolError, ServerDied, VecsessError, WorkerError, WorkerTimeout
 from vecsess.fleet.deadlines import SLICE_S, Deadlines, missed_by
 from vecsess.fleet.held import Held
 from vecsess.fleet.infos import InfoReader
 from vecsess.fleet.postmortem import Postmortem
-from vecsess.fleet.reports import R, Reports, breach_type
+from vecsess.fleet.reports import SCHEMA, R, Reports, breach_type
 from vecsess.fleet.supervisor import Supervisor
 from vecsess.fleet.worker import OutOfTimeError, Timeouts, Worker
 from vecsess.wire.channel import (
@@ -295,6 +295,11 @@ class Flight:
         except DeadlineError as error:
             what = missed_by(limit_s, make(seq))
             raise self._postmortem.end(worker, WorkerTimeout, what) from error
+        except OutOfTimeError:
+            raise
+        except BaseException:
+            self._leave(worker)
+            raise
         if reply.seq != seq:
             raise self._postmortem.end(
                 worker, ProtocolError, f"expected the reply to command {seq}"
@@ -462,7 +467,16 @@ class Flight:
             raise self._postmortem.end(worker, breach_type(error), str(error)) from error
         except EndOfStreamError as error:
             raise self._postmortem.lost(worker) from error
+        except VecsessError:
+            raise
+        except BaseException:
+            self._leave(worker)
+            raise
         return False
+
+    def _leave(self, worker: Worker) -> None:
+        """Has a worker replaced before the next reset: a Ctrl-C has cut off what it said."""
+        worker.dead = self._supervisor is not None
 
     def _expect(self, worker: Worker, length: int) -> None:
         """Ends the worker that has sent most where all replies together are too much."""
@@ -483,12 +497,21 @@ class Flight:
                 what = f"expected one reply to each command, got another to {reply.seq}"
                 raise self.breach(worker, what)
             worker.owed.remove(owed)
+            self._learn_late(worker, reply)
             return False
         done = self._reports.read(worker, reply, Done)
         if self._asks_infos:
             self.infos.learn(worker, done)
         self.answers[worker.index] = done
         return True
+
+    def _learn_late(self, worker: Worker, reply: Reply) -> None:
+        """Keeps of a reply to a command given up how infos are written: it is said only once."""
+        if isinstance(reply, Done):
+            schemas = [each for each in reply.values if type(each) is list and SCHEMA in each]
+            if schemas:
+                told = Done(reply.seq, schemas, [])
+                self.infos.learn(worker, self._reports.read(worker, told, Done))
 
     # --- waiting and losing ----------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ class Ladder:
 
     Attributes:
         lost: environments whose row of the lockstep under way is invalid, and why.
+        upcoming: by environment: the seed of a reset that is about to be sent.
         marked: those of them that a row has told of; their next episode has begun.
         unreplayable: environments whose replays have not reproduced.
         root_seed: the seeds of environments that were cut off are derived from it.
@@ -53,6 +54,7 @@ class Ladder:
         self.journal = journal
         self.lost: dict[int, str] = {}
         self.marked: set[int] = set()
+        self.upcoming: dict[int, int | None] = {}
         self.unreplayable: set[int] = set()
         self.root_seed = secrets.randbits(32)
         self.rooted_at = 0
@@ -75,7 +77,8 @@ class Ladder:
             OutOfTimeError: the caller's time is up; called once more, this goes on where it was.
         """
         message = worker.flight.message(worker) if worker.flight.unread else None
-        again = {}
+        first = worker.first_env
+        again = {env - first: seed for env, seed in self.upcoming.items() if worker.holds(env)}
         if isinstance(message, Reset):
             again = dict(zip(message.rows, message.seeds, strict=True))
         for row in range(worker.rows):
@@ -105,10 +108,9 @@ class Ladder:
 
     def prepare_reset(self, env: int, worker: Worker, row: int, seed: int | None) -> None:
         """Gives an environment what a reset depends on: attributes, its own stream."""
-        if env in self.unreplayable:
-            return
         journal = self.journal
-        accounts = journal.accounts(env) if seed is None and not worker.changed else []
+        known = seed is None and not worker.changed and env not in self.unreplayable
+        accounts = journal.accounts(env) if known else []
         for attempt, account in enumerate(accounts or [journal.settings(env)]):
             if not self._replay(env, worker, row, account, afresh=attempt > 0):
                 return

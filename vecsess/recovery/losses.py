@@ -122,6 +122,8 @@ class Recovery:
         if not continued:
             self._journal.break_off()
             self._progress.meet()
+            for worker in self._lockstep.workers:
+                worker.flight.unread = False  # what was under way is given up
         first = next((seed for seed in seeds if seed is not None), None)
         if first is not None:
             self.ladder.root_seed, self.ladder.rooted_at = abs(first), self._progress.t
@@ -131,7 +133,12 @@ class Recovery:
     def _drop_repair(self) -> None:
         """Leaves one that nobody waited for: those that were not brought back are replaced."""
         repair, self._repair = self._repair, None
-        for worker in [] if repair is None else repair.lost:
+        if repair is not None:
+            self._leave(repair.lost)
+
+    @staticmethod
+    def _leave(lost: list[Worker]) -> None:
+        for worker in lost:
             worker.dead = True
 
     def _revive(self, seeds: dict[int, int | None]) -> None:
@@ -140,20 +147,26 @@ class Recovery:
         lost = [worker for worker in active if worker.dead or not self._fleet.serving]
         if not lost:
             return
+        self.ladder.upcoming = seeds
         try:
             self._fleet.renew(lost)
+            while lost:
+                self.ladder.bring_back(lost[0], {})
+                del lost[0]
         except VecsessError as error:
             self._lost_again(lost, error)
-        for worker in lost:
-            for row in range(worker.rows if worker in active else 0):
-                env = worker.first_env + row
-                self.ladder.prepare_reset(env, worker, row, seeds.get(env))
-            worker.changed = ""
+        except BaseException:
+            self._leave(lost)
+            raise
+        finally:
+            self.ladder.upcoming = {}
 
     def complete_reset(self) -> None:
         """Logs the reset: every environment has answered it."""
         if self._anew:
             self._budget.begin_anew()
+        self._marked.update(set(self._reset[0]) - self.quarantined.keys())
+        self._forget_marked()  # what had to be cut off before it could be reset
         self._progress.reset(self._reset[0])
         self._journal.reset(*self._reset)
 
@@ -295,6 +308,7 @@ class Recovery:
         workers = self._lockstep.workers
         kept = {index for index in due if not self.ladder.can_bring_back(workers[index])}
         for index in due.keys() - kept:
+            workers[index].dead = True
             with contextlib.suppress(WorkerError):  # it is replaced in any case
                 self._lockstep.flight.exchange(workers[index], Close, close_s, Done)
         return {index: why for index, why in due.items() if index not in kept}
@@ -454,9 +468,15 @@ class Recovery:
             self._fleet.renew(lost)
             for worker in fresh:
                 worker.losses += incident.kind != "Recycled"
-        while lost:
-            self.ladder.bring_back(lost[0], incident.outcomes, poison)
-            del lost[0]
+        try:
+            while lost:
+                self.ladder.bring_back(lost[0], incident.outcomes, poison)
+                del lost[0]
+        except (VecsessError, OutOfTimeError):
+            raise
+        except BaseException:  # a Ctrl-C: those that are not what they were are replaced once more
+            self._leave(lost)
+            raise
 
     def _suspect(self, error: VecsessError) -> set[int]:
         """Returns the environment if this is the second time that this very step kills."""
