@@ -129,7 +129,8 @@ def collect(arguments, make_env, policy, nodes):
             print(f"rollout {index}: {batch.rewards.size} steps in {seconds:.1f} s")
             batches.append(batch)
         for each in vec.incidents:
-            print(f"shard {each.shard}: {each.incident.kind}")
+            what = each.incident.what.partition("\n")[0]
+            print(f"shard {each.shard} was lost, and made anew: {what}")
     return batches
 
 
