@@ -169,7 +169,9 @@ class EnvError(VecsessError):
 
 
 class PolicyError(VecsessError, RuntimeError):
-    """A policy can't be taken to the workers, or went wrong there; carries their traceback.
+    """A policy can't be taken to the workers, went wrong there, or said what is not finite.
+
+    Where it went wrong at a worker, the worker's traceback comes with it.
 
     Example:
         >>> print(PolicyError("expected finite actions, got nan", worker=1, env=3, step=7))

@@ -370,8 +370,9 @@ class TestMovedByOthers:
                 return finals
 
         source = Unknown()
-        collect_rollout(source, Recorder(), 3, seed=5)
-        second = collect_rollout(source, Recorder(), 3)
+        policy = RandomPolicy(source.single_action_space)
+        collect_rollout(source, policy, 3, seed=5)
+        second = collect_rollout(source, policy, 3)
         assert second.episode_start[0].tolist() == [False, True, False]
 
 

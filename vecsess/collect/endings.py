@@ -13,6 +13,7 @@ from vecsess.collect.books import Books
 from vecsess.collect.policies import Policy, fitting, keeps_state
 from vecsess.collect.rollout import Episode, Rollout
 from vecsess.contract import Finals
+from vecsess.errors import PolicyError
 from vecsess.tree import Tree
 from vecsess.wire.values import Array
 
@@ -117,6 +118,9 @@ def end_rollout(
         ended: the final observations.
         episodes: those that ended.
         valued: the values of the last observations are in the last row already.
+
+    Raises:
+        PolicyError: the policy said something that is not finite.
     """
     books.last_seen = tree.map_leaves(np.copy, rollout.last_observations)
     rollout.episodes = episodes
@@ -127,9 +131,29 @@ def end_rollout(
     if not len(ended.steps):
         none = tree.row(rollout.last_observations, slice(0, 0))
         rollout.final_observations = tree.map_leaves(np.copy, none)
-        return
-    rollout.final_observations = ended.observations
-    values = ended.values
-    if values is None:  # nothing is kept, so they are asked for together
-        values = values_of(rollout, actor, envs[ended.envs], ended.observations)
-    rollout.next_values[rollout.final_steps, rollout.final_envs] = values
+    else:
+        rollout.final_observations = ended.observations
+        values = ended.values
+        if values is None:  # nothing is kept, so they are asked for together
+            values = values_of(rollout, actor, envs[ended.envs], ended.observations)
+        rollout.next_values[rollout.final_steps, rollout.final_envs] = values
+    for name in ("log_probs", "values", "next_values"):
+        require_finite(name, getattr(rollout, name))
+
+
+def require_finite(name: str, told: Array, worker: int | None = None, first_env: int = 0) -> None:
+    """Refuses what a policy said of some environments, `[T, n]`, where it is not finite.
+
+    Raises:
+        PolicyError: names the first step of the rollout, and the environment.
+    """
+    finite = np.isfinite(told)
+    if not finite.all():
+        t, row = np.argwhere(~finite)[0].tolist()
+        raise PolicyError(
+            f"expected finite {name} from the policy, got {told[t, row]}; look at its weights and "
+            "at what it was given",
+            worker=worker,
+            env=first_env + row,
+            step=t,
+        )

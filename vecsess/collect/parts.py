@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecsess import tree
-from vecsess.collect.endings import Endings
+from vecsess.collect.endings import Endings, require_finite
 from vecsess.collect.policies import Policy, state_keeper
 from vecsess.collect.rollout import Rollout
 from vecsess.contract import StepRows, Violation
-from vecsess.errors import ActionError, ContractViolation, ServerDied, VecsessError
+from vecsess.errors import ActionError, ContractViolation, PolicyError, ServerDied, VecsessError
 from vecsess.session.acting import Outcome, end_worker
 from vecsess.session.actions import ActionCheck
 from vecsess.session.engine import Engine
@@ -57,6 +57,8 @@ class Parts:
             envs = slice(worker.first_env, worker.first_env + worker.rows)
             part = Part(self._engine, self._rollout, outcome, envs)
             problem = part.first_problem()
+            if problem is None and outcome.trouble is None:
+                outcome.trouble = part.first_trouble()
             if problem is not None:
                 self._react(outcome, *problem)
             elif outcome.trouble is None and self._accept(part):
@@ -174,6 +176,16 @@ class Part:
             if error.env is not None:
                 self._locate(error, steps, error.env - envs.start)
             return steps, error
+        return None
+
+    def first_trouble(self) -> PolicyError | None:
+        """Returns what the policy said there that is not finite, if anything is."""
+        rollout, envs, worker = self._rollout, self.envs, self.outcome.worker.index
+        try:
+            require_finite("log_probs", rollout.log_probs[:, envs], worker, envs.start)
+            require_finite("values", rollout.values[:, envs], worker, envs.start)
+        except PolicyError as error:
+            return error
         return None
 
     def _violation(self, t: int, violation: Violation) -> ContractViolation:

@@ -82,6 +82,8 @@ def collect_rollout(
         ValueError: a horizon below 1, an `out` that does not fit, an answer of the policy in
             another shape, a kind of noise that there is not.
         TypeError: no policy, or an answer of it in another dtype.
+        PolicyError: log-probabilities or values that are not finite; and with "workers", whatever
+            goes wrong with it there.
         StateError: a vector session that does not reset in the same step, or whose last call
             failed or is under way: it is never reset unasked.
 
