@@ -222,6 +222,7 @@ def result(inference: Inference, fault: str, at: int, settings: dict[str, Any], 
     """Returns the rollout and what the incidents tell, or the error and where it says it was."""
     makers = faulty(5, 3, fault, place, at=at)
     timeouts = Timeouts(step_s=0.5 if fault == "sleep" else 20.0)
+    settings = {"restart_policy": RestartPolicy(backoff_s=0.001), **settings}
     with VecCheckedSession(makers, workers=2, timeouts=timeouts, **settings) as vec:
         vec.start(7)
         policy = RandomPolicy(vec.single_action_space)
