@@ -14,7 +14,7 @@ from vecsess.wire.messages import MAX_SOURCES
 
 _LIBRARIES = ("/site-packages/", "/dist-packages/", f"{Path(os.__file__).parent}/")
 _OWN = f"{Path(__file__).absolute().parents[1]}/"
-_seen: set[str] = set()  # names of modules that were looked at
+_seen: dict[str, int] = {}  # modules that were looked at, and the id of each
 _noted: dict[str, list[int]] = {}  # by path: when it was modified, in ns, its size, when changed
 
 
@@ -27,8 +27,8 @@ def note() -> list[list[str | int]]:
 def note_new() -> list[list[str | int]]:
     """Notes the files of what has been imported since the last call, and returns those."""
     new: list[list[str | int]] = []
-    for name in sys.modules.keys() - _seen:
-        _seen.add(name)
+    for name in _new_modules():
+        _seen[name] = id(sys.modules[name])
         path = getattr(sys.modules[name], "__dict__", {}).get("__file__")  # imports nothing
         if type(path) is str and len(_noted) < MAX_SOURCES and _is_the_users(path):
             try:
@@ -39,6 +39,19 @@ def note_new() -> list[list[str | int]]:
             named = os.fsencode(path).decode(errors="backslashreplace")
             _noted[named] = [told.st_mtime_ns, told.st_size, told.st_ctime_ns]
             new.append([named, *_noted[named]])
+    return new
+
+
+def _new_modules() -> list[str]:
+    """Returns the names of those that were not looked at: they come last.
+
+    To touch the others would be to copy pages that a worker shares with the fork server.
+    """
+    new: list[str] = []
+    for name in reversed(sys.modules):
+        if _seen.get(name) == id(sys.modules[name]):
+            break
+        new.append(name)
     return new
 
 
