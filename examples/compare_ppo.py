@@ -5,8 +5,9 @@
 
 Everything but the environments is the same: the agent, the hyperparameters, the noise that actions
 are made from, the seeds of the environments. So the curves are the same, bit for bit on one kind
-of CPU, which is checked (but for the pipelined pace, where rounding may differ). The contenders
-take turns, round by round, and the time of each is the median: shared machines vary.
+of CPU, which is checked (but for the pipelined pace and for acting at the workers, where rounding
+may differ). The contenders take turns, round by round, and the time of each is the median: shared
+machines vary.
 """
 
 import argparse
@@ -30,7 +31,7 @@ with extra("train,sb3", needed_by="examples/compare_ppo.py"):
     from stable_baselines3.common.vec_env import SubprocVecEnv
 
 OURS = "vecsess"
-PACED = f"{OURS}, pipelined"
+PACED, AT_WORKERS = f"{OURS}, pipelined", f"{OURS}, at the workers"
 
 
 def contenders(s: Settings) -> dict[str, Callable[[], Any]]:
@@ -44,6 +45,7 @@ def contenders(s: Settings) -> dict[str, Callable[[], Any]]:
         "SubprocVecEnv": lambda: SB3Source(SubprocVecEnv(makers)),
         OURS: lambda: open_session(s),
         PACED: lambda: open_session(s),
+        AT_WORKERS: lambda: open_session(dataclasses.replace(s, inference="workers")),
     }
 
 
@@ -75,10 +77,12 @@ def compare(s: Settings, rounds: int) -> dict[str, list[dict[str, Any]]]:
     for _ in range(rounds):
         for name, open_envs in contenders(s).items():
             pace = "pipelined" if name == PACED else "lockstep"
-            run = measure(open_envs, dataclasses.replace(s, pace=pace))
+            inference = "workers" if name == AT_WORKERS else "trainer"
+            run = measure(open_envs, dataclasses.replace(s, pace=pace, inference=inference))
             found.setdefault(name, []).append(run)
     # A matrix product may round differently where the policy sees half of the rows at a time.
-    curves = {name: runs[0]["curve"] for name, runs in found.items() if name != PACED}
+    others = (PACED, AT_WORKERS)
+    curves = {name: runs[0]["curve"] for name, runs in found.items() if name not in others}
     different = [name for name in curves if curves[name] != curves[OURS]]
     if different:
         raise SystemExit(f"expected the same episodes from all, {different} had others")
