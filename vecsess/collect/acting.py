@@ -133,10 +133,9 @@ class Collecting:
         return policy
 
     def _allocate(self, policy: Policy, outcomes: list[Outcome]) -> Rollout:
-        told = {outcome.dtypes for outcome in outcomes if outcome.dtypes}
-        if len(told) > 1:
-            raise TypeError(f"expected one dtype of log_probs and values from the policy: {told}")
-        log_probs, values = told.pop() if told else self._probe(policy)
+        # `Acting.wait` has seen to it that all who tell dtypes tell the same.
+        told = next((outcome.dtypes for outcome in outcomes if outcome.dtypes), ())
+        log_probs, values = told or self._probe(policy)
         return rollout_for(
             self._session, self._order, self._observations, self._starts, (log_probs, values)
         )

@@ -138,22 +138,25 @@ def end_rollout(
             values = values_of(rollout, actor, envs[ended.envs], ended.observations)
         rollout.next_values[rollout.final_steps, rollout.final_envs] = values
     for name in ("log_probs", "values", "next_values"):
-        require_finite(name, getattr(rollout, name))
+        if (error := unfinite(name, getattr(rollout, name))) is not None:
+            raise error
 
 
-def require_finite(name: str, told: Array, worker: int | None = None, first_env: int = 0) -> None:
-    """Refuses what a policy said of some environments, `[T, n]`, where it is not finite.
+def unfinite(
+    name: str, told: Array, worker: int | None = None, first_env: int = 0
+) -> PolicyError | None:
+    """Returns the error for what a policy said of some environments, `[T, n]`, if not finite.
 
-    Raises:
-        PolicyError: names the first step of the rollout, and the environment.
+    It names the first step of the rollout, and the environment.
     """
     finite = np.isfinite(told)
-    if not finite.all():
-        t, row = np.argwhere(~finite)[0].tolist()
-        raise PolicyError(
-            f"expected finite {name} from the policy, got {told[t, row]}; look at its weights and "
-            "at what it was given",
-            worker=worker,
-            env=first_env + row,
-            step=t,
-        )
+    if finite.all():
+        return None
+    t, row = np.argwhere(~finite)[0].tolist()
+    return PolicyError(
+        f"expected finite {name} from the policy, got {told[t, row]}; look at its weights and "
+        "at what it was given",
+        worker=worker,
+        env=first_env + row,
+        step=t,
+    )

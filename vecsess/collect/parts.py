@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecsess import tree
-from vecsess.collect.endings import Endings, require_finite
+from vecsess.collect.endings import Endings, unfinite
 from vecsess.collect.policies import Policy, state_keeper
 from vecsess.collect.rollout import Rollout
 from vecsess.contract import StepRows, Violation
@@ -181,12 +181,9 @@ class Part:
     def first_trouble(self) -> PolicyError | None:
         """Returns what the policy said there that is not finite, if anything is."""
         rollout, envs, worker = self._rollout, self.envs, self.outcome.worker.index
-        try:
-            require_finite("log_probs", rollout.log_probs[:, envs], worker, envs.start)
-            require_finite("values", rollout.values[:, envs], worker, envs.start)
-        except PolicyError as error:
-            return error
-        return None
+        log_probs, values = rollout.log_probs[:, envs], rollout.values[:, envs]
+        error = unfinite("log_probs", log_probs, worker, envs.start)
+        return error or unfinite("values", values, worker, envs.start)
 
     def _violation(self, t: int, violation: Violation) -> ContractViolation:
         error = ContractViolation(
